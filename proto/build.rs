@@ -1,0 +1,24 @@
+//! Compiles `proto/` into Rust and writes the descriptor set for server reflection.
+//!
+//! protox is a protobuf compiler in Rust, so that no `protoc` is needed on the machine.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+
+    let mut compiler = protox::Compiler::new([&root])?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(["keypaird/v1/key_pair_service.proto"])?;
+
+    // `compile_fds` does not write the descriptor set by itself.
+    let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("keypaird.v1.bin");
+    fs::write(descriptors, compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

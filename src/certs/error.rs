@@ -1,0 +1,26 @@
+//! Why a certificate did not come about.
+
+use super::Finding;
+use crate::domain::SignatureMismatch;
+
+/// Why a certificate did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// rcgen could not encode the certificate.
+    #[error("encode the certificate")]
+    Encode(#[source] rcgen::Error),
+    /// A name passed validation and yet cannot be encoded.
+    #[error("encode the name {0:?}")]
+    Name(String),
+    /// The certificate breaks rules of RFC 5280 or differs from what was asked for.
+    #[error("lint the certificate: {}", list(.0))]
+    Lint(Vec<Finding>),
+    /// The provider's signature is not one of the new key.
+    #[error("verify the certificate's signature")]
+    Signature(#[from] SignatureMismatch),
+}
+
+fn list(findings: &[Finding]) -> String {
+    let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    findings.join("; ")
+}

@@ -1,0 +1,276 @@
+//! What stands in a self-signed certificate, and how rcgen is made to write it.
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SanType, SigningKey,
+};
+use sha2::Digest as _;
+
+use super::{CertError, lint};
+use crate::domain::{
+    Certificate, Curve, DnField, Hash, KeySpec, PublicKey, SignatureAlgorithm, Subject,
+    SubjectAlternativeName, Validity,
+};
+
+/// All that stands in a certificate.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Subject and issuer.
+    pub subject: Subject,
+    /// Subject alternative names; the extension is left out when there are none.
+    pub names: Vec<SubjectAlternativeName>,
+    /// Validity.
+    pub validity: Validity,
+    /// Serial number.
+    pub serial_number: SerialNumber,
+    /// The subject's public key.
+    pub public_key: PublicKey,
+    /// How the certificate is signed.
+    pub signature_algorithm: SignatureAlgorithm,
+}
+
+/// The serial number of a certificate: 128 random bits, which are not all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SerialNumber([u8; 16]);
+
+impl SerialNumber {
+    /// Makes a serial number of 128 random bits. Zero is not one (RFC 5280 section 4.1.2.2), so the last
+    /// bit stands in for the one draw in 2^128.
+    pub fn from_random(mut bits: [u8; 16]) -> Self {
+        if bits == [0; 16] {
+            bits[15] = 1;
+        }
+        Self(bits)
+    }
+
+    /// Returns the number in decimal digits.
+    pub fn decimal(&self) -> String {
+        u128::from_be_bytes(self.0).to_string()
+    }
+
+    /// Returns the number, big-endian, without leading zeros.
+    pub(super) fn significant_bytes(&self) -> &[u8] {
+        let zeros = self.0.iter().take_while(|byte| **byte == 0).count();
+        self.0.get(zeros..).unwrap_or_default()
+    }
+}
+
+/// A certificate that was built, found in order, and lacks only its signature.
+#[derive(Debug)]
+pub struct Linted {
+    profile: Profile,
+    params: CertificateParams,
+    tbs_der: Vec<u8>,
+}
+
+impl Profile {
+    /// Builds the certificate and lints it.
+    pub fn build(self) -> Result<Linted, CertError> {
+        let params = self.params()?;
+        let captured = Signer::capturing(&self);
+        let draft = self.write(&params, &captured)?;
+        let findings = lint::findings(&draft, &self);
+        if !findings.is_empty() {
+            return Err(CertError::Lint(findings));
+        }
+        let tbs_der = captured.seen.take();
+        Ok(Linted {
+            profile: self,
+            params,
+            tbs_der,
+        })
+    }
+
+    /// Runs rcgen: the signature algorithm is the issuer's, and the public key the subject's.
+    fn write(
+        &self,
+        params: &CertificateParams,
+        signer: &Signer,
+    ) -> Result<Certificate, CertError> {
+        let issuer = Issuer::from_params(params, signer);
+        let certificate = params
+            .signed_by(&SubjectKey(&self.public_key), &issuer)
+            .map_err(CertError::Encode)?;
+        Ok(Certificate::from_der(certificate.der().as_ref()))
+    }
+
+    /// States everything that rcgen would otherwise choose by itself.
+    fn params(&self) -> Result<CertificateParams, CertError> {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(self.serial_number.0.to_vec().into());
+        params.not_before = self.validity.not_before;
+        params.not_after = self.validity.not_after;
+        params.distinguished_name = distinguished_name(&self.subject)?;
+        params.subject_alt_names = self.names.iter().map(san).collect::<Result<_, _>>()?;
+        // Writes basicConstraints and the subject key identifier.
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::ContentCommitment,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(&self.public_key));
+        Ok(params)
+    }
+}
+
+impl Linted {
+    /// Returns what is to be signed: the TBSCertificate in DER.
+    pub fn to_be_signed(&self) -> &[u8] {
+        &self.tbs_der
+    }
+
+    /// Completes the certificate with its signature, which must be one of the subject's own key.
+    pub fn complete(self, signature: Vec<u8>) -> Result<Certificate, CertError> {
+        let algorithm = self.profile.signature_algorithm;
+        self.profile
+            .public_key
+            .verify(algorithm, &self.tbs_der, &signature)?;
+        let signer = Signer::with_signature(&self.profile, self.tbs_der, signature);
+        self.profile.write(&self.params, &signer)
+    }
+}
+
+/// Returns the key identifier of a public key: the first 160 bits of SHA-256 over the subjectPublicKey
+/// (RFC 7093 section 2, method 1).
+pub(super) fn key_identifier(public_key: &PublicKey) -> Vec<u8> {
+    let digest = sha2::Sha256::digest(public_key.bits());
+    digest.iter().copied().take(20).collect()
+}
+
+fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, CertError> {
+    let mut name = DistinguishedName::new();
+    for attribute in subject.attributes() {
+        let kind = match attribute.field {
+            DnField::Country => DnType::CountryName,
+            DnField::State => DnType::StateOrProvinceName,
+            DnField::Locality => DnType::LocalityName,
+            DnField::Organization => DnType::OrganizationName,
+            DnField::OrganizationalUnit => DnType::OrganizationalUnitName,
+            DnField::CommonName => DnType::CommonName,
+        };
+        let value = if attribute.is_printable() {
+            let printable = attribute.value.try_into();
+            DnValue::PrintableString(
+                printable.map_err(|_| CertError::Name(attribute.value.to_owned()))?,
+            )
+        } else {
+            DnValue::Utf8String(attribute.value.to_owned())
+        };
+        name.push(kind, value);
+    }
+    Ok(name)
+}
+
+fn san(name: &SubjectAlternativeName) -> Result<SanType, CertError> {
+    let ia5 = |text: &String| {
+        Ia5String::try_from(text.as_str()).map_err(|_| CertError::Name(text.clone()))
+    };
+    Ok(match name {
+        SubjectAlternativeName::Dns(text) => SanType::DnsName(ia5(text)?),
+        SubjectAlternativeName::Ip(address) => SanType::IpAddress(*address),
+        SubjectAlternativeName::Email(text) => SanType::Rfc822Name(ia5(text)?),
+        SubjectAlternativeName::Uri(text) => SanType::URI(ia5(text)?),
+    })
+}
+
+/// The subject's public key, as rcgen reads it.
+struct SubjectKey<'a>(&'a PublicKey);
+
+impl PublicKeyData for SubjectKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.bits()
+    }
+
+    /// Only the key type and curve are taken from this.
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        match self.0.spec() {
+            KeySpec::Rsa(_) => &rcgen::PKCS_RSA_SHA256,
+            KeySpec::Ec(Curve::P256) => &rcgen::PKCS_ECDSA_P256_SHA256,
+            KeySpec::Ec(Curve::P384) => &rcgen::PKCS_ECDSA_P384_SHA384,
+            KeySpec::Ec(Curve::P521) => &rcgen::PKCS_ECDSA_P521_SHA512,
+            KeySpec::Ed25519 => &rcgen::PKCS_ED25519,
+        }
+    }
+}
+
+/// Stands where rcgen expects a private key: takes what is to be signed, and gives a signature made
+/// elsewhere.
+struct Signer {
+    public_key: PublicKey,
+    algorithm: SignatureAlgorithm,
+    signature: Vec<u8>,
+    /// What the signature is over; none when it stands for one to come.
+    signed: Option<Vec<u8>>,
+    seen: std::cell::Cell<Vec<u8>>,
+}
+
+impl Signer {
+    fn capturing(profile: &Profile) -> Self {
+        Self {
+            public_key: profile.public_key.clone(),
+            algorithm: profile.signature_algorithm,
+            signature: vec![0; 64],
+            signed: None,
+            seen: std::cell::Cell::default(),
+        }
+    }
+
+    fn with_signature(profile: &Profile, signed: Vec<u8>, signature: Vec<u8>) -> Self {
+        Self {
+            signature,
+            signed: Some(signed),
+            ..Self::capturing(profile)
+        }
+    }
+}
+
+impl PublicKeyData for Signer {
+    fn der_bytes(&self) -> &[u8] {
+        self.public_key.bits()
+    }
+
+    /// Only the signature algorithm is taken from this: for ECDSA, the hash whatever the curve.
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        match self.algorithm {
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha256) => &rcgen::PKCS_RSA_SHA256,
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha384) => &rcgen::PKCS_RSA_SHA384,
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha512) => &rcgen::PKCS_RSA_SHA512,
+            SignatureAlgorithm::Ecdsa(Hash::Sha256) => &rcgen::PKCS_ECDSA_P256_SHA256,
+            SignatureAlgorithm::Ecdsa(Hash::Sha384) => &rcgen::PKCS_ECDSA_P384_SHA384,
+            SignatureAlgorithm::Ecdsa(Hash::Sha512) => &rcgen::PKCS_ECDSA_P521_SHA512,
+            SignatureAlgorithm::Ed25519 => &rcgen::PKCS_ED25519,
+        }
+    }
+}
+
+impl SigningKey for Signer {
+    fn sign(&self, to_be_signed: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        match &self.signed {
+            None => self.seen.set(to_be_signed.to_vec()),
+            // What was linted and signed is what stands in the certificate, to the byte.
+            Some(signed) if signed != to_be_signed => return Err(rcgen::Error::RemoteKeyError),
+            Some(_) => {}
+        }
+        Ok(self.signature.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_number_is_positive_and_shown_in_decimal() {
+        assert_eq!(SerialNumber::from_random([0; 16]).decimal(), "1");
+        let mut bits = [0; 16];
+        bits[14] = 1;
+        assert_eq!(SerialNumber::from_random(bits).decimal(), "256");
+        assert_eq!(SerialNumber::from_random(bits).significant_bytes(), [1, 0]);
+        assert_eq!(
+            SerialNumber::from_random([0xff; 16]).decimal(),
+            u128::MAX.to_string()
+        );
+    }
+}

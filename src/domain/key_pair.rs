@@ -1,0 +1,111 @@
+//! A key pair as it is kept: what the store holds of it and the views show.
+
+use std::fmt;
+
+use sha2::Digest as _;
+use time::OffsetDateTime;
+
+use super::{
+    Certificate, Generation, KeyPairId, KeyRef, Labels, ProviderKind, PublicKey,
+    SignatureAlgorithm, Validity,
+};
+
+/// A key pair with its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPair {
+    /// Its identifier, the same over all rotations.
+    pub id: KeyPairId,
+    /// Where its private key lives.
+    pub provider: ProviderKind,
+    /// How the private key came there.
+    pub origin: KeyOrigin,
+    /// What its makers wrote on it.
+    pub labels: Labels,
+    /// When it was made.
+    pub create_time: OffsetDateTime,
+    /// How often it was changed since.
+    pub revision: u32,
+    /// The generation that signs.
+    pub current: KeyPairGeneration,
+}
+
+impl KeyPair {
+    /// Returns a text that differs after every change of the key pair, and after it was made anew under
+    /// the same id: 16 hexadecimal digits.
+    pub fn etag(&self) -> String {
+        let mut hash = sha2::Sha256::new();
+        hash.update(self.current.key_ref.as_bytes());
+        hash.update(self.revision.to_be_bytes());
+        let digest = hash.finalize();
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// One of the keys that a key pair has over time, with its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPairGeneration {
+    /// Its number.
+    pub number: Generation,
+    /// What its private key is called in the provider.
+    pub key_ref: KeyRef,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// What the token states of the private key. None for software keys.
+    pub token_attributes: Option<TokenAttributes>,
+    /// The signature algorithm of the certificate, and of signatures for which none is asked.
+    pub signature_algorithm: SignatureAlgorithm,
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The certificate's serial number, in decimal digits.
+    pub serial_number: String,
+    /// The certificate's subject, as it is shown.
+    pub subject_dn: String,
+    /// The certificate's issuer, as it is shown.
+    pub issuer_dn: String,
+    /// The certificate's subject alternative names, as they are shown.
+    pub subject_alternative_names: Vec<String>,
+    /// The certificate's validity.
+    pub validity: Validity,
+}
+
+/// How a private key came into its provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// Generated there.
+    Generated,
+}
+
+/// What a token states of a private key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenAttributes {
+    /// `CKA_SENSITIVE`.
+    pub sensitive: bool,
+    /// `CKA_ALWAYS_SENSITIVE`.
+    pub always_sensitive: bool,
+    /// `CKA_NEVER_EXTRACTABLE`.
+    pub never_extractable: bool,
+    /// `CKA_LOCAL`: generated on the token.
+    pub local: bool,
+}
+
+/// A software private key as it is stored: encrypted under the key encryption key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedKey(Box<[u8]>);
+
+impl SealedKey {
+    /// Takes an encrypted key.
+    pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Returns the encrypted key.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SealedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealedKey(..)")
+    }
+}

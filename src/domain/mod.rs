@@ -1,0 +1,32 @@
+//! The values keypaird speaks of, and their rules: identifiers, algorithms, names, settings, key pairs.
+//!
+//! Pure: nothing here does I/O, reads the clock or knows of tasks and threads. Every rule about what a
+//! caller may ask for is here and nowhere else, so that each transport answers alike.
+
+mod algorithm;
+mod certificate;
+mod chance;
+mod dn;
+mod id;
+mod key_pair;
+mod labels;
+mod list;
+mod provider;
+mod public_key;
+mod san;
+mod settings;
+mod violation;
+
+pub use algorithm::{Curve, Hash, KeyAlgorithm, KeySpec, RsaSize, SignatureAlgorithm};
+pub use certificate::{Certificate, CertificateValidity, Validity};
+pub use chance::{Clock, Entropy, EntropyError};
+pub use dn::{DnAttribute, DnField, Subject};
+pub use id::{Generation, KeyPairId, KeyRef, RequestId};
+pub use key_pair::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey, TokenAttributes};
+pub use labels::Labels;
+pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
+pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
+pub use public_key::{PublicKey, SignatureMismatch};
+pub use san::SubjectAlternativeName;
+pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};
+pub use violation::{Refusal, Violation, Violations};

@@ -1,0 +1,187 @@
+//! Public keys: how they are encoded, and whether a signature is theirs.
+
+use std::fmt;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1,
+    ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA512_ASN1,
+    ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ED25519,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    UnparsedPublicKey, VerificationAlgorithm,
+};
+use der::asn1::{Any, BitString, ObjectIdentifier, UintRef};
+use der::{Encode, Sequence};
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+
+use super::certificate::pem;
+use super::{Curve, Hash, KeySpec, SignatureAlgorithm};
+
+/// A public key with its kind.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    spec: KeySpec,
+    bits: Box<[u8]>,
+}
+
+impl PublicKey {
+    /// Takes a key by the contents of its subjectPublicKey: an `RSAPublicKey` in DER (RFC 8017 appendix
+    /// A.1.1), an uncompressed point (SEC 1 section 2.3.3), or the 32 bytes of RFC 8032.
+    pub fn new(spec: KeySpec, bits: impl Into<Box<[u8]>>) -> Self {
+        Self {
+            spec,
+            bits: bits.into(),
+        }
+    }
+
+    /// Makes an RSA key of its modulus and public exponent, big-endian.
+    pub fn rsa(spec: KeySpec, modulus: &[u8], public_exponent: &[u8]) -> Option<Self> {
+        let key = RsaPublicKey {
+            modulus: UintRef::new(modulus).ok()?,
+            public_exponent: UintRef::new(public_exponent).ok()?,
+        };
+        Some(Self::new(spec, key.to_der().ok()?))
+    }
+
+    /// Returns the kind of key.
+    pub const fn spec(&self) -> KeySpec {
+        self.spec
+    }
+
+    /// Returns the contents of the subjectPublicKey.
+    pub fn bits(&self) -> &[u8] {
+        &self.bits
+    }
+
+    /// Returns the SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7).
+    pub fn spki_der(&self) -> Vec<u8> {
+        let (oid, parameters) = match self.spec {
+            KeySpec::Rsa(_) => (RSA_ENCRYPTION, Some(Any::null())),
+            KeySpec::Ec(curve) => (EC_PUBLIC_KEY, Some(Any::from(curve_oid(curve)))),
+            KeySpec::Ed25519 => (ID_ED25519, None),
+        };
+        // Neither step fails: the lengths are those of keys.
+        BitString::from_bytes(&self.bits)
+            .and_then(|subject_public_key| {
+                SubjectPublicKeyInfoOwned {
+                    algorithm: AlgorithmIdentifierOwned { oid, parameters },
+                    subject_public_key,
+                }
+                .to_der()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Returns the SubjectPublicKeyInfo in PEM (RFC 7468 section 13).
+    pub fn pem(&self) -> String {
+        pem("PUBLIC KEY", &self.spki_der())
+    }
+
+    /// Checks a signature over a message. ECDSA signatures are in DER (RFC 3279 section 2.2.3).
+    pub fn verify(
+        &self,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), SignatureMismatch> {
+        let verification = verification(self.spec, algorithm).ok_or(SignatureMismatch)?;
+        UnparsedPublicKey::new(verification, &self.bits)
+            .verify(message, signature)
+            .map_err(|_| SignatureMismatch)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.spec)
+    }
+}
+
+/// A signature is not one of the key, or not over the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the signature does not verify with the public key")]
+pub struct SignatureMismatch;
+
+/// RFC 8017 appendix A.1.1.
+#[derive(Sequence)]
+struct RsaPublicKey<'a> {
+    modulus: UintRef<'a>,
+    public_exponent: UintRef<'a>,
+}
+
+const fn curve_oid(curve: Curve) -> ObjectIdentifier {
+    match curve {
+        Curve::P256 => ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7"),
+        Curve::P384 => ObjectIdentifier::new_unwrap("1.3.132.0.34"),
+        Curve::P521 => ObjectIdentifier::new_unwrap("1.3.132.0.35"),
+    }
+}
+
+fn verification(
+    spec: KeySpec,
+    algorithm: SignatureAlgorithm,
+) -> Option<&'static dyn VerificationAlgorithm> {
+    Some(match (spec, algorithm) {
+        (KeySpec::Rsa(_), SignatureAlgorithm::RsaPkcs1(hash)) => match hash {
+            Hash::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
+            Hash::Sha384 => &RSA_PKCS1_2048_8192_SHA384,
+            Hash::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
+        },
+        (KeySpec::Ec(curve), SignatureAlgorithm::Ecdsa(hash)) => match (curve, hash) {
+            (Curve::P256, Hash::Sha256) => &ECDSA_P256_SHA256_ASN1,
+            (Curve::P256, Hash::Sha384) => &ECDSA_P256_SHA384_ASN1,
+            (Curve::P256, Hash::Sha512) => &ECDSA_P256_SHA512_ASN1,
+            (Curve::P384, Hash::Sha256) => &ECDSA_P384_SHA256_ASN1,
+            (Curve::P384, Hash::Sha384) => &ECDSA_P384_SHA384_ASN1,
+            (Curve::P384, Hash::Sha512) => &ECDSA_P384_SHA512_ASN1,
+            (Curve::P521, Hash::Sha256) => &ECDSA_P521_SHA256_ASN1,
+            (Curve::P521, Hash::Sha384) => &ECDSA_P521_SHA384_ASN1,
+            (Curve::P521, Hash::Sha512) => &ECDSA_P521_SHA512_ASN1,
+        },
+        (KeySpec::Ed25519, SignatureAlgorithm::Ed25519) => &ED25519,
+        _ => return None,
+    })
+}
+
+/// RFC 3279 section 2.3.1.
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// RFC 5480 section 2.1.1.
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+/// RFC 8410 section 3.
+const ID_ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    use aws_lc_rs::signature::{
+        ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_subject_public_key_info_is_what_another_encoder_writes() {
+        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).unwrap();
+        let expected: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        let ours = PublicKey::new(KeySpec::Ec(Curve::P384), key.public_key().as_ref());
+        assert_eq!(ours.spki_der(), expected.as_ref());
+
+        let key = Ed25519KeyPair::generate().unwrap();
+        let expected: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        let ours = PublicKey::new(KeySpec::Ed25519, key.public_key().as_ref());
+        assert_eq!(ours.spki_der(), expected.as_ref());
+    }
+
+    #[test]
+    fn a_signature_over_another_message_or_of_another_scheme_is_refused() {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let public = PublicKey::new(KeySpec::Ed25519, key.public_key().as_ref());
+        let signature = key.sign(b"message");
+        let verify = |algorithm, message| public.verify(algorithm, message, signature.as_ref());
+        assert_eq!(verify(SignatureAlgorithm::Ed25519, b"message"), Ok(()));
+        assert_eq!(verify(SignatureAlgorithm::Ed25519, b"other"), Err(SignatureMismatch));
+        assert_eq!(
+            verify(SignatureAlgorithm::Ecdsa(Hash::Sha256), b"message"),
+            Err(SignatureMismatch)
+        );
+    }
+}

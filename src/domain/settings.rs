@@ -1,0 +1,367 @@
+//! What a caller wants a new key pair to be: as written, and as understood.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sha2::Digest as _;
+
+use super::{
+    DnField, KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy, Refusal,
+    SignatureAlgorithm, Subject, SubjectAlternativeName, Violations,
+};
+
+/// Settings as a caller wrote them, whatever the transport.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NewKeyPairSettings {
+    /// `id`.
+    pub id: Option<String>,
+    /// `commonName`.
+    pub common_name: String,
+    /// `organization`.
+    pub organization: String,
+    /// `organizationUnit`.
+    pub organization_unit: Option<String>,
+    /// `city`.
+    pub city: Option<String>,
+    /// `state`.
+    pub state: Option<String>,
+    /// `country`.
+    pub country: String,
+    /// `subjectAlternativeNames`.
+    pub subject_alternative_names: Vec<String>,
+    /// `validDays`.
+    pub valid_days: i32,
+    /// `keyAlgorithm`.
+    pub key_algorithm: String,
+    /// `keySize`.
+    pub key_size: Option<i32>,
+    /// `signatureAlgorithm`.
+    pub signature_algorithm: Option<String>,
+    /// `cryptoProvider`.
+    #[serde(serialize_with = "provider_name")]
+    pub crypto_provider: Option<ProviderKind>,
+    /// Whether `rotationSettings` were given.
+    pub rotation_settings: bool,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Settings that were checked and completed with the defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPairTemplate {
+    /// The identifier, when the caller chose one.
+    pub id: Option<KeyPairId>,
+    /// The subject of the certificate.
+    pub subject: Subject,
+    /// The subject alternative names of the certificate.
+    pub names: Vec<SubjectAlternativeName>,
+    /// The certificate's validity in days, 1 to 36500.
+    pub valid_days: u16,
+    /// The kind of key.
+    pub spec: KeySpec,
+    /// The signature algorithm of the certificate.
+    pub signature_algorithm: SignatureAlgorithm,
+    /// Where the key shall live.
+    pub provider: ProviderKind,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// By what two requests are found to ask for the same: SHA-256 over the settings as written.
+pub type SettingsDigest = [u8; 32];
+
+impl NewKeyPairSettings {
+    /// Checks all fields and returns what they mean, or everything that is wrong with them.
+    ///
+    /// `capable` says whether a provider can do a kind of key and signature, as refusals of fields, and is
+    /// asked once these are known, whatever else is wrong.
+    pub fn check(
+        self,
+        policy: &ProviderPolicy,
+        capable: impl FnOnce(ProviderKind, KeySpec, SignatureAlgorithm, &mut Violations),
+    ) -> Result<KeyPairTemplate, Violations> {
+        let mut violations = Violations::new();
+        let v = &mut violations;
+
+        let id = self
+            .id
+            .map(|id| v.check("id", KeyPairId::parse(&id)))
+            .unwrap_or_default();
+        let common_name = required(v, "commonName", &self.common_name, |value| {
+            DnField::CommonName.check(value)
+        });
+        let names = SubjectAlternativeName::parse_all(&self.subject_alternative_names, v);
+        let organization = required(v, "organization", &self.organization, |value| {
+            DnField::Organization.check(value)
+        });
+        let mut optional = |field, kind: DnField, value: Option<String>| {
+            value.and_then(|value| {
+                let checked = kind.check(&value).map_err(|refusal| match value.is_empty() {
+                    true => Refusal::new(format!("{refusal}; leave it out when there is none")),
+                    false => refusal,
+                });
+                v.check(field, checked)
+            })
+        };
+        let organization_unit = optional(
+            "organizationUnit",
+            DnField::OrganizationalUnit,
+            self.organization_unit,
+        );
+        let city = optional("city", DnField::Locality, self.city);
+        let state = optional("state", DnField::State, self.state);
+        let country = required(v, "country", &self.country, |value| {
+            DnField::Country.check(value)
+        });
+        let valid_days = v.check("validDays", valid_days(self.valid_days));
+        let algorithm = required(v, "keyAlgorithm", &self.key_algorithm, KeyAlgorithm::parse);
+        let spec = algorithm.and_then(|algorithm| match self.key_size {
+            None => Some(algorithm.default_spec()),
+            Some(bits) => v.check("keySize", algorithm.spec(bits)),
+        });
+        let signature_algorithm = algorithm.and_then(|algorithm| match self.signature_algorithm {
+            None => Some(algorithm.default_signature_algorithm()),
+            Some(name) => v.check("signatureAlgorithm", algorithm.signature_algorithm(&name)),
+        });
+        let provider = v.check("cryptoProvider", policy.resolve(self.crypto_provider));
+        if let (Some(provider), Some(spec), Some(signature)) = (provider, spec, signature_algorithm)
+        {
+            capable(provider, spec, signature, v);
+        }
+        if self.rotation_settings {
+            v.add(
+                "rotationSettings",
+                Refusal::new("is not served by this version; leave it out"),
+            );
+        }
+        let labels = Labels::check(self.labels, v);
+
+        // Every part is there exactly when nothing was refused.
+        let complete = || {
+            Some(KeyPairTemplate {
+                id,
+                subject: Subject {
+                    common_name: common_name?,
+                    organization_unit,
+                    organization: organization?,
+                    city,
+                    state,
+                    country: country?,
+                },
+                names,
+                valid_days: valid_days?,
+                spec: spec?,
+                signature_algorithm: signature_algorithm?,
+                provider: provider?,
+                labels,
+            })
+        };
+        match complete() {
+            Some(template) if violations.is_empty() => Ok(template),
+            _ => Err(violations),
+        }
+    }
+
+    /// Returns the digest by which a repeated request is told from a different one.
+    pub fn digest(&self) -> SettingsDigest {
+        // A struct of texts, numbers and a sorted map always has a JSON form.
+        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        sha2::Sha256::digest(canonical).into()
+    }
+}
+
+/// Checks a field that must be there.
+fn required<T>(
+    violations: &mut Violations,
+    field: &'static str,
+    value: &str,
+    check: impl FnOnce(&str) -> Result<T, Refusal>,
+) -> Option<T> {
+    let checked = check(value).map_err(|refusal| match value.is_empty() {
+        true => Refusal::new(format!("is required; {refusal}")),
+        false => refusal,
+    });
+    violations.check(field, checked)
+}
+
+fn valid_days(days: i32) -> Result<u16, Refusal> {
+    u16::try_from(days)
+        .ok()
+        .filter(|days| (1..=VALID_DAYS_MAX).contains(days))
+        .ok_or_else(|| Refusal::new(format!("must be 1 to {VALID_DAYS_MAX}")))
+}
+
+fn provider_name<S: serde::Serializer>(
+    provider: &Option<ProviderKind>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    provider.map(ProviderKind::name).serialize(serializer)
+}
+
+/// About a hundred years.
+const VALID_DAYS_MAX: u16 = 36_500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Curve, Hash, ProviderMode, RsaSize};
+
+    const HYBRID: ProviderPolicy = ProviderPolicy {
+        mode: ProviderMode::Hybrid,
+        default: ProviderKind::Hsm,
+    };
+
+    fn settings() -> NewKeyPairSettings {
+        NewKeyPairSettings {
+            common_name: "Example".into(),
+            organization: "Acme".into(),
+            country: "US".into(),
+            valid_days: 365,
+            key_algorithm: "RSA".into(),
+            ..NewKeyPairSettings::default()
+        }
+    }
+
+    fn check(settings: NewKeyPairSettings) -> Result<KeyPairTemplate, Vec<(String, String)>> {
+        settings
+            .check(&HYBRID, |_, _, _, _| {})
+            .map_err(|violations| {
+                violations
+                    .iter()
+                    .map(|v| (v.field.to_string(), v.refusal.to_string()))
+                    .collect()
+            })
+    }
+
+    fn refused_fields(settings: NewKeyPairSettings) -> Vec<String> {
+        let refused = check(settings).unwrap_err();
+        refused.into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn what_is_left_out_gets_the_defaults() {
+        let template = check(settings()).unwrap();
+        assert_eq!(template.id, None);
+        assert_eq!(template.spec, KeySpec::Rsa(RsaSize::Bits2048));
+        assert_eq!(
+            template.signature_algorithm,
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha256)
+        );
+        assert_eq!(template.provider, ProviderKind::Hsm);
+
+        let template = check(NewKeyPairSettings {
+            key_algorithm: "EC".into(),
+            key_size: Some(521),
+            ..settings()
+        })
+        .unwrap();
+        assert_eq!(template.spec, KeySpec::Ec(Curve::P521));
+        assert_eq!(
+            template.signature_algorithm,
+            SignatureAlgorithm::Ecdsa(Hash::Sha256)
+        );
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_reported_at_once() {
+        let wrong = NewKeyPairSettings {
+            id: Some("Not An Id".into()),
+            common_name: "x".repeat(65),
+            organization: String::new(),
+            organization_unit: Some(String::new()),
+            city: Some("x".repeat(129)),
+            state: Some("\0".into()),
+            country: "USA".into(),
+            subject_alternative_names: vec!["ok.example".into(), "not ok".into()],
+            valid_days: 0,
+            key_algorithm: "EC".into(),
+            key_size: Some(255),
+            signature_algorithm: Some("SHA256withRSA".into()),
+            crypto_provider: None,
+            rotation_settings: true,
+            labels: BTreeMap::from([("Bad Key".into(), String::new())]),
+        };
+        let refused = check(wrong).unwrap_err();
+        let expected = [
+            ("id", "\"Not An Id\" must consist of lower-case letters, digits, '.', '_' and '-'"),
+            ("commonName", "must have at most 64 characters, and has 65"),
+            ("subjectAlternativeNames[1]", "\"not ok\" is not a DNS name, IP address, e-mail address or URI (the labels of a host name are 1 to 63 letters, digits and inner hyphens); a prefix DNS:, IP:, email: or URI: names the kind"),
+            ("organization", "is required; must have 1 to 64 characters that are not all blank"),
+            ("organizationUnit", "must have 1 to 64 characters that are not all blank; leave it out when there is none"),
+            ("city", "must have at most 128 characters, and has 129"),
+            ("state", "must not contain control characters"),
+            ("country", "must be two letters, a country code of ISO 3166"),
+            ("validDays", "must be 1 to 36500"),
+            ("keySize", "must be 256, 384 or 521 for EC"),
+            ("signatureAlgorithm", "must be SHA256withECDSA, SHA384withECDSA or SHA512withECDSA for EC"),
+            ("rotationSettings", "is not served by this version; leave it out"),
+            ("labels", "\"Bad Key\" is no label key; must be 1 to 63 of lower-case letters, digits, '.', '_', '-' and '/'"),
+        ];
+        let refused: Vec<_> = refused
+            .iter()
+            .map(|(field, message)| (field.as_str(), message.as_str()))
+            .collect();
+        assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn an_empty_request_names_every_required_field() {
+        assert_eq!(
+            refused_fields(NewKeyPairSettings::default()),
+            ["commonName", "organization", "country", "validDays", "keyAlgorithm"]
+        );
+    }
+
+    #[test]
+    fn valid_days_are_bounded() {
+        let with_days = |valid_days| NewKeyPairSettings {
+            valid_days,
+            ..settings()
+        };
+        for days in [1, 36_500] {
+            assert_eq!(i32::from(check(with_days(days)).unwrap().valid_days), days);
+        }
+        for days in [i32::MIN, -1, 0, 36_501, 65_537, i32::MAX] {
+            assert_eq!(refused_fields(with_days(days)), ["validDays"], "{days}");
+        }
+    }
+
+    #[test]
+    fn every_pair_of_curve_and_hash_is_accepted() {
+        for key_size in [256, 384, 521] {
+            for hash in ["SHA256", "SHA384", "SHA512"] {
+                let template = check(NewKeyPairSettings {
+                    key_algorithm: "EC".into(),
+                    key_size: Some(key_size),
+                    signature_algorithm: Some(format!("{hash}withECDSA")),
+                    ..settings()
+                });
+                assert!(template.is_ok(), "{key_size} {hash}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_provider_lacks_is_reported_with_the_rest() {
+        let violations = NewKeyPairSettings {
+            country: String::new(),
+            ..settings()
+        }
+        .check(&HYBRID, |provider, spec, _, violations| {
+            violations.add("keySize", Refusal::new(format!("{provider} lacks {spec}")));
+        })
+        .unwrap_err();
+        let fields: Vec<_> = violations.iter().map(|v| v.field.as_ref()).collect();
+        assert_eq!(fields, ["country", "keySize"]);
+    }
+
+    #[test]
+    fn the_digest_tells_different_settings_apart() {
+        let other = NewKeyPairSettings {
+            valid_days: 366,
+            ..settings()
+        };
+        assert_eq!(settings().digest(), settings().digest());
+        assert_ne!(settings().digest(), other.digest());
+    }
+}

@@ -1,0 +1,4 @@
+//! keypaird.
+
+pub mod certs;
+pub mod domain;
