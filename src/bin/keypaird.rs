@@ -1,1 +1,210 @@
-fn main(){}
+//! The daemon: `serve`, and what an operator needs beside it.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a program's main file"
+)]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use keypaird::app::{self, App, StartError};
+use keypaird::config::Config;
+use keypaird::domain::ProviderMode;
+use keypaird::providers::pkcs11::{PinSource, TokenSelector, init_token};
+use keypaird::telemetry::{self, chain};
+
+/// Key management daemon: signing key pairs in a PKCS#11 token or in software, over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "keypaird", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer calls until SIGTERM or SIGINT.
+    Serve(ConfigFile),
+    /// Check the configuration, name every fault, and end with 64 if there is one.
+    CheckConfig(ConfigFile),
+    /// Initialise a new token with the label and the user PIN of the configuration.
+    InitToken(InitToken),
+    /// Ask a running daemon for its health (`grpc.health.v1`); ends with 0 if it serves, else with 1.
+    Healthcheck(Healthcheck),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file (TOML). Without one: local mode, SQLite in the state folder, loopback.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct InitToken {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// File with the PIN of the token's security officer in its first line.
+    #[arg(long, value_name = "FILE")]
+    so_pin_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Healthcheck {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// What to ask for: nothing for the daemon as a whole, `provider/HSM` or `provider/LOCAL` for a provider.
+    #[arg(long, default_value = "")]
+    service: String,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(file) => serve(&file),
+        Command::CheckConfig(file) => check_config(&file),
+        Command::InitToken(command) => initialise_token(&command),
+        Command::Healthcheck(command) => healthcheck(&command),
+        Command::Version => {
+            println!("keypaird {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("keypaird: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// A sentence for people and an exit code.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self {
+            code: error.exit_code(),
+            message: chain(&error),
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: &dyn Error) -> Self {
+        Self {
+            message: chain(error),
+            code: 1,
+        }
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, Failure> {
+    Ok(Config::load(file, &app::environment()).map_err(StartError::from)?)
+}
+
+fn serve(file: &ConfigFile) -> Result<(), Failure> {
+    let config = load(file.config.as_deref())?;
+    telemetry::start(&config.telemetry).map_err(|error| StartError::Logging(error.to_string()))?;
+    run(async {
+        let stop = app::stop_signal().map_err(StartError::Threads)?;
+        let app = App::start(config).await?;
+        app.serve(stop).await
+    })
+}
+
+fn check_config(file: &ConfigFile) -> Result<(), Failure> {
+    let config = load(file.config.as_deref())?;
+    let policy = config.crypto.policy;
+    println!("the configuration is in order");
+    println!("  mode      {}", policy.mode);
+    if policy.mode == ProviderMode::Hybrid {
+        println!("  default   {}", policy.default);
+    }
+    if let Some(token) = &config.crypto.token {
+        let (kind, name) = match &token.pkcs11.token {
+            TokenSelector::Label(label) => ("label", label),
+            TokenSelector::Serial(serial) => ("serial number", serial),
+        };
+        println!(
+            "  token     {kind} {name:?} in {}",
+            token.pkcs11.module.display()
+        );
+    }
+    if let Some(local) = &config.crypto.local {
+        println!("  key file  {}", local.key_encryption_key_file.display());
+    }
+    println!("  store     {}", config.store.path.display());
+    let tls = match &config.server.tls {
+        None => "without TLS",
+        Some(tls) if tls.client_ca.is_some() => "with mutual TLS",
+        Some(_) => "with TLS",
+    };
+    println!("  listen    {} {tls}", config.server.listen);
+    if let Some(path) = &config.server.unix_socket {
+        println!("  socket    {}", path.display());
+    }
+    Ok(())
+}
+
+fn initialise_token(command: &InitToken) -> Result<(), Failure> {
+    let failure = |message: &str| Failure {
+        message: message.to_owned(),
+        code: 64,
+    };
+    let config = load(command.file.config.as_deref())?;
+    let token = config
+        .crypto
+        .token
+        .ok_or_else(|| failure("crypto.mode is local, which uses no token"))?;
+    let TokenSelector::Label(label) = &token.pkcs11.token else {
+        return Err(failure("a new token needs a crypto.pkcs11.token_label"));
+    };
+    let so_pin = PinSource::File(command.so_pin_file.clone());
+    let so_pin = so_pin.read().map_err(|error| Failure::of(&error))?;
+    let user_pin = token
+        .pkcs11
+        .pin
+        .read()
+        .map_err(|error| Failure::of(&error))?;
+    let serial = init_token(&token.pkcs11.module, label, &so_pin, &user_pin)
+        .map_err(|error| Failure::of(&error))?;
+    println!("initialised the token {label:?}, serial number {serial}");
+    Ok(())
+}
+
+fn healthcheck(command: &Healthcheck) -> Result<(), Failure> {
+    let config = load(command.file.config.as_deref())?;
+    let status = run(async { Ok(app::ask_health(&config.server, &command.service).await) })?;
+    match status {
+        Ok(true) => {
+            println!("serving");
+            Ok(())
+        }
+        Ok(false) => Err(Failure {
+            message: "not serving".to_owned(),
+            code: 1,
+        }),
+        Err(message) => Err(Failure { message, code: 1 }),
+    }
+}
+
+fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)?;
+    let done = runtime.block_on(work);
+    // A call that hangs in a module must not keep the process.
+    runtime.shutdown_background();
+    Ok(done?)
+}

@@ -143,7 +143,11 @@ impl Lint {
                 } else {
                     Tag::Utf8String
                 };
-                (oid_of(attribute.field), tag, attribute.value.as_bytes().to_vec())
+                (
+                    oid_of(attribute.field),
+                    tag,
+                    attribute.value.as_bytes().to_vec(),
+                )
             })
             .collect();
         self.rule(
@@ -156,7 +160,10 @@ impl Lint {
     fn extensions(&mut self, parsed: &Parsed, profile: &Profile) {
         let extensions = parsed.tbs_certificate().extensions();
         let extensions = extensions.map_or(&[][..], Vec::as_slice);
-        let mut seen: Vec<_> = extensions.iter().map(|extension| extension.extn_id).collect();
+        let mut seen: Vec<_> = extensions
+            .iter()
+            .map(|extension| extension.extn_id)
+            .collect();
         seen.sort_unstable();
         let mut expected = vec![
             AuthorityKeyIdentifier::OID,
@@ -190,7 +197,9 @@ impl Lint {
         );
         self.rule(
             extension::<AuthorityKeyIdentifier>(parsed).is_some_and(|found| {
-                found.key_identifier.is_some_and(|found| found.as_bytes() == identifier)
+                found
+                    .key_identifier
+                    .is_some_and(|found| found.as_bytes() == identifier)
                     && found.authority_cert_issuer.is_none()
                     && found.authority_cert_serial_number.is_none()
             }),

@@ -83,11 +83,7 @@ impl Profile {
     }
 
     /// Runs rcgen: the signature algorithm is the issuer's, and the public key the subject's.
-    fn write(
-        &self,
-        params: &CertificateParams,
-        signer: &Signer,
-    ) -> Result<Certificate, CertError> {
+    fn write(&self, params: &CertificateParams, signer: &Signer) -> Result<Certificate, CertError> {
         let issuer = Issuer::from_params(params, signer);
         let certificate = params
             .signed_by(&SubjectKey(&self.public_key), &issuer)

@@ -305,9 +305,15 @@ mod tests {
                 assert_eq!(spec.algorithm(), algorithm);
             }
             for signature in algorithm.signature_algorithms() {
-                assert_eq!(algorithm.signature_algorithm(signature.name()), Ok(*signature));
+                assert_eq!(
+                    algorithm.signature_algorithm(signature.name()),
+                    Ok(*signature)
+                );
                 assert_eq!(signature.key_algorithm(), algorithm);
-                assert_eq!(SignatureAlgorithm::parse(signature.name()), Some(*signature));
+                assert_eq!(
+                    SignatureAlgorithm::parse(signature.name()),
+                    Some(*signature)
+                );
             }
         }
     }

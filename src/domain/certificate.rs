@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use der::pem::{LineEnding, encode_string};
 use sha1::Digest as _;
 use time::{Duration, OffsetDateTime};
-use der::pem::{LineEnding, encode_string};
 
 /// A certificate in DER.
 #[derive(Clone, PartialEq, Eq)]
@@ -127,10 +127,22 @@ mod tests {
         assert_eq!(validity.not_before, datetime!(2026-11-23 23:01:19 UTC));
         assert_eq!(validity.not_after, datetime!(2026-11-24 23:01:19 UTC));
         for (now, expected) in [
-            (datetime!(2026-11-23 23:01:18.999 UTC), CertificateValidity::NotYetValid),
-            (datetime!(2026-11-23 23:01:19 UTC), CertificateValidity::Valid),
-            (datetime!(2026-11-24 23:01:19.999 UTC), CertificateValidity::Valid),
-            (datetime!(2026-11-24 23:01:20 UTC), CertificateValidity::Expired),
+            (
+                datetime!(2026-11-23 23:01:18.999 UTC),
+                CertificateValidity::NotYetValid,
+            ),
+            (
+                datetime!(2026-11-23 23:01:19 UTC),
+                CertificateValidity::Valid,
+            ),
+            (
+                datetime!(2026-11-24 23:01:19.999 UTC),
+                CertificateValidity::Valid,
+            ),
+            (
+                datetime!(2026-11-24 23:01:20 UTC),
+                CertificateValidity::Expired,
+            ),
         ] {
             assert_eq!(validity.at(now), expected, "{now}");
         }

@@ -216,8 +216,14 @@ mod tests {
             // Characters are counted, not bytes.
             assert!(field.check(&"ü".repeat(len_max)).is_ok());
             assert_eq!(
-                field.check(&"ü".repeat(len_max + 1)).unwrap_err().to_string(),
-                format!("must have at most {len_max} characters, and has {}", len_max + 1)
+                field
+                    .check(&"ü".repeat(len_max + 1))
+                    .unwrap_err()
+                    .to_string(),
+                format!(
+                    "must have at most {len_max} characters, and has {}",
+                    len_max + 1
+                )
             );
             for bad in ["", "  ", "a\0b", "a\nb", "\u{7f}"] {
                 assert!(field.check(bad).is_err(), "{field:?} {bad:?}");

@@ -126,7 +126,8 @@ pub struct RequestId(Box<str>);
 impl RequestId {
     /// Checks a name chosen by a caller.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        if text.is_empty() || text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if text.is_empty() || text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             return Err(Refusal::new(
                 "must have 1 to 128 visible ASCII characters, a UUID for example",
             ));
@@ -198,7 +199,11 @@ mod tests {
 
     #[test]
     fn request_ids_are_1_to_128_visible_characters() {
-        for ok in ["x", "3f0c9a5e-0000-4000-8000-1234567890ab", &"r".repeat(128)] {
+        for ok in [
+            "x",
+            "3f0c9a5e-0000-4000-8000-1234567890ab",
+            &"r".repeat(128),
+        ] {
             assert!(RequestId::parse(ok).is_ok(), "{ok:?}");
         }
         for bad in ["", "a b", "ä", &"r".repeat(129)] {

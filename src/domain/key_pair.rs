@@ -37,7 +37,11 @@ impl KeyPair {
         hash.update(self.current.key_ref.as_bytes());
         hash.update(self.revision.to_be_bytes());
         let digest = hash.finalize();
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        digest
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

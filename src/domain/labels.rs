@@ -31,7 +31,9 @@ impl Labels {
             } else if value.chars().count() > VALUE_LEN_MAX || value.chars().any(char::is_control) {
                 violations.add(
                     format!("labels.{key}"),
-                    Refusal::new("must have at most 255 characters, none of them a control character"),
+                    Refusal::new(
+                        "must have at most 255 characters, none of them a control character",
+                    ),
                 );
             }
         }

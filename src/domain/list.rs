@@ -39,7 +39,9 @@ impl ListFilter {
     /// Checks the text to search for.
     pub fn check_text(text: &str) -> Result<Option<String>, Refusal> {
         if text.chars().count() > TEXT_LEN_MAX {
-            return Err(Refusal::new(format!("must have at most {TEXT_LEN_MAX} characters")));
+            return Err(Refusal::new(format!(
+                "must have at most {TEXT_LEN_MAX} characters"
+            )));
         }
         Ok((!text.is_empty()).then(|| text.to_owned()))
     }
@@ -153,7 +155,8 @@ fn list_digest(filter: &ListFilter, order: ListOrder) -> [u8; 8] {
     std::array::from_fn(|index| digest.get(index).copied().unwrap_or_default())
 }
 
-const ORDERS: &str = "must be create_time, id, expires or subject_dn, with ' desc' behind it for the reverse";
+const ORDERS: &str =
+    "must be create_time, id, expires or subject_dn, with ' desc' behind it for the reverse";
 const TEXT_LEN_MAX: usize = 256;
 
 #[cfg(test)]
@@ -164,7 +167,13 @@ mod tests {
 
     #[test]
     fn page_sizes_have_a_default_and_a_limit() {
-        for (asked, size) in [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (i32::MAX, 1000)] {
+        for (asked, size) in [
+            (0, 50),
+            (1, 1),
+            (1000, 1000),
+            (1001, 1000),
+            (i32::MAX, 1000),
+        ] {
             assert_eq!(PageSize::parse(asked).unwrap().get(), size, "{asked}");
         }
         assert!(PageSize::parse(-1).is_err());

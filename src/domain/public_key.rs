@@ -3,11 +3,10 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1,
-    ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA512_ASN1,
-    ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ED25519,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1, ECDSA_P384_SHA256_ASN1,
+    ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA512_ASN1, ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1,
+    ECDSA_P521_SHA512_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
 };
 use der::asn1::{Any, BitString, ObjectIdentifier, UintRef};
 use der::{Encode, Sequence};
@@ -178,7 +177,10 @@ mod tests {
         let signature = key.sign(b"message");
         let verify = |algorithm, message| public.verify(algorithm, message, signature.as_ref());
         assert_eq!(verify(SignatureAlgorithm::Ed25519, b"message"), Ok(()));
-        assert_eq!(verify(SignatureAlgorithm::Ed25519, b"other"), Err(SignatureMismatch));
+        assert_eq!(
+            verify(SignatureAlgorithm::Ed25519, b"other"),
+            Err(SignatureMismatch)
+        );
         assert_eq!(
             verify(SignatureAlgorithm::Ecdsa(Hash::Sha256), b"message"),
             Err(SignatureMismatch)

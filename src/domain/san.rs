@@ -29,7 +29,9 @@ impl SubjectAlternativeName {
             return Err(Refusal::new("must not be empty"));
         }
         if text.len() > NAME_LEN_MAX {
-            return Err(Refusal::new(format!("must have at most {NAME_LEN_MAX} bytes")));
+            return Err(Refusal::new(format!(
+                "must have at most {NAME_LEN_MAX} bytes"
+            )));
         }
         for (prefix, parse) in PREFIXES {
             if let Some(named) = strip_prefix_ignore_case(text, prefix) {
@@ -54,7 +56,9 @@ impl SubjectAlternativeName {
             let found = given.len();
             violations.add(
                 FIELD,
-                Refusal::new(format!("must be at most {COUNT_MAX} names, and are {found}")),
+                Refusal::new(format!(
+                    "must be at most {COUNT_MAX} names, and are {found}"
+                )),
             );
             return Vec::new();
         }
@@ -185,7 +189,9 @@ fn host_name(text: &str) -> Result<String, String> {
         let ok = (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !ok {
             return Err(
                 "the labels of a host name are 1 to 63 letters, digits and inner hyphens".into(),
@@ -245,17 +251,30 @@ mod tests {
             ("a.b+c@example.com", email("a.b+c@example.com")),
             ("email:a@example.com", email("a@example.com")),
             ("a@bücher.example", email("a@xn--bcher-kva.example")),
-            ("https://example.com/x?y#z", uri("https://example.com/x?y#z")),
+            (
+                "https://example.com/x?y#z",
+                uri("https://example.com/x?y#z"),
+            ),
             ("URI:mailto:a@example.com", uri("mailto:a@example.com")),
-            ("urn:uuid:6e8bc430-9c3a-11d9", uri("urn:uuid:6e8bc430-9c3a-11d9")),
+            (
+                "urn:uuid:6e8bc430-9c3a-11d9",
+                uri("urn:uuid:6e8bc430-9c3a-11d9"),
+            ),
             ("spiffe://prod.acme/ns/a", uri("spiffe://prod.acme/ns/a")),
-            ("https://[2001:db8::1]:8443/", uri("https://[2001:db8::1]:8443/")),
+            (
+                "https://[2001:db8::1]:8443/",
+                uri("https://[2001:db8::1]:8443/"),
+            ),
             (
                 "https://me@bücher.example:1/ü",
                 uri("https://me@xn--bcher-kva.example:1/%C3%BC"),
             ),
         ] {
-            assert_eq!(SubjectAlternativeName::parse(given), Ok(expected), "{given}");
+            assert_eq!(
+                SubjectAlternativeName::parse(given),
+                Ok(expected),
+                "{given}"
+            );
         }
     }
 
@@ -307,7 +326,12 @@ mod tests {
     #[test]
     fn names_keep_their_order_and_lose_their_duplicates() {
         let given = [
-            "b.example", "192.0.2.1", "B.example", "IP:192.0.2.1", "a@X.example", "a@x.example",
+            "b.example",
+            "192.0.2.1",
+            "B.example",
+            "IP:192.0.2.1",
+            "a@X.example",
+            "a@x.example",
             "A@x.example",
         ]
         .map(String::from);
@@ -315,14 +339,16 @@ mod tests {
         let names = SubjectAlternativeName::parse_all(&given, &mut violations);
         assert!(violations.is_empty());
         let shown: Vec<_> = names.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["b.example", "192.0.2.1", "a@X.example", "A@x.example"]);
+        assert_eq!(
+            shown,
+            ["b.example", "192.0.2.1", "a@X.example", "A@x.example"]
+        );
     }
 
     #[test]
     fn a_thousand_names_are_accepted_and_one_more_is_not() {
-        let names = |count: usize| -> Vec<String> {
-            (0..count).map(|n| format!("n{n}.example")).collect()
-        };
+        let names =
+            |count: usize| -> Vec<String> { (0..count).map(|n| format!("n{n}.example")).collect() };
         let mut violations = Violations::new();
         assert_eq!(
             SubjectAlternativeName::parse_all(&names(1000), &mut violations).len(),

@@ -96,10 +96,12 @@ impl NewKeyPairSettings {
         });
         let mut optional = |field, kind: DnField, value: Option<String>| {
             value.and_then(|value| {
-                let checked = kind.check(&value).map_err(|refusal| match value.is_empty() {
-                    true => Refusal::new(format!("{refusal}; leave it out when there is none")),
-                    false => refusal,
-                });
+                let checked = kind
+                    .check(&value)
+                    .map_err(|refusal| match value.is_empty() {
+                        true => Refusal::new(format!("{refusal}; leave it out when there is none")),
+                        false => refusal,
+                    });
                 v.check(field, checked)
             })
         };
@@ -283,19 +285,40 @@ mod tests {
         };
         let refused = check(wrong).unwrap_err();
         let expected = [
-            ("id", "\"Not An Id\" must consist of lower-case letters, digits, '.', '_' and '-'"),
+            (
+                "id",
+                "\"Not An Id\" must consist of lower-case letters, digits, '.', '_' and '-'",
+            ),
             ("commonName", "must have at most 64 characters, and has 65"),
-            ("subjectAlternativeNames[1]", "\"not ok\" is not a DNS name, IP address, e-mail address or URI (the labels of a host name are 1 to 63 letters, digits and inner hyphens); a prefix DNS:, IP:, email: or URI: names the kind"),
-            ("organization", "is required; must have 1 to 64 characters that are not all blank"),
-            ("organizationUnit", "must have 1 to 64 characters that are not all blank; leave it out when there is none"),
+            (
+                "subjectAlternativeNames[1]",
+                "\"not ok\" is not a DNS name, IP address, e-mail address or URI (the labels of a host name are 1 to 63 letters, digits and inner hyphens); a prefix DNS:, IP:, email: or URI: names the kind",
+            ),
+            (
+                "organization",
+                "is required; must have 1 to 64 characters that are not all blank",
+            ),
+            (
+                "organizationUnit",
+                "must have 1 to 64 characters that are not all blank; leave it out when there is none",
+            ),
             ("city", "must have at most 128 characters, and has 129"),
             ("state", "must not contain control characters"),
             ("country", "must be two letters, a country code of ISO 3166"),
             ("validDays", "must be 1 to 36500"),
             ("keySize", "must be 256, 384 or 521 for EC"),
-            ("signatureAlgorithm", "must be SHA256withECDSA, SHA384withECDSA or SHA512withECDSA for EC"),
-            ("rotationSettings", "is not served by this version; leave it out"),
-            ("labels", "\"Bad Key\" is no label key; must be 1 to 63 of lower-case letters, digits, '.', '_', '-' and '/'"),
+            (
+                "signatureAlgorithm",
+                "must be SHA256withECDSA, SHA384withECDSA or SHA512withECDSA for EC",
+            ),
+            (
+                "rotationSettings",
+                "is not served by this version; leave it out",
+            ),
+            (
+                "labels",
+                "\"Bad Key\" is no label key; must be 1 to 63 of lower-case letters, digits, '.', '_', '-' and '/'",
+            ),
         ];
         let refused: Vec<_> = refused
             .iter()
@@ -308,7 +331,13 @@ mod tests {
     fn an_empty_request_names_every_required_field() {
         assert_eq!(
             refused_fields(NewKeyPairSettings::default()),
-            ["commonName", "organization", "country", "validDays", "keyAlgorithm"]
+            [
+                "commonName",
+                "organization",
+                "country",
+                "validDays",
+                "keyAlgorithm"
+            ]
         );
     }
 

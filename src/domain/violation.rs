@@ -77,6 +77,14 @@ impl Violations {
         }
     }
 
+    /// Takes over what another check found.
+    pub fn extend(&mut self, others: Self) {
+        self.dropped += others.dropped;
+        for violation in others.kept {
+            self.add(violation.field, violation.refusal);
+        }
+    }
+
     /// Passes a checked value on, or notes why it is refused.
     pub fn check<T>(
         &mut self,

@@ -1,0 +1,217 @@
+//! Puts the daemon together, runs it, and ends it. The only room that knows all the others.
+
+mod ask_health;
+mod error;
+mod listen;
+mod shutdown;
+mod system;
+mod tls;
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+pub use ask_health::ask_health;
+pub use error::StartError;
+pub use listen::Addresses;
+pub use shutdown::stop_signal;
+pub use system::environment;
+
+use crate::config::Config;
+use crate::domain::{ProviderKind, ProviderMode};
+use crate::grpc::{self, GrpcConfig, Health};
+use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProvider};
+use crate::providers::pkcs11::Pkcs11Provider;
+use crate::providers::{Lanes, ProviderHandle, Registry};
+use crate::service::Service;
+use crate::store::{EmbeddedStore, MetadataStore};
+use listen::Listeners;
+use system::{SystemClock, SystemEntropy};
+
+/// A daemon that is ready to answer.
+#[derive(Debug)]
+pub struct App {
+    service: Arc<Service>,
+    listeners: Listeners,
+    grpc: GrpcConfig,
+    shutdown_grace: Duration,
+}
+
+impl App {
+    /// Opens the store, prepares the providers, and takes the addresses. Does not wait for the token.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
+        let registry = registry(&config, &*store).await?;
+        let service = Arc::new(Service::new(
+            store,
+            registry,
+            Arc::new(SystemClock),
+            Arc::new(SystemEntropy),
+        ));
+        tell_of_hidden_key_pairs(&service, config.crypto.policy.mode).await;
+        let listeners = Listeners::bind(&config.server).await?;
+        Ok(Self {
+            service,
+            listeners,
+            grpc: GrpcConfig {
+                max_message_bytes: config.server.max_message_bytes,
+                request_timeout: config.server.request_timeout,
+            },
+            shutdown_grace: config.server.shutdown_grace,
+        })
+    }
+
+    /// Returns where calls are answered.
+    pub fn addresses(&self) -> &Addresses {
+        self.listeners.addresses()
+    }
+
+    /// Answers calls until `stop`, then lets those under way end, up to the grace period.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
+        let health = Health::new();
+        let routes = grpc::routes(Arc::clone(&self.service), &self.grpc, &health)
+            .map_err(StartError::Reflection)?;
+        let server = Server::builder()
+            .layer(grpc::call_layer(&self.grpc, Arc::new(SystemEntropy)))
+            .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+        let background = CancellationToken::new();
+        let connecting = tokio::spawn(Arc::clone(&self.service).keep_connected(background.clone()));
+        let following = tokio::spawn({
+            let (health, service) = (health.clone(), Arc::clone(&self.service));
+            let background = background.clone();
+            async move { background.run_until_cancelled(health.follow(service)).await }
+        });
+
+        info!(
+            address = %self.listeners.addresses(),
+            mode = %self.service.registry().policy().mode,
+            version = env!("CARGO_PKG_VERSION"),
+            "serving"
+        );
+        shutdown::notify_ready();
+        let watchdog = tokio::spawn(shutdown::feed_watchdog());
+        let serving = self.listeners.serve(server, routes, stop.clone());
+        let mut serving = std::pin::pin!(serving);
+        let ended_early = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = &mut serving => Some(ended),
+        };
+
+        info!("stopping");
+        shutdown::notify_stopping();
+        background.cancel();
+        let _ = (connecting.await, following.await);
+        health.stop().await;
+        let drained = async {
+            let ended = match ended_early {
+                None => serving.await,
+                Some(ended) => ended,
+            };
+            self.service.finish().await;
+            ended
+        };
+        let ended = tokio::time::timeout(self.shutdown_grace, drained).await;
+        watchdog.abort();
+        disconnect(&self.service).await;
+        match ended {
+            Ok(ended) => {
+                info!("stopped");
+                ended
+            }
+            Err(_) => {
+                warn!(grace = ?self.shutdown_grace, "stopped before all calls under way had ended");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Makes the providers of the mode.
+async fn registry(config: &Config, store: &dyn MetadataStore) -> Result<Registry, StartError> {
+    let mut handles = Vec::new();
+    let cores = available_parallelism().map_or(1, usize::from);
+    if let Some(local) = &config.crypto.local {
+        let key = key_encryption_key(&local.key_encryption_key_file, store).await?;
+        let lanes = Lanes {
+            sign_threads: cores,
+            manage_threads: cores,
+            queue_length: LOCAL_QUEUE_LENGTH,
+            operation_timeout: LOCAL_OPERATION_TIMEOUT,
+        };
+        let provider = Arc::new(LocalProvider::new(key));
+        handles.push(ProviderHandle::start(provider, &lanes).map_err(StartError::Threads)?);
+    }
+    if let Some(token) = &config.crypto.token {
+        let lanes = Lanes {
+            sign_threads: token.sessions,
+            manage_threads: 1,
+            queue_length: token.queue_length,
+            operation_timeout: token.operation_timeout,
+        };
+        let provider = Arc::new(Pkcs11Provider::new(token.pkcs11.clone()));
+        handles.push(ProviderHandle::start(provider, &lanes).map_err(StartError::Threads)?);
+    }
+    let handles = handles.into_iter().map(Arc::new).collect();
+    Ok(Registry::new(config.crypto.policy, handles))
+}
+
+/// Reads the key encryption key that the store was made with, or, for a new store, makes one.
+async fn key_encryption_key(
+    path: &std::path::Path,
+    store: &dyn MetadataStore,
+) -> Result<KeyEncryptionKey, StartError> {
+    if let Some(check) = store.key_encryption_check().await? {
+        let key = KeyEncryptionKey::read(path)?;
+        if !key.recognises(&check) {
+            return Err(KeyEncryptionKeyError::Wrong(path.to_owned()).into());
+        }
+        return Ok(key);
+    }
+    let key = match KeyEncryptionKey::read(path) {
+        Err(KeyEncryptionKeyError::Missing(_)) => {
+            info!(file = %path.display(), "made a new key encryption key; keep a copy of it in a safe place");
+            KeyEncryptionKey::create(path)?
+        }
+        read => read?,
+    };
+    store
+        .record_key_encryption_check(key.check_value()?)
+        .await?;
+    Ok(key)
+}
+
+/// Says what the store has that this mode does not show.
+async fn tell_of_hidden_key_pairs(service: &Service, mode: ProviderMode) {
+    for kind in ProviderKind::ALL {
+        if mode.serves(kind) {
+            continue;
+        }
+        match service.count(kind).await {
+            Ok(0) => {}
+            Ok(count) => warn!(
+                count,
+                "key pairs in {kind} are kept in the store but not served in {mode} mode; set crypto.mode to hybrid to use them"
+            ),
+            Err(error) => warn!(%error, "the key pairs in {kind} cannot be counted"),
+        }
+    }
+}
+
+/// Logs out of the token, unless a call in it does not come back.
+async fn disconnect(service: &Service) {
+    for handle in service.registry().iter().cloned() {
+        let disconnected = tokio::task::spawn_blocking(move || handle.provider().disconnect());
+        let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, disconnected).await;
+    }
+}
+
+const MAX_CONCURRENT_STREAMS: u32 = 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const LOCAL_QUEUE_LENGTH: usize = 1024;
+const LOCAL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);

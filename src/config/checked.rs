@@ -1,0 +1,448 @@
+//! The configuration as it is meant.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::raw::{self, Leaf, Raw};
+use super::{Config, ConfigError, Environment, Fault};
+use crate::domain::{ProviderKind, ProviderMode, ProviderPolicy};
+use crate::providers::pkcs11::{PinSource, Pkcs11Config, TokenSelector};
+
+/// Where and how calls are answered.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The TCP address.
+    pub listen: SocketAddr,
+    /// The path of a Unix socket.
+    pub unix_socket: Option<PathBuf>,
+    /// The largest request in bytes.
+    pub max_message_bytes: usize,
+    /// How long a call may take.
+    pub request_timeout: Duration,
+    /// How long calls under way may take to end at a stop.
+    pub shutdown_grace: Duration,
+    /// TLS on the TCP address.
+    pub tls: Option<TlsConfig>,
+}
+
+/// The files of TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The server's certificate and its chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub private_key: PathBuf,
+    /// The CAs whose certificates clients must show, PEM.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Which providers run.
+#[derive(Clone, Debug)]
+pub struct CryptoConfig {
+    /// The mode, and what an absent `cryptoProvider` means.
+    pub policy: ProviderPolicy,
+    /// The token, in the modes that use one.
+    pub token: Option<TokenConfig>,
+    /// The software provider, in the modes that use it.
+    pub local: Option<LocalConfig>,
+}
+
+/// The token, and how it is used.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    /// Module, token and login.
+    pub pkcs11: Pkcs11Config,
+    /// How many signatures it makes at once.
+    pub sessions: usize,
+    /// How many operations may wait for it.
+    pub queue_length: usize,
+    /// How long a caller waits for one operation.
+    pub operation_timeout: Duration,
+}
+
+/// The software provider.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// The file of the key encryption key.
+    pub key_encryption_key_file: PathBuf,
+}
+
+/// Where key pairs are recorded.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The SQLite database.
+    pub path: PathBuf,
+}
+
+/// What the daemon tells of itself.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_filter: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Finds what the configuration means, or everything that is wrong with it.
+pub(super) fn check(
+    raw: Raw,
+    unknown: Vec<Fault>,
+    environment: &Environment,
+) -> Result<Config, ConfigError> {
+    let mut faults = Faults(unknown);
+    let server = faults.server(raw.server);
+    let crypto = faults.crypto(raw.crypto, environment);
+    let store = faults.store(raw.store, environment);
+    let telemetry = faults.telemetry(raw.telemetry);
+    if faults.given("rotation.enabled", raw.rotation.enabled) == Some(true) {
+        faults.add(
+            "rotation.enabled",
+            "rotation is not served by this version; set it to false",
+        );
+    }
+    if let Some(mode) = faults.given("auth.mode", raw.auth.mode)
+        && mode != "none"
+    {
+        faults.add(
+            "auth.mode",
+            "this version serves \"none\" only; restrict access by mutual TLS",
+        );
+    }
+    match (server, crypto, store, telemetry) {
+        (Some(server), Some(crypto), Some(store), Some(telemetry)) if faults.0.is_empty() => {
+            Ok(Config {
+                server,
+                crypto,
+                store,
+                telemetry,
+            })
+        }
+        _ => Err(ConfigError::Faults(faults.0)),
+    }
+}
+
+/// What is wrong so far.
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, key: &str, message: impl Into<String>) {
+        self.0.push(Fault::new(key, message));
+    }
+
+    /// Returns a value that was given with the right type.
+    fn given<T>(&mut self, key: &str, leaf: Leaf<T>) -> Option<T> {
+        match leaf {
+            Leaf::Absent => None,
+            Leaf::Given(value) => Some(value),
+            Leaf::Wrong(shown) => {
+                let expected = std::any::type_name::<T>();
+                let expected = match expected {
+                    "bool" => "true or false",
+                    "u64" => "a whole number",
+                    _ => "a text",
+                };
+                self.add(key, format!("must be {expected}, and is {shown}"));
+                None
+            }
+        }
+    }
+
+    fn path(&mut self, key: &str, leaf: Leaf<String>) -> Option<PathBuf> {
+        let path = self.given(key, leaf)?;
+        if path.is_empty() {
+            self.add(key, "must not be empty; leave the key out instead");
+            return None;
+        }
+        Some(path.into())
+    }
+
+    fn duration(&mut self, key: &str, leaf: Leaf<String>, default: Duration) -> Duration {
+        let Some(text) = self.given(key, leaf) else {
+            return default;
+        };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if !duration.is_zero() => duration,
+            _ => {
+                self.add(
+                    key,
+                    format!("must be a duration such as \"30s\" or \"5m\", and is {text:?}"),
+                );
+                default
+            }
+        }
+    }
+
+    fn number(&mut self, key: &str, leaf: Leaf<u64>, default: usize, max: usize) -> usize {
+        match self.given(key, leaf) {
+            None => default,
+            Some(number) => match usize::try_from(number) {
+                Ok(number) if (1..=max).contains(&number) => number,
+                _ => {
+                    self.add(key, format!("must be 1 to {max}, and is {number}"));
+                    default
+                }
+            },
+        }
+    }
+
+    fn server(&mut self, raw: raw::Server) -> Option<ServerConfig> {
+        let listen = self.given("server.listen", raw.listen);
+        let listen = listen.as_deref().unwrap_or("127.0.0.1:9443");
+        let listen = listen.parse::<SocketAddr>();
+        if listen.is_err() {
+            self.add(
+                "server.listen",
+                "must be an IP address and a port, such as \"127.0.0.1:9443\" or \"[::1]:9443\"",
+            );
+        }
+        let unix_socket = self.path("server.unix_socket", raw.unix_socket);
+        let max_message_bytes = self.number(
+            "server.max_message_bytes",
+            raw.max_message_bytes,
+            4 * 1024 * 1024,
+            1024 * 1024 * 1024,
+        );
+        let request_timeout = self.duration(
+            "server.request_timeout",
+            raw.request_timeout,
+            Duration::from_secs(60),
+        );
+        let shutdown_grace = self.duration(
+            "server.shutdown_grace",
+            raw.shutdown_grace,
+            Duration::from_secs(30),
+        );
+        let allow_insecure = self.given("server.allow_insecure", raw.allow_insecure);
+        let tls = self.tls(raw.tls);
+        let listen = listen.ok()?;
+        if !listen.ip().is_loopback() && tls == Ok(None) && allow_insecure != Some(true) {
+            self.add(
+                "server.listen",
+                format!(
+                    "{listen} can be reached from other machines, which needs TLS: set server.tls.certificate and server.tls.private_key, or listen on 127.0.0.1 (server.allow_insecure = true permits it all the same)"
+                ),
+            );
+        }
+        Some(ServerConfig {
+            listen,
+            unix_socket,
+            max_message_bytes,
+            request_timeout,
+            shutdown_grace,
+            tls: tls.ok()?,
+        })
+    }
+
+    /// Returns the files of TLS, none without TLS, or an error when they are incomplete.
+    fn tls(&mut self, raw: raw::Tls) -> Result<Option<TlsConfig>, ()> {
+        let certificate = self.path("server.tls.certificate", raw.certificate);
+        let private_key = self.path("server.tls.private_key", raw.private_key);
+        let client_ca = self.path("server.tls.client_ca", raw.client_ca);
+        match (certificate, private_key, client_ca) {
+            (None, None, None) => Ok(None),
+            (Some(certificate), Some(private_key), client_ca) => Ok(Some(TlsConfig {
+                certificate,
+                private_key,
+                client_ca,
+            })),
+            (certificate, private_key, _) => {
+                for (key, missing) in [
+                    ("server.tls.certificate", certificate.is_none()),
+                    ("server.tls.private_key", private_key.is_none()),
+                ] {
+                    if missing {
+                        self.add(key, "is required for TLS");
+                    }
+                }
+                Err(())
+            }
+        }
+    }
+
+    fn crypto(&mut self, raw: raw::Crypto, environment: &Environment) -> Option<CryptoConfig> {
+        let mode = match self.given("crypto.mode", raw.mode).as_deref() {
+            None | Some("local") => Some(ProviderMode::Local),
+            Some("hsm") => Some(ProviderMode::Hsm),
+            Some("hybrid") => Some(ProviderMode::Hybrid),
+            Some(other) => {
+                let message = format!("must be \"local\", \"hsm\" or \"hybrid\", and is {other:?}");
+                self.add("crypto.mode", message);
+                None
+            }
+        };
+        let default = match self
+            .given("crypto.default_provider", raw.default_provider)
+            .as_deref()
+        {
+            None | Some("HSM") => ProviderKind::Hsm,
+            Some("LOCAL") => ProviderKind::Local,
+            Some(other) => {
+                let message = format!("must be \"LOCAL\" or \"HSM\", and is {other:?}");
+                self.add("crypto.default_provider", message);
+                ProviderKind::Hsm
+            }
+        };
+        if self.given("crypto.local.allow_export", raw.local.allow_export) == Some(true) {
+            self.add(
+                "crypto.local.allow_export",
+                "export is not served by this version; set it to false",
+            );
+        }
+        let mode = mode?;
+        // What a mode does not use is checked for its types only, so that one file serves all modes.
+        let token = self.token(raw.pkcs11, environment, mode.serves(ProviderKind::Hsm));
+        let key_encryption_key_file = self
+            .path(
+                "crypto.local.key_encryption_key_file",
+                raw.local.key_encryption_key_file,
+            )
+            .unwrap_or_else(|| environment.state_folder.join("key-encryption-key"));
+        Some(CryptoConfig {
+            policy: ProviderPolicy { mode, default },
+            token,
+            local: mode.serves(ProviderKind::Local).then_some(LocalConfig {
+                key_encryption_key_file,
+            }),
+        })
+    }
+
+    fn token(
+        &mut self,
+        raw: raw::Pkcs11,
+        environment: &Environment,
+        used: bool,
+    ) -> Option<TokenConfig> {
+        let module = self.path("crypto.pkcs11.module", raw.module);
+        let label = self.given("crypto.pkcs11.token_label", raw.token_label);
+        let serial = self.given("crypto.pkcs11.token_serial", raw.token_serial);
+        let pin_file = self.path("crypto.pkcs11.pin_file", raw.pin_file);
+        let pin_env = self.given("crypto.pkcs11.pin_env", raw.pin_env);
+        let sessions = self.number("crypto.pkcs11.sessions", raw.sessions, 4, 1024);
+        let queue_length = self.number(
+            "crypto.pkcs11.queue_length",
+            raw.queue_length,
+            1024,
+            1_000_000,
+        );
+        let operation_timeout = self.duration(
+            "crypto.pkcs11.operation_timeout",
+            raw.operation_timeout,
+            Duration::from_secs(30),
+        );
+        if !used {
+            return None;
+        }
+        if module.is_none() {
+            self.add(
+                "crypto.pkcs11.module",
+                "is required in this mode: the path of the PKCS#11 module, such as /usr/lib/softhsm/libsofthsm2.so",
+            );
+        }
+        let token = match (label, serial) {
+            (Some(label), None) if !label.is_empty() => Some(TokenSelector::Label(label)),
+            (None, Some(serial)) if !serial.is_empty() => Some(TokenSelector::Serial(serial)),
+            _ => {
+                self.add(
+                    "crypto.pkcs11.token_label",
+                    "name the token by either crypto.pkcs11.token_label or crypto.pkcs11.token_serial",
+                );
+                None
+            }
+        };
+        let pin = match (pin_file, pin_env) {
+            (Some(file), None) => Some(PinSource::File(file)),
+            (None, Some(name)) => match environment.variables.get(&name) {
+                Some(pin) if !pin.is_empty() => Some(PinSource::Value(SecretString::from(&**pin))),
+                _ => {
+                    self.add(
+                        "crypto.pkcs11.pin_env",
+                        format!("the environment variable {name} is not set"),
+                    );
+                    None
+                }
+            },
+            _ => {
+                self.add(
+                    "crypto.pkcs11.pin_file",
+                    "give the user PIN by either crypto.pkcs11.pin_file or crypto.pkcs11.pin_env",
+                );
+                None
+            }
+        };
+        Some(TokenConfig {
+            pkcs11: Pkcs11Config {
+                module: module?,
+                token: token?,
+                pin: pin?,
+            },
+            sessions,
+            queue_length,
+            operation_timeout,
+        })
+    }
+
+    fn store(&mut self, raw: raw::Store, environment: &Environment) -> Option<StoreConfig> {
+        let Some(url) = self.given("store.url", raw.url) else {
+            return Some(StoreConfig {
+                path: environment.state_folder.join("keypaird.db"),
+            });
+        };
+        match url.strip_prefix("sqlite://") {
+            Some(path) if !path.is_empty() => Some(StoreConfig { path: path.into() }),
+            _ if url.starts_with("postgres://") => {
+                self.add(
+                    "store.url",
+                    "PostgreSQL is not served by this version; use sqlite://PATH",
+                );
+                None
+            }
+            _ => {
+                self.add(
+                    "store.url",
+                    "must be sqlite://PATH, such as sqlite:///var/lib/keypaird/keypaird.db",
+                );
+                None
+            }
+        }
+    }
+
+    fn telemetry(&mut self, raw: raw::Telemetry) -> Option<TelemetryConfig> {
+        let log_format = match self
+            .given("telemetry.log_format", raw.log_format)
+            .as_deref()
+        {
+            None | Some("text") => Some(LogFormat::Text),
+            Some("json") => Some(LogFormat::Json),
+            Some(other) => {
+                let message = format!("must be \"text\" or \"json\", and is {other:?}");
+                self.add("telemetry.log_format", message);
+                None
+            }
+        };
+        let log_filter = self
+            .given("telemetry.log_filter", raw.log_filter)
+            .unwrap_or_else(|| "info".to_owned());
+        if let Err(error) = crate::telemetry::filter(&log_filter) {
+            self.add(
+                "telemetry.log_filter",
+                format!("is not a filter of log lines: {error}"),
+            );
+        }
+        Some(TelemetryConfig {
+            log_format: log_format?,
+            log_filter,
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! The configuration: what was written, and what it means.
+//!
+//! Read in two steps. [`raw`] is what stands in the file and the environment, field by field. [`Config`] is
+//! what it means, with the defaults filled in; it comes about only when nothing is wrong, and otherwise
+//! every fault is named with its key.
+
+mod checked;
+mod error;
+mod raw;
+
+pub use checked::{
+    CryptoConfig, LocalConfig, LogFormat, ServerConfig, StoreConfig, TelemetryConfig, TlsConfig,
+    TokenConfig,
+};
+pub use error::{ConfigError, Fault};
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A configuration in which nothing is wrong.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[server]`.
+    pub server: ServerConfig,
+    /// `[crypto]`.
+    pub crypto: CryptoConfig,
+    /// `[store]`.
+    pub store: StoreConfig,
+    /// `[telemetry]`.
+    pub telemetry: TelemetryConfig,
+}
+
+/// What the process was started with, as far as the configuration depends on it.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// The environment variables.
+    pub variables: HashMap<String, String>,
+    /// Where the daemon keeps its state when the configuration names no place.
+    pub state_folder: PathBuf,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and then the environment (`KEYPAIRD__SECTION__KEY`).
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let (raw, faults) = raw::Raw::read(file, environment)?;
+        checked::check(raw, faults, environment)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Messages to values and back. What protobuf cannot rule out, numbers that are no enum value, is refused
+//! here; all other rules are the domain's.
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+
+use crate::domain::{
+    CertificateValidity, KeyOrigin, NewKeyPairSettings, ProviderKind, Refusal, TokenAttributes,
+};
+use crate::proto as pb;
+use crate::service::{
+    AvailableAlgorithm, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView, ListRequest,
+    ServiceError,
+};
+
+pub(super) fn generate_request(
+    request: pb::GenerateSigningKeyPairRequest,
+) -> Result<GenerateRequest, ServiceError> {
+    let settings = request.settings.unwrap_or_default();
+    Ok(GenerateRequest {
+        settings: NewKeyPairSettings {
+            id: settings.id,
+            common_name: settings.common_name,
+            organization: settings.organization,
+            organization_unit: settings.organization_unit,
+            city: settings.city,
+            state: settings.state,
+            country: settings.country,
+            subject_alternative_names: settings.subject_alternative_names,
+            valid_days: settings.valid_days,
+            key_algorithm: settings.key_algorithm,
+            key_size: settings.key_size,
+            signature_algorithm: settings.signature_algorithm,
+            crypto_provider: provider("cryptoProvider", settings.crypto_provider)?,
+            rotation_settings: settings.rotation_settings.is_some(),
+            labels: settings.labels.into_iter().collect(),
+        },
+        request_id: request.request_id,
+        validate_only: request.validate_only,
+    })
+}
+
+pub(super) fn list_request(
+    request: pb::ListSigningKeyPairsRequest,
+) -> Result<ListRequest, ServiceError> {
+    let filter = request.filter.unwrap_or_default();
+    Ok(ListRequest {
+        page_size: request.page_size,
+        page_token: request.page_token,
+        order_by: request.order_by,
+        crypto_provider: provider("filter.cryptoProvider", filter.crypto_provider)?,
+        key_algorithm: filter.key_algorithm,
+        status: status("filter.status", filter.status)?,
+        expires_before: filter
+            .expires_before
+            .map(|time| {
+                from_timestamp(&time).ok_or_else(|| {
+                    malformed(
+                        "filter.expiresBefore",
+                        "must be a time of the years 1 to 9999",
+                    )
+                })
+            })
+            .transpose()?,
+        query: filter.query,
+    })
+}
+
+pub(super) fn list_response(page: KeyPairPage) -> pb::ListSigningKeyPairsResponse {
+    pb::ListSigningKeyPairsResponse {
+        key_pairs: page.key_pairs.into_iter().map(key_pair_view).collect(),
+        next_page_token: page.next_page_token,
+        total_size: i32::try_from(page.total_size).unwrap_or(i32::MAX),
+    }
+}
+
+pub(super) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
+    let etag = view.key_pair.etag();
+    let pair = view.key_pair;
+    let current = pair.current;
+    let spec = current.public_key.spec();
+    pb::KeyPairView {
+        id: pair.id.to_string(),
+        serial_number: current.serial_number,
+        subject_dn: current.subject_dn,
+        subject_alternative_names: current.subject_alternative_names,
+        issuer_dn: current.issuer_dn,
+        valid_from: Some(to_timestamp(current.validity.not_before)),
+        expires: Some(to_timestamp(current.validity.not_after)),
+        key_algorithm: spec.algorithm().name().to_owned(),
+        key_size: spec.bits(),
+        signature_algorithm: current.signature_algorithm.name().to_owned(),
+        version: X509_VERSION,
+        sha1_fingerprint: current.certificate.sha1_fingerprint(),
+        sha256_fingerprint: current.certificate.sha256_fingerprint(),
+        status: match view.status {
+            CertificateValidity::Valid => pb::CertificateValidity::Valid,
+            CertificateValidity::Expired => pb::CertificateValidity::Expired,
+            CertificateValidity::NotYetValid => pb::CertificateValidity::NotYetValid,
+            CertificateValidity::Revoked => pb::CertificateValidity::Revoked,
+        }
+        .into(),
+        crypto_provider: shown(view.crypto_provider),
+        rotation_settings: None,
+        certificate_pem: current.certificate.pem(),
+        public_key_pem: current.public_key.pem(),
+        key_origin: match pair.origin {
+            KeyOrigin::Generated => pb::KeyOrigin::Generated,
+        }
+        .into(),
+        token_attributes: current.token_attributes.map(token_attributes),
+        create_time: Some(to_timestamp(pair.create_time)),
+        pending: None,
+        previous: None,
+        generation: i32::try_from(current.number.number()).unwrap_or(i32::MAX),
+        exportable: false,
+        labels: pair.labels.as_map().clone().into_iter().collect(),
+        etag,
+    }
+}
+
+/// Fills in what is known before there is a key.
+pub(super) fn key_pair_preview(preview: KeyPairPreview) -> pb::KeyPairView {
+    let template = preview.template;
+    let subject_dn = template.subject.to_string();
+    pb::KeyPairView {
+        id: template.id.map(|id| id.to_string()).unwrap_or_default(),
+        issuer_dn: subject_dn.clone(),
+        subject_dn,
+        subject_alternative_names: template.names.iter().map(ToString::to_string).collect(),
+        valid_from: Some(to_timestamp(preview.validity.not_before)),
+        expires: Some(to_timestamp(preview.validity.not_after)),
+        key_algorithm: template.spec.algorithm().name().to_owned(),
+        key_size: template.spec.bits(),
+        signature_algorithm: template.signature_algorithm.name().to_owned(),
+        version: X509_VERSION,
+        crypto_provider: shown(preview.crypto_provider),
+        labels: template.labels.as_map().clone().into_iter().collect(),
+        ..pb::KeyPairView::default()
+    }
+}
+
+pub(super) fn key_algorithm(available: &AvailableAlgorithm) -> pb::KeyAlgorithm {
+    let signatures = available.signature_algorithms.iter();
+    pb::KeyAlgorithm {
+        name: available.algorithm.name().to_owned(),
+        key_sizes: available.specs.iter().map(|spec| spec.bits()).collect(),
+        default_key_size: available.default_spec.bits(),
+        signature_algorithms: signatures
+            .map(|algorithm| algorithm.name().to_owned())
+            .collect(),
+        default_signature_algorithm: available.default_signature_algorithm.name().to_owned(),
+        crypto_provider: shown(available.crypto_provider),
+    }
+}
+
+/// Reads a `CryptoProvider`; none when it is not stated.
+pub(super) fn provider(
+    field: &'static str,
+    number: i32,
+) -> Result<Option<ProviderKind>, ServiceError> {
+    match pb::CryptoProvider::try_from(number) {
+        Ok(pb::CryptoProvider::Unspecified) => Ok(None),
+        Ok(pb::CryptoProvider::Local) => Ok(Some(ProviderKind::Local)),
+        Ok(pb::CryptoProvider::Hsm) => Ok(Some(ProviderKind::Hsm)),
+        Err(_) => Err(malformed(field, "must be LOCAL (1) or HSM (2)")),
+    }
+}
+
+fn status(field: &'static str, number: i32) -> Result<Option<CertificateValidity>, ServiceError> {
+    match pb::CertificateValidity::try_from(number) {
+        Ok(pb::CertificateValidity::Unspecified) => Ok(None),
+        Ok(pb::CertificateValidity::Valid) => Ok(Some(CertificateValidity::Valid)),
+        Ok(pb::CertificateValidity::Expired) => Ok(Some(CertificateValidity::Expired)),
+        Ok(pb::CertificateValidity::NotYetValid) => Ok(Some(CertificateValidity::NotYetValid)),
+        Ok(pb::CertificateValidity::Revoked) => Ok(Some(CertificateValidity::Revoked)),
+        Err(_) => Err(malformed(
+            field,
+            "must be VALID (1), EXPIRED (2), NOT_YET_VALID (3) or REVOKED (4)",
+        )),
+    }
+}
+
+fn shown(provider: Option<ProviderKind>) -> i32 {
+    match provider {
+        None => pb::CryptoProvider::Unspecified,
+        Some(ProviderKind::Local) => pb::CryptoProvider::Local,
+        Some(ProviderKind::Hsm) => pb::CryptoProvider::Hsm,
+    }
+    .into()
+}
+
+const fn token_attributes(attributes: TokenAttributes) -> pb::TokenAttributes {
+    pb::TokenAttributes {
+        sensitive: attributes.sensitive,
+        always_sensitive: attributes.always_sensitive,
+        never_extractable: attributes.never_extractable,
+        local: attributes.local,
+    }
+}
+
+fn to_timestamp(time: OffsetDateTime) -> Timestamp {
+    Timestamp {
+        seconds: time.unix_timestamp(),
+        nanos: i32::try_from(time.nanosecond()).unwrap_or_default(),
+    }
+}
+
+fn from_timestamp(timestamp: &Timestamp) -> Option<OffsetDateTime> {
+    let nanos = u32::try_from(timestamp.nanos).ok()?;
+    OffsetDateTime::from_unix_timestamp(timestamp.seconds)
+        .ok()?
+        .replace_nanosecond(nanos)
+        .ok()
+}
+
+fn malformed(field: &'static str, sentence: &'static str) -> ServiceError {
+    ServiceError::Malformed(crate::domain::Violations::one(
+        field,
+        Refusal::new(sentence),
+    ))
+}
+
+const X509_VERSION: i32 = 3;

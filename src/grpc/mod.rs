@@ -1,0 +1,58 @@
+//! The gRPC transport: messages in and out, and nothing decided.
+
+mod call;
+mod convert;
+mod health;
+mod key_pair_service;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::service::Routes;
+
+pub use call::CallLayer;
+pub use health::{Health, service_name as health_service_name};
+
+use crate::domain::Entropy;
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::key_pair_service_server::KeyPairServiceServer;
+use crate::service::Service;
+use key_pair_service::KeyPairGrpc;
+
+/// How calls are answered.
+#[derive(Clone, Debug)]
+pub struct GrpcConfig {
+    /// The largest request in bytes.
+    pub max_message_bytes: usize,
+    /// How long a call may take whose caller sets no deadline, or a later one.
+    pub request_timeout: Duration,
+}
+
+/// Puts all gRPC services together: ours, health, and reflection in both of its versions.
+pub fn routes(
+    service: Arc<Service>,
+    config: &GrpcConfig,
+    health: &Health,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(service))
+        .max_decoding_message_size(config.max_message_bytes);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // With it, grpcurl shows the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(key_pairs)
+        .add_service(health.server())
+        .add_service(reflection().build_v1()?)
+        // Older grpcurl and Python know this one only.
+        .add_service(reflection().build_v1alpha()?)
+        .prepare())
+}
+
+/// Makes the layer that every call passes first.
+pub fn call_layer(config: &GrpcConfig, entropy: Arc<dyn Entropy>) -> CallLayer {
+    CallLayer::new(config.request_timeout, config.max_message_bytes, entropy)
+}

@@ -1,0 +1,159 @@
+//! Errors as gRPC shows them.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{BadRequest, ErrorDetails, FieldViolation, StatusExt};
+
+use crate::service::ServiceError;
+use crate::service::report::{self, Report, report};
+
+/// Reports an error, and renders the report with all its details.
+pub(super) fn to_status(error: &ServiceError) -> Status {
+    render(report(error))
+}
+
+fn render(report: Report) -> Status {
+    let mut details = details(report.reason);
+    if let Some(violations) = &report.violations {
+        let mut fields: Vec<_> = violations
+            .iter()
+            .map(|violation| {
+                FieldViolation::new(violation.field.as_ref(), violation.refusal.to_string())
+            })
+            .collect();
+        if violations.dropped() > 0 {
+            fields.push(FieldViolation::new(
+                "",
+                format!("and {} more fields", violations.dropped()),
+            ));
+        }
+        details.set_bad_request(BadRequest::new(fields).field_violations);
+    }
+    if let Some(retry_after) = report.retry_after {
+        details.set_retry_info(Some(retry_after));
+    }
+    Status::with_error_details(code(report.code), report.message, details)
+}
+
+/// Gives a status that tonic made by itself the details that every error of ours has.
+pub(super) fn complete(status: &Status, max_message_bytes: usize) -> Status {
+    let (code, reason, message) = match status.code() {
+        // What is left of INTERNAL without details is that the request could not be decoded.
+        Code::Internal | Code::InvalidArgument => (
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+            format!(
+                "the request is not the message that this method takes: {}",
+                status.message()
+            ),
+        ),
+        Code::OutOfRange | Code::ResourceExhausted => (
+            Code::InvalidArgument,
+            "MALFORMED_REQUEST",
+            format!(
+                "the request is larger than {max_message_bytes} bytes (server.max_message_bytes)"
+            ),
+        ),
+        Code::Unimplemented => (
+            Code::Unimplemented,
+            "UNIMPLEMENTED",
+            "there is no such method, or it does not take this encoding".to_owned(),
+        ),
+        other => (other, reason_of(other), status.message().to_owned()),
+    };
+    Status::with_error_details(code, message, details(reason))
+}
+
+/// Says that something went wrong inside, and no more.
+pub(super) fn internal() -> Status {
+    Status::with_error_details(Code::Internal, report::INTERNAL, details("INTERNAL"))
+}
+
+fn details(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+}
+
+fn reason_of(code: Code) -> &'static str {
+    match code {
+        Code::NotFound => "NOT_FOUND",
+        Code::Cancelled => "CANCELLED",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::Unavailable => "UNAVAILABLE",
+        _ => "INTERNAL",
+    }
+}
+
+const fn code(code: report::Code) -> Code {
+    match code {
+        report::Code::Cancelled => Code::Cancelled,
+        report::Code::InvalidArgument => Code::InvalidArgument,
+        report::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        report::Code::NotFound => Code::NotFound,
+        report::Code::AlreadyExists => Code::AlreadyExists,
+        report::Code::ResourceExhausted => Code::ResourceExhausted,
+        report::Code::FailedPrecondition => Code::FailedPrecondition,
+        report::Code::Aborted => Code::Aborted,
+        report::Code::Internal => Code::Internal,
+        report::Code::Unavailable => Code::Unavailable,
+    }
+}
+
+const DOMAIN: &str = "keypaird";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Refusal, Violations};
+
+    #[test]
+    fn violations_come_with_their_fields_and_every_error_with_its_reason() {
+        let mut violations = Violations::one("commonName", Refusal::new("is required"));
+        violations.add("country", Refusal::new("must be two letters"));
+        let status = to_status(&ServiceError::Invalid(violations));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "commonName: is required (and 1 more field)"
+        );
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!(
+            (&*info.domain, &*info.reason),
+            ("keypaird", "VALIDATION_FAILED")
+        );
+        let fields: Vec<_> = details
+            .bad_request()
+            .unwrap()
+            .field_violations
+            .iter()
+            .map(|violation| (&*violation.field, &*violation.description))
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                ("commonName", "is required"),
+                ("country", "must be two letters")
+            ]
+        );
+    }
+
+    #[test]
+    fn the_worst_report_fits_into_the_trailers_that_clients_accept() {
+        let mut violations = Violations::new();
+        for index in 0..10_000 {
+            violations.add(
+                format!("subjectAlternativeNames[{index}]"),
+                crate::domain::SubjectAlternativeName::parse(&"ü ".repeat(200)).unwrap_err(),
+            );
+        }
+        let status = to_status(&ServiceError::Invalid(violations));
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        let bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 32)
+            .sum();
+        assert!(bytes < 16 * 1024, "{bytes} bytes");
+    }
+}

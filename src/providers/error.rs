@@ -1,0 +1,111 @@
+//! Why a provider could not do what it was asked.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::domain::ProviderKind;
+
+/// A failure of a provider: which one, at what, of which kind, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} in {provider}: {kind}")]
+pub struct ProviderError {
+    /// The provider.
+    pub provider: ProviderKind,
+    /// What it was asked to do.
+    pub operation: Operation,
+    /// What this means for the caller.
+    pub kind: ProviderErrorKind,
+    /// What went wrong inside. For logs, never for callers.
+    #[source]
+    pub source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl ProviderError {
+    /// Makes a failure without a deeper cause.
+    pub fn new(provider: ProviderKind, operation: Operation, kind: ProviderErrorKind) -> Self {
+        Self {
+            provider,
+            operation,
+            kind,
+            source: None,
+        }
+    }
+
+    /// Adds the deeper cause.
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+/// What a failure means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderErrorKind {
+    /// The device is away, or failed in the middle: whether the operation happened is not known.
+    Unavailable,
+    /// The device refused the login. Nothing helps but another PIN.
+    LoginRefused,
+    /// Too much work is waiting already. Nothing was begun.
+    Busy,
+    /// The device did not answer in time: whether the operation happened is not known.
+    TimedOut,
+    /// The caller went away before the work was begun.
+    Abandoned,
+    /// The device cannot do this with this kind of key.
+    Unsupported,
+    /// The private key is not where it should be.
+    KeyMissing,
+    /// The stored private key cannot be decrypted, or is not of its kind.
+    KeyUnreadable,
+    /// The device did something else than it was told.
+    Untrustworthy,
+    /// Anything else. What was begun was undone.
+    Failed,
+}
+
+impl fmt::Display for ProviderErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unavailable => "the device is not available",
+            Self::LoginRefused => "the device refused the login",
+            Self::Busy => "too much work is waiting",
+            Self::TimedOut => "the device did not answer in time",
+            Self::Abandoned => "the caller went away",
+            Self::Unsupported => "the device cannot do this",
+            Self::KeyMissing => "the private key is missing",
+            Self::KeyUnreadable => "the stored private key cannot be read",
+            Self::Untrustworthy => "the device did something else than it was told",
+            Self::Failed => "the device failed",
+        })
+    }
+}
+
+/// What a provider was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Make itself ready, or see whether it is.
+    Connect,
+    /// Generate a key.
+    Generate,
+    /// Sign.
+    Sign,
+    /// Destroy a key.
+    Destroy,
+    /// Put a certificate on the token.
+    PublishCertificate,
+    /// Look at the objects of the token.
+    Inventory,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Generate => "generate a key",
+            Self::Sign => "sign",
+            Self::Destroy => "destroy a key",
+            Self::PublishCertificate => "publish a certificate",
+            Self::Inventory => "list the objects",
+        })
+    }
+}

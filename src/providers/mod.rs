@@ -1,0 +1,105 @@
+//! The places where keys live and work, behind one trait.
+//!
+//! [`CryptoProvider`] is plain blocking code. The rest of the daemon reaches it only through a
+//! [`ProviderHandle`], which owns the threads it runs on. A provider knows nothing of the store: what must
+//! be kept of a key is returned, and handed in again when the key is used.
+
+mod capabilities;
+mod error;
+mod handle;
+pub mod local;
+pub mod pkcs11;
+mod registry;
+mod token;
+
+use std::fmt;
+
+pub use capabilities::Capabilities;
+pub use error::{Operation, ProviderError, ProviderErrorKind};
+pub use handle::{Lane, Lanes, ProviderHandle};
+pub use registry::Registry;
+pub use token::{TokenObject, TokenObjectClass, TokenObjects};
+
+use crate::domain::{
+    Generation, KeyPairId, KeyRef, KeySpec, ProviderKind, PublicKey, SealedKey, SignatureAlgorithm,
+    TokenAttributes,
+};
+
+/// A place where keys live and work: a PKCS#11 token, or the software provider.
+///
+/// Calls block. They are made only by [`ProviderHandle`], on its own threads, but for
+/// [`CryptoProvider::availability`], which answers at once.
+pub trait CryptoProvider: fmt::Debug + Send + Sync {
+    /// Returns which of the two it is.
+    fn kind(&self) -> ProviderKind;
+
+    /// Tells, from what is known and without asking the device, whether calls can succeed now.
+    fn availability(&self) -> Result<(), ProviderError>;
+
+    /// Makes the provider ready, or ready again. Idempotent.
+    fn connect(&self) -> Result<(), ProviderError>;
+
+    /// Ends the connection, once no call is under way in the device.
+    fn disconnect(&self);
+
+    /// Asks the device whether it is still there. A failure shows in [`CryptoProvider::availability`].
+    fn probe(&self) -> Result<(), ProviderError>;
+
+    /// Reports what can be done now, as the device said when it was connected.
+    fn capabilities(&self) -> Result<Capabilities, ProviderError>;
+
+    /// Generates a key.
+    ///
+    /// When this fails, nothing of the key is left, unless the error is of
+    /// [`ProviderErrorKind::Unavailable`]: then [`CryptoProvider::destroy`] must be called later.
+    fn generate(&self, name: &KeyName, spec: KeySpec) -> Result<GeneratedKey, ProviderError>;
+
+    /// Signs a message. The provider hashes it; ECDSA signatures are in DER, as X.509 wants them.
+    fn sign(
+        &self,
+        key: &StoredKey,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, ProviderError>;
+
+    /// Destroys everything the provider has under this name. What is not there is no error.
+    fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError>;
+
+    /// Returns what only a token can do, when this is one.
+    fn token(&self) -> Option<&dyn TokenObjects> {
+        None
+    }
+}
+
+/// What a key is called: by callers, over time, and inside its provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName {
+    /// The key pair it belongs to.
+    pub id: KeyPairId,
+    /// Its number within the key pair.
+    pub generation: Generation,
+    /// Its name in the provider.
+    pub key_ref: KeyRef,
+}
+
+/// A key that was just generated.
+#[derive(Clone, Debug)]
+pub struct GeneratedKey {
+    /// Its public half.
+    pub public_key: PublicKey,
+    /// Its private half as it must be stored. None when the provider keeps it.
+    pub sealed: Option<SealedKey>,
+    /// What the token states of it. None when it is not on a token.
+    pub token_attributes: Option<TokenAttributes>,
+}
+
+/// A key as it is handed to its provider for use.
+#[derive(Clone, Debug)]
+pub struct StoredKey {
+    /// What it is called.
+    pub name: KeyName,
+    /// What kind it is.
+    pub spec: KeySpec,
+    /// Its private half, when the provider does not keep it.
+    pub sealed: Option<SealedKey>,
+}

@@ -1,0 +1,222 @@
+//! A connection to a token: module, slot, login, sessions, and what was learnt through them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tracing::{debug, info, warn};
+
+use super::error::Failure;
+use super::{Pkcs11Config, TokenSelector, capabilities};
+use crate::domain::KeyRef;
+use crate::providers::Capabilities;
+
+/// A token that we are logged in to.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pkcs11: Pkcs11,
+    slot: Slot,
+    capabilities: Capabilities,
+    /// Keeps the login: the token forgets it, and all handles, with the last session.
+    anchor: Mutex<Session>,
+    /// Sessions that nobody uses at the moment. There are never more than threads that call us.
+    idle: Mutex<Vec<Session>>,
+    /// Handles of private keys, since to find an object takes the longer the more there are.
+    private_keys: Mutex<HashMap<KeyRef, ObjectHandle>>,
+    /// What is left to look at of an inventory.
+    pub(super) inventory: Mutex<Vec<ObjectHandle>>,
+    broken: AtomicBool,
+}
+
+impl Connection {
+    /// Loads the module, finds the token, logs in, and asks what the token can do.
+    pub(super) fn open(config: &Pkcs11Config, pin: &SecretString) -> Result<Self, Failure> {
+        let pkcs11 = Pkcs11::new(&config.module)?;
+        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        match pkcs11.initialize(arguments) {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Self::log_in(&pkcs11, config, pin).inspect_err(|_| finalize(pkcs11))
+    }
+
+    fn log_in(pkcs11: &Pkcs11, config: &Pkcs11Config, pin: &SecretString) -> Result<Self, Failure> {
+        let (slot, token) = find_token(pkcs11, &config.token)?;
+        if token.user_pin_locked() {
+            return Err(Error::Pkcs11(
+                RvError::PinLocked,
+                cryptoki::context::Function::GetTokenInfo,
+            )
+            .into());
+        }
+        let anchor = pkcs11.open_rw_session(slot)?;
+        match anchor.login(UserType::User, Some(pin)) {
+            // The login belongs to the process, not to the session.
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let capabilities = capabilities::ask(pkcs11, slot)?;
+        info!(
+            label = token.label(),
+            serial = token.serial_number(),
+            model = token.model(),
+            "connected to the token"
+        );
+        Ok(Self {
+            pkcs11: pkcs11.clone(),
+            slot,
+            capabilities,
+            anchor: Mutex::new(anchor),
+            idle: Mutex::default(),
+            private_keys: Mutex::default(),
+            inventory: Mutex::default(),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns what the token can do.
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Tells whether the connection must be made anew.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Lends a session, and judges the failure if there is one.
+    pub(super) fn lend<T>(
+        &self,
+        work: impl FnOnce(&Self, &Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let idle = self.idle.lock().pop();
+        let session = match idle.map_or_else(|| self.pkcs11.open_rw_session(self.slot), Ok) {
+            Ok(session) => session,
+            Err(error) => return Err(self.judge(error.into())),
+        };
+        match work(self, &session) {
+            Ok(done) => {
+                self.idle.lock().push(session);
+                Ok(done)
+            }
+            Err(failure) => {
+                if failure.spares_session() {
+                    self.idle.lock().push(session);
+                }
+                Err(self.judge(failure))
+            }
+        }
+    }
+
+    /// Marks the connection as broken when a failure means that.
+    fn judge(&self, failure: Failure) -> Failure {
+        let gone = failure.breaks_connection() || (failure.is_vague() && self.probe().is_err());
+        if gone && !self.broken.swap(true, Ordering::AcqRel) {
+            warn!(error = %failure, "the connection to the token is lost");
+        }
+        failure
+    }
+
+    /// Asks the token whether it is still there, by `C_GetTokenInfo`: modules open sessions on tokens
+    /// that are gone.
+    pub(super) fn probe(&self) -> Result<(), Failure> {
+        match self.pkcs11.get_token_info(self.slot) {
+            Err(error @ Error::Pkcs11(..)) => {
+                self.broken.store(true, Ordering::Release);
+                Err(error.into())
+            }
+            // An odd field in the answer is an answer.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Returns the handle of a private key, when it is known.
+    pub(super) fn known_private_key(&self, key_ref: KeyRef) -> Option<ObjectHandle> {
+        self.private_keys.lock().get(&key_ref).copied()
+    }
+
+    /// Remembers the handle of a private key.
+    pub(super) fn remember_private_key(&self, key_ref: KeyRef, handle: ObjectHandle) {
+        self.private_keys.lock().insert(key_ref, handle);
+    }
+
+    /// Forgets the handle of a private key.
+    pub(super) fn forget_private_key(&self, key_ref: KeyRef) {
+        self.private_keys.lock().remove(&key_ref);
+    }
+
+    /// Ends the connection. No thread may be in the module.
+    pub(super) fn finalize(self) {
+        let Self {
+            pkcs11,
+            anchor,
+            idle,
+            ..
+        } = self;
+        drop(idle);
+        drop(anchor);
+        finalize(pkcs11);
+    }
+}
+
+/// Leaves the module as if it had never been initialised, whatever state it is in.
+fn finalize(pkcs11: Pkcs11) {
+    if let Err(error) = pkcs11.finalize() {
+        debug!(%error, "C_Finalize failed");
+    }
+}
+
+/// Finds the one token that is meant.
+fn find_token(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenInfo), Failure> {
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for slot in pkcs11.get_slots_with_token()? {
+        let token = match pkcs11.get_token_info(slot) {
+            Ok(token) => token,
+            Err(error) => {
+                // One odd token must not hide the others.
+                debug!(slot = slot.id(), %error, "a slot does not tell its token");
+                continue;
+            }
+        };
+        if !token.token_initialized() {
+            continue;
+        }
+        seen.push(format!(
+            "{:?} (serial {})",
+            token.label(),
+            token.serial_number()
+        ));
+        let matches = match selector {
+            TokenSelector::Label(label) => token.label() == label,
+            TokenSelector::Serial(serial) => token.serial_number() == serial,
+        };
+        if matches {
+            found.push((slot, token));
+        }
+    }
+    let wanted = match selector {
+        TokenSelector::Label(label) => format!("with label {label:?}"),
+        TokenSelector::Serial(serial) => format!("with serial number {serial:?}"),
+    };
+    match (found.pop(), found.len()) {
+        (Some(one), 0) => Ok(one),
+        (Some(_), more) => Err(Failure::AmbiguousToken {
+            wanted,
+            count: more + 1,
+        }),
+        (None, _) => Err(Failure::NoSuchToken {
+            wanted,
+            seen: match seen.is_empty() {
+                true => "none".to_owned(),
+                false => seen.join(", "),
+            },
+        }),
+    }
+}

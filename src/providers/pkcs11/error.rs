@@ -1,0 +1,192 @@
+//! What went wrong with the token, and what that means: for the session, the connection and the caller.
+
+use cryptoki::error::{Error, RvError};
+
+use super::pin::PinError;
+use crate::domain::ProviderKind;
+use crate::providers::{Operation, ProviderError, ProviderErrorKind};
+
+/// A failure in this room.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// A PKCS#11 function returned something else than `CKR_OK`, or the module could not be called.
+    #[error("{}", describe(.0))]
+    Module(#[source] Error),
+    /// No token has the label or serial number.
+    #[error("no token {wanted}; the module shows {seen}")]
+    NoSuchToken {
+        /// What was looked for.
+        wanted: String,
+        /// The tokens there are.
+        seen: String,
+    },
+    /// More than one token has the label.
+    #[error("{count} tokens {wanted}; choose one by crypto.pkcs11.token_serial")]
+    AmbiguousToken {
+        /// What was looked for.
+        wanted: String,
+        /// How many have it.
+        count: usize,
+    },
+    /// The PIN cannot be read.
+    #[error("read the PIN")]
+    Pin(#[source] PinError),
+    /// The token refused this PIN before; it was not tried again.
+    #[error(
+        "the token refused this PIN before, and a few tries lock it; it is tried again when the PIN changes"
+    )]
+    LoginRefusedBefore,
+    /// There is no private key with the `CKA_ID`.
+    #[error("the token has no private key with this CKA_ID")]
+    KeyMissing,
+    /// There are several private keys with the `CKA_ID`.
+    #[error("the token has {0} private keys with one CKA_ID")]
+    AmbiguousKey(usize),
+    /// The algorithm does not go with the key.
+    #[error("the algorithm is not one of the key")]
+    Unsupported,
+    /// The token does not do as told.
+    #[error("the token {0}")]
+    Untrustworthy(&'static str),
+    /// A certificate of ours cannot be read.
+    #[error("read the certificate")]
+    Certificate(#[source] der::Error),
+    /// A creation failed and could not be undone.
+    #[error("undo what was begun")]
+    OutcomeUnknown(#[source] Box<Failure>),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Module(error)
+    }
+}
+
+impl Failure {
+    /// Tells whether the session can be used again. After an error within an operation it may be stuck in
+    /// `CKR_OPERATION_ACTIVE` for good.
+    pub(super) fn spares_session(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyMissing
+                | Self::AmbiguousKey(_)
+                | Self::Unsupported
+                | Self::Untrustworthy(_)
+                | Self::Certificate(_)
+        )
+    }
+
+    /// Tells whether all that belongs to the connection is lost: sessions, login, handles.
+    pub(super) fn breaks_connection(&self) -> bool {
+        use RvError::{
+            CryptokiNotInitialized, DeviceError, DeviceRemoved, SessionClosed,
+            SessionHandleInvalid, SlotIdInvalid, TokenNotPresent, TokenNotRecognized,
+            UserNotLoggedIn,
+        };
+        match self {
+            Self::Module(Error::Pkcs11(code, _)) => matches!(
+                code,
+                CryptokiNotInitialized
+                    | DeviceError
+                    | DeviceRemoved
+                    | SessionClosed
+                    | SessionHandleInvalid
+                    | SlotIdInvalid
+                    | TokenNotPresent
+                    | TokenNotRecognized
+                    | UserNotLoggedIn
+            ),
+            Self::OutcomeUnknown(cause) => cause.breaks_connection(),
+            _ => false,
+        }
+    }
+
+    /// Tells whether the failure says too little, so that the token must be asked whether it is still there.
+    pub(super) fn is_vague(&self) -> bool {
+        matches!(
+            self,
+            Self::Module(Error::Pkcs11(
+                RvError::GeneralError
+                    | RvError::FunctionFailed
+                    | RvError::HostMemory
+                    | RvError::DeviceMemory
+                    | RvError::ObjectHandleInvalid
+                    | RvError::KeyHandleInvalid,
+                _
+            )) | Self::KeyMissing
+        )
+    }
+
+    /// Tells whether a handle was used that no longer stands for an object.
+    pub(super) fn is_stale_handle(&self) -> bool {
+        matches!(
+            self,
+            Self::Module(Error::Pkcs11(
+                RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid,
+                _
+            ))
+        )
+    }
+
+    /// Tells whether the token refused the login, so that trying again can only do harm.
+    pub(super) fn is_refused_login(&self) -> bool {
+        matches!(
+            self,
+            Self::LoginRefusedBefore
+                | Self::Module(Error::Pkcs11(
+                    RvError::PinIncorrect
+                        | RvError::PinInvalid
+                        | RvError::PinLenRange
+                        | RvError::PinExpired
+                        | RvError::PinLocked
+                        | RvError::UserPinNotInitialized,
+                    _
+                ))
+        )
+    }
+
+    fn kind(&self) -> ProviderErrorKind {
+        if self.is_refused_login() {
+            return ProviderErrorKind::LoginRefused;
+        }
+        match self {
+            _ if self.breaks_connection() => ProviderErrorKind::Unavailable,
+            Self::Module(Error::Pkcs11(code, _)) => match code {
+                RvError::MechanismInvalid
+                | RvError::MechanismParamInvalid
+                | RvError::CurveNotSupported
+                | RvError::DomainParamsInvalid
+                | RvError::KeySizeRange => ProviderErrorKind::Unsupported,
+                RvError::SessionCount => ProviderErrorKind::Busy,
+                _ => ProviderErrorKind::Failed,
+            },
+            Self::Module(Error::LibraryLoading(_) | Error::MissingSymbol(_))
+            | Self::NoSuchToken { .. }
+            | Self::AmbiguousToken { .. }
+            | Self::Pin(_)
+            | Self::OutcomeUnknown(_) => ProviderErrorKind::Unavailable,
+            Self::KeyMissing => ProviderErrorKind::KeyMissing,
+            Self::Unsupported => ProviderErrorKind::Unsupported,
+            Self::Untrustworthy(_) | Self::AmbiguousKey(_) => ProviderErrorKind::Untrustworthy,
+            Self::LoginRefusedBefore => ProviderErrorKind::LoginRefused,
+            Self::Module(_) | Self::Certificate(_) => ProviderErrorKind::Failed,
+        }
+    }
+
+    /// Says what this means outside of this room.
+    pub(super) fn into_provider_error(self, operation: Operation) -> ProviderError {
+        ProviderError::new(ProviderKind::Hsm, operation, self.kind()).because(self)
+    }
+}
+
+/// Names function and return value. cryptoki's own texts are paragraphs of the specification.
+fn describe(error: &Error) -> String {
+    match error {
+        Error::Pkcs11(code, function) => format!("C_{function:?} returned {code:?}"),
+        Error::LibraryLoading(cause) => format!("the module cannot be loaded: {cause}"),
+        Error::MissingSymbol(symbol) => {
+            format!("the module is no PKCS#11 module: it has no {symbol}")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,50 @@
+//! What only a token can do: hold certificates beside its keys, and tell what it holds.
+
+use super::{KeyName, ProviderError};
+use crate::domain::Certificate;
+
+/// What a token can do beside using keys.
+pub trait TokenObjects {
+    /// Puts a certificate beside its key, with the same `CKA_ID` and label. One that is there is replaced.
+    fn publish_certificate(
+        &self,
+        name: &KeyName,
+        certificate: &Certificate,
+    ) -> Result<(), ProviderError>;
+
+    /// Begins to look at all objects of the token anew.
+    fn begin_inventory(&self) -> Result<(), ProviderError>;
+
+    /// Looks at some more objects, few enough not to hold up other work. Returns none after the last.
+    fn continue_inventory(&self) -> Result<Vec<TokenObject>, ProviderError>;
+
+    /// Destroys what a broken-off creation left behind and what belongs to no key yet, and returns how
+    /// many objects that were. What somebody is only just creating is spared.
+    fn sweep_half_made(&self) -> Result<usize, ProviderError>;
+}
+
+/// One object of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenObject {
+    /// What it is.
+    pub class: TokenObjectClass,
+    /// `CKA_ID`; empty when there is none.
+    pub id: Vec<u8>,
+    /// `CKA_LABEL`, as far as it is UTF-8.
+    pub label: String,
+}
+
+/// The kinds of token objects that matter to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenObjectClass {
+    /// `CKO_CERTIFICATE`.
+    Certificate,
+    /// `CKO_PUBLIC_KEY`.
+    PublicKey,
+    /// `CKO_PRIVATE_KEY`.
+    PrivateKey,
+    /// Anything else.
+    Other,
+    /// What a broken-off creation left behind: it cannot be read, or denies that it lies on the token.
+    HalfMade,
+}

@@ -1,0 +1,100 @@
+//! Keeps providers connected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::Service;
+use crate::providers::{Lane, Operation, ProviderErrorKind, ProviderHandle};
+use crate::telemetry::chain;
+
+impl Service {
+    /// Connects every provider, and connects it again whenever it is lost, until `stop`.
+    ///
+    /// A token that is away is tried again, after half a second at first and ten at last. A PIN that was
+    /// refused is not sent again before it changes.
+    pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
+        let providers: Vec<_> = self.registry.iter().cloned().collect();
+        let loops = providers.into_iter().map(|handle| {
+            let (service, stop) = (Arc::clone(&self), stop.clone());
+            tokio::spawn(async move {
+                stop.run_until_cancelled(service.keep_provider_connected(&handle))
+                    .await;
+            })
+        });
+        for task in loops.collect::<Vec<_>>() {
+            if let Err(error) = task.await {
+                error!(%error, "a provider is no longer looked after");
+            }
+        }
+    }
+
+    async fn keep_provider_connected(&self, handle: &ProviderHandle) {
+        let mut wait = RETRY_MIN;
+        let mut reported = None;
+        loop {
+            let connected = handle
+                .run_to_end(Lane::Manage, Operation::Connect, |provider| {
+                    provider.connect()
+                })
+                .await;
+            match connected {
+                Ok(()) => {
+                    reported = None;
+                    wait = RETRY_MIN;
+                    self.look_after(handle).await;
+                }
+                Err(failure) => {
+                    // Said once, not at every try.
+                    let said = chain(&failure);
+                    if reported.as_deref() != Some(&*said) {
+                        match failure.kind {
+                            ProviderErrorKind::LoginRefused => error!(
+                                provider = %handle.kind(), cause = said,
+                                "the token refused the login; it is tried again when the PIN changes"
+                            ),
+                            _ => error!(
+                                provider = %handle.kind(), cause = said,
+                                "the provider is not available; it is tried again and again"
+                            ),
+                        }
+                        reported = Some(said);
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Stays as long as the provider is connected.
+    async fn look_after(&self, handle: &ProviderHandle) {
+        if handle.provider().token().is_none() {
+            return std::future::pending().await;
+        }
+        if let Err(failure) = self.reconcile(handle).await {
+            warn!(error = %failure, "the token and the store could not be compared");
+        }
+        let mut ticks = 0_u32;
+        while handle.provider().availability().is_ok() {
+            tokio::time::sleep(TICK).await;
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(TICKS_BETWEEN_PROBES) {
+                // What it finds shows in the availability.
+                let _ = handle
+                    .run(Lane::Sign, Operation::Connect, |provider| provider.probe())
+                    .await;
+                if let Err(failure) = self.settle_condemned(handle).await {
+                    warn!(error = %failure, "condemned keys could not be destroyed yet");
+                }
+            }
+        }
+    }
+}
+
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(250);
+const TICKS_BETWEEN_PROBES: u32 = 20;

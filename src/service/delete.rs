@@ -1,0 +1,94 @@
+//! Deletes key pairs.
+
+use std::sync::Arc;
+
+use tracing::{Instrument, info};
+
+use super::get::parse_id;
+use super::{Service, ServiceError};
+use crate::domain::KeyPair;
+use crate::providers::{Lane, Operation, ProviderHandle};
+use crate::store::Intent;
+
+impl Service {
+    /// Deletes a key pair and destroys its private key in its provider.
+    ///
+    /// The record goes first, and its key is condemned with it. So a key pair that is shown always has its
+    /// key, and a key whose destruction is broken off is destroyed later, or when the call is repeated.
+    ///
+    /// # Errors
+    /// [`ServiceError::KeyPairNotFound`], also for a second delete; [`ServiceError::EtagMismatch`] when
+    /// `etag` is not empty and not the key pair's; [`ServiceError::ProviderOff`];
+    /// [`ServiceError::Provider`].
+    pub async fn delete(self: &Arc<Self>, id: &str, etag: &str) -> Result<(), ServiceError> {
+        let intent = match self.find(id).await {
+            Ok(key_pair) => {
+                if !etag.is_empty() && etag != key_pair.etag() {
+                    return Err(ServiceError::EtagMismatch(id.to_owned()));
+                }
+                self.provider_of(&key_pair)?.provider().availability()?;
+                Some(key_pair)
+            }
+            Err(ServiceError::KeyPairNotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let service = Arc::clone(self);
+        let id = id.to_owned();
+        let work = async move {
+            match intent {
+                Some(key_pair) => service.delete_found(&key_pair).await,
+                None => service.finish_deletion(&id).await,
+            }
+        };
+        self.tasks.spawn(work.in_current_span()).await?
+    }
+
+    async fn delete_found(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
+        let handle = self.provider_of(key_pair)?;
+        if !self.store.begin_deletion(key_pair).await? {
+            // Somebody changed or deleted it since it was read.
+            let id = key_pair.id.to_string();
+            return Err(match self.store.key_pair(&key_pair.id).await? {
+                Some(_) => ServiceError::EtagMismatch(id),
+                None => ServiceError::KeyPairNotFound(id),
+            });
+        }
+        let intent = Intent {
+            key_ref: key_pair.current.key_ref,
+            id: key_pair.id.clone(),
+            generation: key_pair.current.number,
+            provider: key_pair.provider,
+        };
+        self.destroy_condemned(handle, &intent).await?;
+        info!(key_pair = %key_pair.id, provider = %key_pair.provider, "deleted a key pair");
+        Ok(())
+    }
+
+    /// Goes on with a deletion that was broken off.
+    async fn finish_deletion(&self, id: &str) -> Result<(), ServiceError> {
+        let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
+        let parsed = parse_id(id)?.ok_or_else(not_found)?;
+        let unfinished = self.store.unfinished_deletion(&parsed).await?;
+        let intent = unfinished.ok_or_else(not_found)?;
+        let handle = self
+            .registry
+            .provider(intent.provider)
+            .ok_or_else(not_found)?;
+        self.destroy_condemned(handle, &intent).await
+    }
+
+    /// Destroys a condemned key, and forgets it when that is done.
+    pub(super) async fn destroy_condemned(
+        &self,
+        handle: &ProviderHandle,
+        intent: &Intent,
+    ) -> Result<(), ServiceError> {
+        let key_ref = intent.key_ref;
+        handle
+            .run(Lane::Manage, Operation::Destroy, move |provider| {
+                provider.destroy(key_ref)
+            })
+            .await?;
+        Ok(self.store.end_intent(key_ref).await?)
+    }
+}

@@ -1,0 +1,74 @@
+//! Why a use case did not do what was asked.
+
+use crate::certs::CertError;
+use crate::domain::{EntropyError, ProviderKind, ProviderMode, Violations};
+use crate::providers::ProviderError;
+use crate::store::StoreError;
+
+/// Why a use case did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The request is not of the form that the contract gives it.
+    #[error("the request is malformed: {0}")]
+    Malformed(Violations),
+    /// Fields of the request cannot be accepted.
+    #[error("the request is refused: {0}")]
+    Invalid(Violations),
+    /// The id is taken.
+    #[error("the id {0} is taken")]
+    KeyPairExists(String),
+    /// The `request_id` came with other settings before.
+    #[error("the request id was used with other settings")]
+    RequestIdReused,
+    /// There is no such key pair.
+    #[error("there is no key pair {0}")]
+    KeyPairNotFound(String),
+    /// The key pair lives in a provider that is off in the configured mode.
+    #[error("the key pair {id} lives in {provider}, which is off in {mode} mode")]
+    ProviderOff {
+        /// The key pair.
+        id: String,
+        /// Its provider.
+        provider: ProviderKind,
+        /// The mode.
+        mode: ProviderMode,
+    },
+    /// The key pair changed since the caller saw it.
+    #[error("the key pair {0} has another etag")]
+    EtagMismatch(String),
+    /// The caller's deadline passed, or the daemon's own limit.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// The caller went away.
+    #[error("the caller went away")]
+    CallerGone,
+    /// A provider failed.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The store failed.
+    #[error("use the store")]
+    Store(#[source] StoreError),
+    /// The certificate did not come about. When that is because the new key's signature does not verify,
+    /// the key is worthless.
+    #[error("make the certificate")]
+    Certificate(#[from] CertError),
+    /// There is no randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// Work behind the call ended without a result.
+    #[error("the work was lost: {0}")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl ServiceError {
+    /// Refuses a single field.
+    pub fn invalid(field: &'static str, refusal: crate::domain::Refusal) -> Self {
+        Self::Invalid(Violations::one(field, refusal))
+    }
+}

@@ -1,0 +1,373 @@
+//! Generates key pairs.
+
+use std::sync::Arc;
+
+use time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, warn};
+
+use super::request_lock::RequestLock;
+use super::{KeyPairPreview, KeyPairView, Service, ServiceError};
+use crate::certs::{Profile, SerialNumber};
+use crate::domain::{
+    Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate, KeyRef, KeySpec,
+    NewKeyPairSettings, RequestId, SettingsDigest, Validity, Violations,
+};
+use crate::providers::{
+    KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, StoredKey,
+};
+use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
+
+/// A key pair as a caller asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateRequest {
+    /// `settings`.
+    pub settings: NewKeyPairSettings,
+    /// `requestId`; empty for none.
+    pub request_id: String,
+    /// `validateOnly`.
+    pub validate_only: bool,
+}
+
+/// What came of a [`GenerateRequest`].
+#[derive(Clone, Debug)]
+pub enum GenerateOutcome {
+    /// A key pair.
+    Made(Box<KeyPairView>),
+    /// What would be made.
+    WouldMake(Box<KeyPairPreview>),
+}
+
+/// A checked request.
+struct Order {
+    template: KeyPairTemplate,
+    /// The caller's name for it, with the right to answer it.
+    named: Option<(RequestId, SettingsDigest, RequestLock)>,
+    /// Cancelled when the caller goes away.
+    caller: CancellationToken,
+}
+
+impl Service {
+    /// Generates a key pair with a self-signed certificate. What is returned is durable.
+    ///
+    /// A caller that goes away before the end has the work undone, unless it named the request and so
+    /// means to come back for it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] with all that is wrong; [`ServiceError::KeyPairExists`];
+    /// [`ServiceError::RequestIdReused`]; [`ServiceError::Provider`]; [`ServiceError::Store`].
+    pub async fn generate(
+        self: &Arc<Self>,
+        request: GenerateRequest,
+    ) -> Result<GenerateOutcome, ServiceError> {
+        let digest = request.settings.digest();
+        let (template, request_id) = self.check(request.settings, &request.request_id)?;
+        if request.validate_only {
+            return self.preview(template).await;
+        }
+        let named = match request_id {
+            None => None,
+            Some(request_id) => {
+                let lock = self.request_locks.lock(request_id.clone()).await;
+                if let Some(answered) = self.answered(&request_id, digest).await? {
+                    return Ok(GenerateOutcome::Made(Box::new(answered)));
+                }
+                Some((request_id, digest, lock))
+            }
+        };
+        let caller = CancellationToken::new();
+        let order = Order {
+            template,
+            named,
+            caller: caller.clone(),
+        };
+        let _gone_when_dropped = caller.drop_guard();
+        let service = Arc::clone(self);
+        // Half a key pair is worse than a late one: the work goes on without its caller.
+        let work = async move { service.make(order).await };
+        let key_pair = self.tasks.spawn(work.in_current_span()).await??;
+        Ok(GenerateOutcome::Made(Box::new(self.view(key_pair))))
+    }
+
+    /// Checks all of a request at once.
+    fn check(
+        &self,
+        settings: NewKeyPairSettings,
+        request_id: &str,
+    ) -> Result<(KeyPairTemplate, Option<RequestId>), ServiceError> {
+        let mut violations = Violations::new();
+        let request_id = match request_id {
+            "" => None,
+            text => violations.check("requestId", RequestId::parse(text)),
+        };
+        let checked = settings.check(
+            self.registry.policy(),
+            |provider, spec, signature, violations| {
+                // A token that is away is not the settings' fault; it is reported when it is needed.
+                if let Some(handle) = self.registry.provider(provider)
+                    && let Ok(capabilities) = handle.provider().capabilities()
+                {
+                    capabilities.check(provider, spec, signature, violations);
+                }
+            },
+        );
+        match checked {
+            Ok(template) if violations.is_empty() => Ok((template, request_id)),
+            Ok(_) => Err(ServiceError::Invalid(violations)),
+            Err(found) => {
+                violations.extend(found);
+                Err(ServiceError::Invalid(violations))
+            }
+        }
+    }
+
+    async fn preview(&self, template: KeyPairTemplate) -> Result<GenerateOutcome, ServiceError> {
+        if let Some(id) = &template.id {
+            self.refuse_taken(id).await?;
+        }
+        Ok(GenerateOutcome::WouldMake(Box::new(KeyPairPreview {
+            validity: Validity::days_from(self.clock.now(), template.valid_days),
+            crypto_provider: self.registry.policy().shown(template.provider),
+            template,
+        })))
+    }
+
+    /// Returns the key pair that an earlier request of this name made.
+    async fn answered(
+        &self,
+        request_id: &RequestId,
+        digest: SettingsDigest,
+    ) -> Result<Option<KeyPairView>, ServiceError> {
+        let since = self.clock.now() - Duration::days(1);
+        let Some(answered) = self.store.answered_request(request_id, since).await? else {
+            return Ok(None);
+        };
+        if answered.settings != digest {
+            return Err(ServiceError::RequestIdReused);
+        }
+        let id = answered.key_pair.to_string();
+        match self.store.key_pair(&answered.key_pair).await? {
+            Some(key_pair) => Ok(Some(self.view(key_pair))),
+            None => Err(ServiceError::KeyPairNotFound(id)),
+        }
+    }
+
+    async fn refuse_taken(&self, id: &KeyPairId) -> Result<(), ServiceError> {
+        match self.store.key_pair(id).await? {
+            Some(_) => Err(ServiceError::KeyPairExists(id.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the key pair, or leaves nothing of it.
+    async fn make(&self, order: Order) -> Result<KeyPair, ServiceError> {
+        let handle = self
+            .registry
+            .provider(order.template.provider)
+            .ok_or_else(|| {
+                ProviderError::new(
+                    order.template.provider,
+                    Operation::Generate,
+                    ProviderErrorKind::Unavailable,
+                )
+            })?;
+        handle.provider().availability()?;
+        let id = match &order.template.id {
+            Some(id) => {
+                // Only spares work: whether an id is taken is decided by the store when it is taken.
+                self.refuse_taken(id).await?;
+                id.clone()
+            }
+            None => KeyPairId::from_random(self.entropy.bits_128()?),
+        };
+        let name = KeyName {
+            id,
+            generation: Generation::FIRST,
+            key_ref: KeyRef::from_random(self.entropy.bits_128()?),
+        };
+        // The software provider keeps nothing by itself: its key comes to be with the record, or not at all.
+        let keeps_keys = handle.provider().token().is_some();
+        if keeps_keys {
+            let intent = Intent {
+                key_ref: name.key_ref,
+                id: name.id.clone(),
+                generation: name.generation,
+                provider: handle.kind(),
+            };
+            self.store
+                .begin_creation(intent)
+                .await
+                .map_err(|error| taken(error, &name))?;
+        }
+        let made = self.make_named(handle, &name, order).await;
+        match &made {
+            Ok(key_pair) => info!(
+                key_pair = %name.id,
+                provider = %key_pair.provider,
+                key = %key_pair.current.public_key.spec(),
+                certificate = key_pair.current.certificate.sha256_fingerprint(),
+                "generated a key pair"
+            ),
+            Err(_) if keeps_keys => self.undo(handle, &name).await,
+            Err(_) => {}
+        }
+        made
+    }
+
+    async fn make_named(
+        &self,
+        handle: &ProviderHandle,
+        name: &KeyName,
+        order: Order,
+    ) -> Result<KeyPair, ServiceError> {
+        let Order {
+            template,
+            named,
+            caller,
+        } = order;
+        let spec = template.spec;
+        let wanted = named.is_some();
+        let generated = {
+            let (name, caller) = (name.clone(), caller.clone());
+            handle
+                .run_to_end(
+                    generation_lane(handle, spec),
+                    Operation::Generate,
+                    move |provider| {
+                        if caller.is_cancelled() && !wanted {
+                            return Err(abandoned(provider.kind()));
+                        }
+                        provider.generate(&name, spec)
+                    },
+                )
+                .await?
+        };
+        let algorithm = template.signature_algorithm;
+        let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
+        let create_time = self.clock.now();
+        let validity = Validity::days_from(create_time, template.valid_days);
+        let subject_dn = template.subject.to_string();
+        let shown_names = template.names.iter().map(ToString::to_string).collect();
+        let linted = Profile {
+            subject: template.subject,
+            names: template.names,
+            validity,
+            serial_number,
+            public_key: generated.public_key.clone(),
+            signature_algorithm: algorithm,
+        }
+        .build()?;
+        let signature = {
+            let message = linted.to_be_signed().to_vec();
+            let key = StoredKey {
+                name: name.clone(),
+                spec,
+                sealed: generated.sealed.clone(),
+            };
+            handle
+                .run(Lane::Sign, Operation::Sign, move |provider| {
+                    provider.sign(&key, algorithm, &message)
+                })
+                .await?
+        };
+        // Verifies the signature, which is the pairwise consistency check of the new key.
+        let certificate = linted.complete(signature)?;
+        if handle.provider().token().is_some() {
+            let (name, certificate) = (name.clone(), certificate.clone());
+            handle
+                .run(
+                    Lane::Manage,
+                    Operation::PublishCertificate,
+                    move |provider| {
+                        provider.token().map_or(Ok(()), |token| {
+                            token.publish_certificate(&name, &certificate)
+                        })
+                    },
+                )
+                .await?;
+        }
+        let key_pair = KeyPair {
+            id: name.id.clone(),
+            provider: handle.kind(),
+            origin: KeyOrigin::Generated,
+            labels: template.labels,
+            create_time,
+            revision: 0,
+            current: KeyPairGeneration {
+                number: name.generation,
+                key_ref: name.key_ref,
+                public_key: generated.public_key,
+                token_attributes: generated.token_attributes,
+                signature_algorithm: algorithm,
+                certificate,
+                serial_number: serial_number.decimal(),
+                issuer_dn: subject_dn.clone(),
+                subject_dn,
+                subject_alternative_names: shown_names,
+                validity,
+            },
+        };
+        if caller.is_cancelled() && !wanted {
+            return Err(ServiceError::CallerGone);
+        }
+        let request = named
+            .as_ref()
+            .map(|(request_id, settings, _)| AnsweredRequest {
+                request_id: request_id.clone(),
+                settings: *settings,
+                key_pair: name.id.clone(),
+                made_at: create_time,
+            });
+        self.store
+            .complete_creation(NewKeyPair {
+                key_pair: key_pair.clone(),
+                sealed_key: generated.sealed,
+                request,
+            })
+            .await
+            .map_err(|error| taken(error, name))?;
+        Ok(key_pair)
+    }
+
+    /// Destroys what a failed generation may have left in the provider, now or when that is possible.
+    async fn undo(&self, handle: &ProviderHandle, name: &KeyName) {
+        let key_ref = name.key_ref;
+        let condemned = self.store.condemn(key_ref).await;
+        let destroyed = handle
+            .run(Lane::Manage, Operation::Destroy, move |provider| {
+                provider.destroy(key_ref)
+            })
+            .await;
+        let undone = match (condemned, destroyed) {
+            (_, Ok(())) => self
+                .store
+                .end_intent(key_ref)
+                .await
+                .map_err(ServiceError::Store),
+            (Ok(()), Err(error)) => Err(error.into()),
+            (Err(error), Err(_)) => Err(error.into()),
+        };
+        if let Err(error) = undone {
+            warn!(key_pair = %name.id, %key_ref, %error, "a failed generation is undone later");
+        }
+    }
+}
+
+/// Software RSA keys take seconds to find; what takes microseconds does not wait behind them.
+fn generation_lane(handle: &ProviderHandle, spec: KeySpec) -> Lane {
+    match (handle.provider().token(), spec) {
+        (None, KeySpec::Ec(_) | KeySpec::Ed25519) => Lane::Sign,
+        _ => Lane::Manage,
+    }
+}
+
+fn taken(error: StoreError, name: &KeyName) -> ServiceError {
+    match error {
+        StoreError::IdTaken => ServiceError::KeyPairExists(name.id.to_string()),
+        other => other.into(),
+    }
+}
+
+fn abandoned(provider: crate::domain::ProviderKind) -> ProviderError {
+    ProviderError::new(provider, Operation::Generate, ProviderErrorKind::Abandoned)
+}

@@ -1,0 +1,107 @@
+//! Lists key pairs.
+
+use time::OffsetDateTime;
+
+use super::{KeyPairView, Service, ServiceError};
+use crate::domain::{
+    CertificateValidity, KeyAlgorithm, ListFilter, ListOrder, ListQuery, PageSize, PageToken,
+    ProviderKind, ProviderMode, Violations,
+};
+
+/// A list as a caller asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct ListRequest {
+    /// `pageSize`.
+    pub page_size: i32,
+    /// `pageToken`; empty for the first page.
+    pub page_token: String,
+    /// `orderBy`; empty for the default.
+    pub order_by: String,
+    /// `filter.cryptoProvider`.
+    pub crypto_provider: Option<ProviderKind>,
+    /// `filter.keyAlgorithm`; empty for all.
+    pub key_algorithm: String,
+    /// `filter.status`.
+    pub status: Option<CertificateValidity>,
+    /// `filter.expiresBefore`.
+    pub expires_before: Option<OffsetDateTime>,
+    /// `filter.query`; empty for all.
+    pub query: String,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug)]
+pub struct KeyPairPage {
+    /// The key pairs.
+    pub key_pairs: Vec<KeyPairView>,
+    /// The token of the next page; empty after the last.
+    pub next_page_token: String,
+    /// How many key pairs there are over all pages.
+    pub total_size: u64,
+}
+
+impl Service {
+    /// Returns one page of key pairs. The token is not asked.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`].
+    pub async fn list(&self, request: ListRequest) -> Result<KeyPairPage, ServiceError> {
+        let query = self.list_query(request).map_err(ServiceError::Invalid)?;
+        let (filter, order) = (query.filter.clone(), query.order);
+        let page = self.store.list(query, self.clock.now()).await?;
+        Ok(KeyPairPage {
+            key_pairs: page
+                .key_pairs
+                .into_iter()
+                .map(|pair| self.view(pair))
+                .collect(),
+            next_page_token: page
+                .next
+                .map(|token| token.encode(&filter, order))
+                .unwrap_or_default(),
+            total_size: page.total,
+        })
+    }
+
+    fn list_query(&self, request: ListRequest) -> Result<ListQuery, Violations> {
+        let mut violations = Violations::new();
+        let v = &mut violations;
+        let policy = self.registry.policy();
+        let asked = v.check(
+            "filter.cryptoProvider",
+            policy.narrow(request.crypto_provider),
+        );
+        let algorithm = match request.key_algorithm.as_str() {
+            "" => None,
+            name => v.check("filter.keyAlgorithm", KeyAlgorithm::parse(name)),
+        };
+        let text = v.check("filter.query", ListFilter::check_text(&request.query));
+        let filter = ListFilter {
+            // What is off in this mode is not listed, since it cannot be got either.
+            provider: match policy.mode {
+                ProviderMode::Local => Some(ProviderKind::Local),
+                ProviderMode::Hsm => Some(ProviderKind::Hsm),
+                ProviderMode::Hybrid => asked.flatten(),
+            },
+            algorithm,
+            status: request.status,
+            expires_before: request.expires_before,
+            text: text.flatten(),
+        };
+        let page_size = v.check("pageSize", PageSize::parse(request.page_size));
+        let order = v.check("orderBy", ListOrder::parse(&request.order_by));
+        let after = match (&*request.page_token, order) {
+            ("", _) | (_, None) => None,
+            (token, Some(order)) => v.check("pageToken", PageToken::parse(token, &filter, order)),
+        };
+        match (page_size, order) {
+            (Some(page_size), Some(order)) if violations.is_empty() => Ok(ListQuery {
+                filter,
+                order,
+                page_size,
+                after,
+            }),
+            _ => Err(violations),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Brings the token in line with the store: what was broken off is cleared away, what is missing is told
+//! or mended, and what is not ours is left alone.
+
+use std::collections::HashMap;
+
+use tracing::{info, warn};
+
+use super::{Service, ServiceError};
+use crate::domain::{KeyPairId, KeyRef};
+use crate::providers::{
+    KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, TokenObject,
+    TokenObjectClass, TokenObjects,
+};
+use crate::store::Intent;
+
+/// What a look at the token found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reconciled {
+    /// Condemned keys that were destroyed.
+    pub(super) destroyed: usize,
+    /// Half-made objects that were destroyed.
+    pub(super) swept: usize,
+    /// Key pairs whose private key is not on the token.
+    pub(super) missing: usize,
+    /// Certificates that were put on the token again.
+    pub(super) republished: usize,
+    /// Objects that belong to nobody we know.
+    pub(super) foreign: usize,
+}
+
+/// What the token has of one of our keys.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    private_key: bool,
+    certificate: bool,
+}
+
+impl Service {
+    /// Looks at all objects of a token, slice by slice, beside other work.
+    ///
+    /// A key pair whose key the token does not show is reported and kept: the token may be another one, or
+    /// restored from an old copy.
+    pub(super) async fn reconcile(
+        &self,
+        handle: &ProviderHandle,
+    ) -> Result<Reconciled, ServiceError> {
+        let mut done = Reconciled::default();
+        if !self.condemned(handle).await?.is_empty() {
+            // An object whose creation was broken off early has no CKA_ID yet. It goes before its intent is
+            // ended, so that a crash in between leaves the reason to look for it.
+            done.swept =
+                token_call(handle, Operation::Destroy, |token| token.sweep_half_made()).await?;
+            done.destroyed = self.settle_condemned(handle).await?;
+        }
+        let mut keys = HashMap::new();
+        for (key_ref, id) in self.store.keys_of(handle.kind()).await? {
+            keys.insert(key_ref, (id, Seen::default()));
+        }
+        token_call(handle, Operation::Inventory, |token| {
+            token.begin_inventory()
+        })
+        .await?;
+        loop {
+            let slice = token_call(handle, Operation::Inventory, |token| {
+                token.continue_inventory()
+            })
+            .await?;
+            if slice.is_empty() {
+                break;
+            }
+            for object in &slice {
+                done.foreign += usize::from(!note(object, &mut keys));
+            }
+        }
+        for (key_ref, (id, seen)) in keys {
+            // Key pairs that were made or deleted meanwhile are not lacking anything.
+            if seen.private_key && seen.certificate {
+                continue;
+            }
+            let Some(key_pair) = self.store.key_pair(&id).await? else {
+                continue;
+            };
+            if !seen.private_key {
+                done.missing += 1;
+                warn!(key_pair = %id, %key_ref, "the token does not show the private key of a key pair");
+                continue;
+            }
+            let name = KeyName {
+                id: id.clone(),
+                generation: key_pair.current.number,
+                key_ref,
+            };
+            let certificate = key_pair.current.certificate;
+            token_call(handle, Operation::PublishCertificate, move |token| {
+                token.publish_certificate(&name, &certificate)
+            })
+            .await?;
+            done.republished += 1;
+        }
+        info!(
+            destroyed = done.destroyed,
+            swept = done.swept,
+            missing = done.missing,
+            republished = done.republished,
+            foreign = done.foreign,
+            "the token and the store were compared"
+        );
+        Ok(done)
+    }
+
+    /// Destroys the keys of a provider that are condemned, and returns how many they were.
+    pub(super) async fn settle_condemned(
+        &self,
+        handle: &ProviderHandle,
+    ) -> Result<usize, ServiceError> {
+        let condemned = self.condemned(handle).await?;
+        for intent in &condemned {
+            self.destroy_condemned(handle, intent).await?;
+            info!(key_pair = %intent.id, key_ref = %intent.key_ref, "cleared away what was broken off");
+        }
+        Ok(condemned.len())
+    }
+
+    async fn condemned(&self, handle: &ProviderHandle) -> Result<Vec<Intent>, ServiceError> {
+        let mut condemned = self.store.condemned().await?;
+        condemned.retain(|intent| intent.provider == handle.kind());
+        Ok(condemned)
+    }
+}
+
+/// Notes what an object is of, and tells whether it is one of ours.
+fn note(object: &TokenObject, keys: &mut HashMap<KeyRef, (KeyPairId, Seen)>) -> bool {
+    let key = KeyRef::from_slice(&object.id).and_then(|key_ref| keys.get_mut(&key_ref));
+    match (object.class, key) {
+        (TokenObjectClass::HalfMade, _) => {
+            warn!(label = object.label, "the token has a half-made object");
+            false
+        }
+        (class, Some((_, seen))) => {
+            seen.private_key |= class == TokenObjectClass::PrivateKey;
+            seen.certificate |= class == TokenObjectClass::Certificate;
+            true
+        }
+        (_, None) => false,
+    }
+}
+
+async fn token_call<T: Send + 'static>(
+    handle: &ProviderHandle,
+    operation: Operation,
+    call: impl FnOnce(&dyn TokenObjects) -> Result<T, ProviderError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    let done = handle
+        .run_to_end(Lane::Manage, operation, move |provider| {
+            match provider.token() {
+                Some(token) => call(token),
+                None => Err(ProviderError::new(
+                    provider.kind(),
+                    operation,
+                    ProviderErrorKind::Unsupported,
+                )),
+            }
+        })
+        .await?;
+    Ok(done)
+}

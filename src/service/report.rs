@@ -1,0 +1,211 @@
+//! What callers are told of an error: the one table of cases, for every transport.
+
+use std::time::Duration;
+
+use tracing::{error, warn};
+
+use super::ServiceError;
+use crate::domain::Violations;
+use crate::providers::{ProviderError, ProviderErrorKind};
+use crate::store::StoreError;
+use crate::telemetry::chain;
+
+/// What a caller is told. The cause is not among it, and cannot be reached from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The canonical code.
+    pub code: Code,
+    /// What the program of a caller can tell cases apart by.
+    pub reason: &'static str,
+    /// What a person reads: what is wrong, and what to do.
+    pub message: String,
+    /// The fields that cannot be accepted.
+    pub violations: Option<Violations>,
+    /// After what time it may help to try again.
+    pub retry_after: Option<Duration>,
+}
+
+/// The canonical codes that we use, by their names in gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// `CANCELLED`.
+    Cancelled,
+    /// `INVALID_ARGUMENT`.
+    InvalidArgument,
+    /// `DEADLINE_EXCEEDED`.
+    DeadlineExceeded,
+    /// `NOT_FOUND`.
+    NotFound,
+    /// `ALREADY_EXISTS`.
+    AlreadyExists,
+    /// `RESOURCE_EXHAUSTED`.
+    ResourceExhausted,
+    /// `FAILED_PRECONDITION`.
+    FailedPrecondition,
+    /// `ABORTED`.
+    Aborted,
+    /// `INTERNAL`.
+    Internal,
+    /// `UNAVAILABLE`.
+    Unavailable,
+}
+
+/// Puts an error into the caller's terms, and logs it with all its causes: once, here.
+pub fn report(error: &ServiceError) -> Report {
+    let report = describe(error);
+    let error = chain(error);
+    match report.code {
+        Code::Internal | Code::Unavailable => {
+            error!(reason = report.reason, error, "a call failed");
+        }
+        _ => warn!(reason = report.reason, error, "a call was refused"),
+    }
+    report
+}
+
+fn describe(error: &ServiceError) -> Report {
+    use Code::{
+        Aborted, AlreadyExists, Cancelled, DeadlineExceeded, FailedPrecondition, Internal,
+        InvalidArgument, NotFound,
+    };
+    match error {
+        ServiceError::Malformed(violations) => Report {
+            violations: Some(violations.clone()),
+            ..Report::new(InvalidArgument, "MALFORMED_REQUEST", violations.to_string())
+        },
+        ServiceError::Invalid(violations) => Report {
+            violations: Some(violations.clone()),
+            ..Report::new(InvalidArgument, "VALIDATION_FAILED", violations.to_string())
+        },
+        ServiceError::KeyPairExists(id) => Report::new(
+            AlreadyExists,
+            "KEY_PAIR_EXISTS",
+            format!("the id {id} is taken; choose another id, or leave it out to have one made"),
+        ),
+        ServiceError::RequestIdReused => Report::new(
+            AlreadyExists,
+            "REQUEST_ID_REUSED",
+            "this request_id came with other settings within the last day; use a new one for each key pair",
+        ),
+        ServiceError::KeyPairNotFound(id) => Report::new(
+            NotFound,
+            "KEY_PAIR_NOT_FOUND",
+            format!("there is no key pair {id:?}"),
+        ),
+        ServiceError::ProviderOff { id, provider, mode } => Report::new(
+            FailedPrecondition,
+            "PROVIDER_NOT_CONFIGURED",
+            format!(
+                "the key pair {id} is kept, but lives in {provider}, which is off in {mode} mode; set crypto.mode to hybrid to use it"
+            ),
+        ),
+        ServiceError::EtagMismatch(id) => Report::new(
+            Aborted,
+            "ETAG_MISMATCH",
+            format!(
+                "the key pair {id} changed since its etag was read; read it again and decide anew"
+            ),
+        ),
+        ServiceError::DeadlineExceeded => Report::new(
+            DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+            "the deadline passed before the work was done",
+        ),
+        ServiceError::CallerGone => Report::new(
+            Cancelled,
+            "CANCELLED",
+            "the caller went away before the work was done",
+        ),
+        ServiceError::Provider(error) => describe_provider(error),
+        ServiceError::Store(error) => describe_store(error),
+        ServiceError::Certificate(_) | ServiceError::Entropy(_) | ServiceError::Lost(_) => {
+            Report::new(Internal, "INTERNAL", INTERNAL)
+        }
+    }
+}
+
+fn describe_provider(error: &ProviderError) -> Report {
+    let provider = error.provider;
+    match error.kind {
+        ProviderErrorKind::Unavailable => Report::later(
+            Code::Unavailable,
+            "PROVIDER_UNAVAILABLE",
+            format!("the provider {provider} is not available at the moment; try again"),
+        ),
+        ProviderErrorKind::LoginRefused => Report::new(
+            Code::Unavailable,
+            "PROVIDER_UNAVAILABLE",
+            format!(
+                "the provider {provider} is not available: its token refused the PIN; an operator has to put the right one in place"
+            ),
+        ),
+        ProviderErrorKind::TimedOut => Report::later(
+            Code::Unavailable,
+            "PROVIDER_UNAVAILABLE",
+            format!("the provider {provider} did not answer in time; try again"),
+        ),
+        ProviderErrorKind::Busy => Report::later(
+            Code::ResourceExhausted,
+            "PROVIDER_BUSY",
+            format!("too much work is waiting for the provider {provider}; try again"),
+        ),
+        ProviderErrorKind::Abandoned => Report::new(
+            Code::Cancelled,
+            "CANCELLED",
+            "the caller went away before the work was done",
+        ),
+        ProviderErrorKind::Unsupported
+        | ProviderErrorKind::KeyMissing
+        | ProviderErrorKind::KeyUnreadable
+        | ProviderErrorKind::Untrustworthy
+        | ProviderErrorKind::Failed => Report::new(Code::Internal, "INTERNAL", INTERNAL),
+    }
+}
+
+fn describe_store(error: &StoreError) -> Report {
+    match error {
+        StoreError::Busy => Report::later(
+            Code::ResourceExhausted,
+            "PROVIDER_BUSY",
+            "too many writes are waiting for the store; try again",
+        ),
+        StoreError::Database(_)
+        | StoreError::Commit(_)
+        | StoreError::Closed
+        | StoreError::InUse(_)
+        | StoreError::TooNew { .. }
+        | StoreError::Open { .. } => Report::later(
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+            "the store is not available at the moment; try again",
+        ),
+        // Use cases say for themselves which id is taken.
+        StoreError::IdTaken | StoreError::Corrupt(_) => {
+            Report::new(Code::Internal, "INTERNAL", INTERNAL)
+        }
+    }
+}
+
+impl Report {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            violations: None,
+            retry_after: None,
+        }
+    }
+
+    fn later(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(code, reason, message)
+        }
+    }
+}
+
+/// What a caller is told when the fault is ours.
+pub const INTERNAL: &str =
+    "something went wrong inside; the log has the cause under this call's request id";
+const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -1,0 +1,190 @@
+//! Pages of lists.
+
+use rusqlite::{Connection, ToSql, params_from_iter};
+use time::OffsetDateTime;
+
+use super::{Page, StoreError, rows};
+use crate::domain::{CertificateValidity, ListFilter, ListQuery, OrderField, PageToken};
+
+/// Reads one page, one row more than fits to learn whether there is another, and the total.
+pub(super) fn page(
+    db: &Connection,
+    query: &ListQuery,
+    now: OffsetDateTime,
+) -> Result<Page, StoreError> {
+    // One view of the database for page and total.
+    let view = db.unchecked_transaction()?;
+    let mut conditions = Conditions::of(&query.filter, now);
+    let total = total(&view, &query.filter, &conditions)?;
+
+    let (direction, beyond) = if query.order.descending {
+        ("DESC", "<")
+    } else {
+        ("ASC", ">")
+    };
+    let column = match query.order.field {
+        OrderField::CreateTime => None,
+        OrderField::Id => Some("key_pairs.id"),
+        OrderField::Expires => Some("key_pairs.not_after"),
+        OrderField::SubjectDn => Some("key_pairs.subject_dn"),
+    };
+    if let Some(after) = &query.after {
+        match (column, query.order.field) {
+            (None, _) => conditions.add(
+                format!("key_pairs.sequence {beyond} ?"),
+                [Value::Integer(after.sequence)],
+            ),
+            (Some(column), field) => {
+                let value = match field {
+                    OrderField::Expires => Value::Integer(after.value.parse().unwrap_or_default()),
+                    _ => Value::Text(after.value.clone()),
+                };
+                conditions.add(
+                    format!("({column}, key_pairs.sequence) {beyond} (?, ?)"),
+                    [value, Value::Integer(after.sequence)],
+                );
+            }
+        }
+    }
+    let order = column.map_or_else(String::new, |column| format!("{column} {direction}, "));
+    let sql = format!(
+        "{}{} ORDER BY {order}key_pairs.sequence {direction} LIMIT {}",
+        rows::SELECT_KEY_PAIR,
+        conditions.clause(),
+        u32::from(query.page_size.get()) + 1,
+    );
+    let mut statement = view.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(&conditions.values))?;
+    let mut key_pairs = Vec::with_capacity(query.page_size.get().into());
+    let mut last_sequence = 0;
+    let mut more = false;
+    while let Some(row) = rows.next()? {
+        if key_pairs.len() == usize::from(query.page_size.get()) {
+            more = true;
+            break;
+        }
+        last_sequence = row.get(0)?;
+        key_pairs.push(rows::key_pair(row)?);
+    }
+    let next = key_pairs.last().filter(|_| more).map(|last| PageToken {
+        sequence: last_sequence,
+        value: match query.order.field {
+            OrderField::CreateTime => String::new(),
+            OrderField::Id => last.id.to_string(),
+            OrderField::Expires => last.current.validity.not_after.unix_timestamp().to_string(),
+            OrderField::SubjectDn => last.current.subject_dn.clone(),
+        },
+    });
+    Ok(Page {
+        key_pairs,
+        next,
+        total,
+    })
+}
+
+/// Counts what meets the conditions: from the counters, where these suffice.
+fn total(db: &Connection, filter: &ListFilter, conditions: &Conditions) -> Result<u64, StoreError> {
+    let counted = ListFilter {
+        provider: filter.provider,
+        algorithm: filter.algorithm,
+        ..ListFilter::default()
+    };
+    let sql = if *filter == counted {
+        let clause = conditions.clause().replace("key_pairs.", "counts.");
+        format!("SELECT coalesce(sum(counts.key_pairs), 0) FROM counts{clause}")
+    } else {
+        format!("SELECT count(*) FROM key_pairs{}", conditions.clause())
+    };
+    let total: i64 = db
+        .prepare_cached(&sql)?
+        .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
+    Ok(u64::try_from(total).unwrap_or_default())
+}
+
+/// The conditions of a query and the values for their placeholders.
+#[derive(Default)]
+struct Conditions {
+    clauses: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    fn of(filter: &ListFilter, now: OffsetDateTime) -> Self {
+        let mut conditions = Self::default();
+        if let Some(provider) = filter.provider {
+            let number = Value::Integer(rows::provider_number(provider));
+            conditions.add("key_pairs.provider = ?", [number]);
+        }
+        if let Some(algorithm) = filter.algorithm {
+            let number = Value::Integer(rows::algorithm_number(algorithm));
+            conditions.add("key_pairs.key_algorithm = ?", [number]);
+        }
+        let second = Value::Integer(now.unix_timestamp());
+        match filter.status {
+            None => {}
+            Some(CertificateValidity::Valid) => conditions.add(
+                "key_pairs.not_after >= ? AND key_pairs.not_before <= ?",
+                [second.clone(), second],
+            ),
+            Some(CertificateValidity::Expired) => {
+                conditions.add("key_pairs.not_after < ?", [second]);
+            }
+            Some(CertificateValidity::NotYetValid) => {
+                conditions.add("key_pairs.not_before > ?", [second]);
+            }
+            Some(CertificateValidity::Revoked) => conditions.add("0", []),
+        }
+        if let Some(before) = filter.expires_before {
+            conditions.add(
+                "key_pairs.not_after < ?",
+                [Value::Integer(before.unix_timestamp())],
+            );
+        }
+        if let Some(text) = &filter.text {
+            let pattern = Value::Text(format!("%{}%", escape_like(text)));
+            conditions.add(
+                r"(key_pairs.id LIKE ? ESCAPE '\' OR key_pairs.subject_dn LIKE ? ESCAPE '\')",
+                [pattern.clone(), pattern],
+            );
+        }
+        conditions
+    }
+
+    fn add(&mut self, clause: impl Into<String>, values: impl IntoIterator<Item = Value>) {
+        self.clauses.push(clause.into());
+        self.values.extend(values);
+    }
+
+    fn clause(&self) -> String {
+        if self.clauses.is_empty() {
+            String::new()
+        } else {
+            format!(" WHERE {}", self.clauses.join(" AND "))
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Value {
+    Integer(i64),
+    Text(String),
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        match self {
+            Self::Integer(number) => number.to_sql(),
+            Self::Text(text) => text.to_sql(),
+        }
+    }
+}
+
+/// Takes the special meaning from the characters of a LIKE pattern.
+fn escape_like(text: &str) -> String {
+    text.chars()
+        .flat_map(|character| {
+            let escape = matches!(character, '%' | '_' | '\\').then_some('\\');
+            escape.into_iter().chain([character])
+        })
+        .collect()
+}

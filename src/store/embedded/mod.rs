@@ -1,0 +1,299 @@
+//! The store in a SQLite database of its own.
+//!
+//! Write-ahead log, `synchronous = FULL`: a commit survives a power cut. One thread writes, and commits
+//! together what came in meanwhile; reads run beside it on connections of their own. Lists go from key to
+//! key, never by offset.
+
+mod list;
+mod open;
+mod reader;
+mod rows;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, params};
+use time::{Duration, OffsetDateTime};
+
+use super::{AnsweredRequest, Intent, MetadataStore, NewKeyPair, Page, StoreError};
+use crate::domain::{KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind, RequestId, SealedKey};
+use reader::Readers;
+use writer::Writer;
+
+/// A store in one SQLite database, used by one daemon at a time.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    writer: Writer,
+    readers: Readers,
+    /// Held as long as the store is open.
+    _lock: File,
+}
+
+impl EmbeddedStore {
+    /// Opens the database, makes it if it is missing, and brings its schema up to date.
+    ///
+    /// Keys that an earlier life of the daemon was making are condemned.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let lock = open::lock(path)?;
+        let mut connection = open::open(path)?;
+        open::migrate(path, &mut connection)?;
+        connection.execute("UPDATE intents SET condemned = 1", ())?;
+        Ok(Self {
+            readers: Readers::new(path),
+            writer: Writer::start(connection).map_err(|source| StoreError::Open {
+                path: path.to_owned(),
+                source,
+            })?,
+            _lock: lock,
+        })
+    }
+}
+
+#[async_trait]
+impl MetadataStore for EmbeddedStore {
+    async fn begin_creation(&self, intent: Intent) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| {
+                take_id(db, &intent.id)?;
+                rows::insert_intent(db, &intent, false)
+            })
+            .await
+    }
+
+    async fn complete_creation(&self, made: NewKeyPair) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| {
+                let pair = &made.key_pair;
+                if delete_intent(db, pair.current.key_ref)?.is_none() {
+                    take_id(db, &pair.id)?;
+                }
+                rows::insert_key_pair(db, pair, made.sealed_key.as_ref())?;
+                match &made.request {
+                    Some(request) => rows::insert_request(db, request),
+                    None => Ok(()),
+                }
+            })
+            .await
+    }
+
+    async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| {
+                db.prepare_cached("UPDATE intents SET condemned = 1 WHERE key_ref = ?1")?
+                    .execute([key_ref.as_bytes()])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn condemned(&self) -> Result<Vec<Intent>, StoreError> {
+        self.readers
+            .read(|db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT key_ref, id, generation, provider FROM intents WHERE condemned = 1",
+                )?;
+                let mut rows = statement.query(())?;
+                let mut intents = Vec::new();
+                while let Some(row) = rows.next()? {
+                    intents.push(rows::intent(row)?);
+                }
+                Ok(intents)
+            })
+            .await
+    }
+
+    async fn end_intent(&self, key_ref: KeyRef) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| {
+                if let Some(id) = delete_intent(db, key_ref)? {
+                    db.prepare_cached(
+                        "DELETE FROM ids WHERE id = ?1
+                         AND NOT EXISTS (SELECT 1 FROM key_pairs WHERE key_pairs.id = ids.id)
+                         AND NOT EXISTS (SELECT 1 FROM intents WHERE intents.id = ids.id)",
+                    )?
+                    .execute([id])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn key_pair(&self, id: &KeyPairId) -> Result<Option<KeyPair>, StoreError> {
+        let id = id.clone();
+        self.readers
+            .read(move |db| {
+                let mut statement = db.prepare_cached(&format!(
+                    "{} WHERE key_pairs.id = ?1",
+                    rows::SELECT_KEY_PAIR
+                ))?;
+                let mut rows = statement.query([id.as_str()])?;
+                rows.next()?.map(rows::key_pair).transpose()
+            })
+            .await
+    }
+
+    async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError> {
+        self.readers
+            .read(move |db| list::page(db, &query, now))
+            .await
+    }
+
+    async fn begin_deletion(&self, key_pair: &KeyPair) -> Result<bool, StoreError> {
+        let (id, revision) = (key_pair.id.clone(), key_pair.revision);
+        let intent = Intent {
+            key_ref: key_pair.current.key_ref,
+            id: id.clone(),
+            generation: key_pair.current.number,
+            provider: key_pair.provider,
+        };
+        self.writer
+            .write(move |db| {
+                let removed = db
+                    .prepare_cached("DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2")?
+                    .execute(params![id.as_str(), revision])?;
+                if removed == 1 {
+                    rows::insert_intent(db, &intent, true)?;
+                }
+                Ok(removed == 1)
+            })
+            .await
+    }
+
+    async fn unfinished_deletion(&self, id: &KeyPairId) -> Result<Option<Intent>, StoreError> {
+        let id = id.clone();
+        self.readers
+            .read(move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT key_ref, id, generation, provider FROM intents
+                     WHERE id = ?1 AND condemned = 1",
+                )?;
+                let mut rows = statement.query([id.as_str()])?;
+                rows.next()?.map(rows::intent).transpose()
+            })
+            .await
+    }
+
+    async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
+        self.readers
+            .read(move |db| {
+                let mut statement =
+                    db.prepare_cached("SELECT sealed_key FROM generations WHERE key_ref = ?1")?;
+                let sealed: Option<Option<Vec<u8>>> = statement
+                    .query_row([key_ref.as_bytes()], |row| row.get(0))
+                    .optional()?;
+                Ok(sealed.flatten().map(SealedKey::from_bytes))
+            })
+            .await
+    }
+
+    async fn keys_of(
+        &self,
+        provider: ProviderKind,
+    ) -> Result<Vec<(KeyRef, KeyPairId)>, StoreError> {
+        self.readers
+            .read(move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT generations.key_ref, key_pairs.id FROM key_pairs
+                     JOIN generations ON generations.key_pair = key_pairs.sequence
+                     WHERE key_pairs.provider = ?1",
+                )?;
+                let mut rows = statement.query([rows::provider_number(provider)])?;
+                let mut keys = Vec::new();
+                while let Some(row) = rows.next()? {
+                    keys.push((rows::key_ref(row, 0)?, rows::id(row, 1)?));
+                }
+                Ok(keys)
+            })
+            .await
+    }
+
+    async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError> {
+        self.readers
+            .read(move |db| {
+                let count: i64 = db
+                    .prepare_cached(
+                        "SELECT coalesce(sum(key_pairs), 0) FROM counts WHERE provider = ?1",
+                    )?
+                    .query_row([rows::provider_number(provider)], |row| row.get(0))?;
+                Ok(u64::try_from(count).unwrap_or_default())
+            })
+            .await
+    }
+
+    async fn answered_request(
+        &self,
+        request_id: &RequestId,
+        not_before: OffsetDateTime,
+    ) -> Result<Option<AnsweredRequest>, StoreError> {
+        let request_id = request_id.clone();
+        self.readers
+            .read(move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT settings_digest, key_pair_id, made_at FROM requests
+                     WHERE request_id = ?1 AND made_at >= ?2",
+                )?;
+                let mut rows =
+                    statement.query(params![request_id.as_str(), not_before.unix_timestamp()])?;
+                let Some(row) = rows.next()? else {
+                    return Ok(None);
+                };
+                Ok(Some(rows::request(row, request_id)?))
+            })
+            .await
+    }
+
+    async fn key_encryption_check(&self) -> Result<Option<SealedKey>, StoreError> {
+        self.readers
+            .read(|db| {
+                let check: Option<Vec<u8>> = db
+                    .prepare_cached("SELECT value FROM facts WHERE name = ?1")?
+                    .query_row([KEY_ENCRYPTION_CHECK], |row| row.get(0))
+                    .optional()?;
+                Ok(check.map(SealedKey::from_bytes))
+            })
+            .await
+    }
+
+    async fn record_key_encryption_check(&self, check: SealedKey) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| {
+                db.prepare_cached("INSERT INTO facts (name, value) VALUES (?1, ?2)")?
+                    .execute(params![KEY_ENCRYPTION_CHECK, check.as_bytes()])?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Takes an id, as the database alone can.
+fn take_id(db: &Connection, id: &KeyPairId) -> Result<(), StoreError> {
+    let taken = db
+        .prepare_cached("INSERT INTO ids (id) VALUES (?1)")?
+        .execute([id.as_str()]);
+    match taken {
+        Ok(_) => Ok(()),
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.code == rusqlite::ErrorCode::ConstraintViolation =>
+        {
+            Err(StoreError::IdTaken)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Ends an intent and returns the id it was for, if there was one.
+fn delete_intent(db: &Connection, key_ref: KeyRef) -> Result<Option<String>, StoreError> {
+    Ok(db
+        .prepare_cached("DELETE FROM intents WHERE key_ref = ?1 RETURNING id")?
+        .query_row([key_ref.as_bytes()], |row| row.get(0))
+        .optional()?)
+}
+
+const KEY_ENCRYPTION_CHECK: &str = "key_encryption_check";
+/// How long answered requests are kept.
+const REQUESTS_KEPT: Duration = Duration::days(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Why the store could not do what it was asked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The id belongs to a key pair, or to one that is being made or destroyed.
+    #[error("the id is taken")]
+    IdTaken,
+    /// The database failed.
+    #[error("use the database")]
+    Database(#[from] rusqlite::Error),
+    /// The transaction failed that the work was part of.
+    #[error("commit a transaction")]
+    Commit(#[source] Arc<rusqlite::Error>),
+    /// A row holds what was never written there.
+    #[error("read a row: {0}")]
+    Corrupt(&'static str),
+    /// Too many writes are waiting.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Another daemon uses the store.
+    #[error("{0} is in use by another keypaird")]
+    InUse(PathBuf),
+    /// The store was written by a later version of keypaird.
+    #[error(
+        "{path} has schema version {found}, and this keypaird knows {known} at most; run a later version"
+    )]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: usize,
+        /// The latest known one.
+        known: usize,
+    },
+    /// The file system failed.
+    #[error("open {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}

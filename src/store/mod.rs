@@ -1,0 +1,131 @@
+//! What the daemon remembers: key pairs, what is under way, and which requests were answered.
+//!
+//! [`MetadataStore`] says it without naming a database. What a method has acknowledged is durable. Private
+//! keys on a token are not here; those of the software provider are, encrypted by it.
+
+mod embedded;
+mod error;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use time::OffsetDateTime;
+
+pub use embedded::EmbeddedStore;
+pub use error::StoreError;
+
+use crate::domain::{
+    Generation, KeyPair, KeyPairId, KeyRef, ListQuery, PageToken, ProviderKind, RequestId,
+    SealedKey, SettingsDigest,
+};
+
+/// A durable store of key pairs.
+#[async_trait]
+pub trait MetadataStore: fmt::Debug + Send + Sync {
+    /// Records that a key is about to be made in a provider that keeps keys itself, and takes its id.
+    ///
+    /// # Errors
+    /// [`StoreError::IdTaken`].
+    async fn begin_creation(&self, intent: Intent) -> Result<(), StoreError>;
+
+    /// Records a finished key pair. Ends its intent, if one was recorded, or else takes its id.
+    ///
+    /// # Errors
+    /// [`StoreError::IdTaken`].
+    async fn complete_creation(&self, made: NewKeyPair) -> Result<(), StoreError>;
+
+    /// Notes that a key that was being made is to be destroyed.
+    async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError>;
+
+    /// Returns the keys that are to be destroyed.
+    async fn condemned(&self) -> Result<Vec<Intent>, StoreError>;
+
+    /// Notes that nothing of a key is left in its provider. Its id is free again.
+    async fn end_intent(&self, key_ref: KeyRef) -> Result<(), StoreError>;
+
+    /// Returns a key pair.
+    async fn key_pair(&self, id: &KeyPairId) -> Result<Option<KeyPair>, StoreError>;
+
+    /// Returns one page of a list. `now` decides what is expired.
+    async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
+
+    /// Removes a key pair that still has this revision, and condemns its key. The key's intent must be
+    /// ended when the key is destroyed; until then the id stays taken.
+    ///
+    /// Returns false when the key pair is not there or has another revision.
+    async fn begin_deletion(&self, key_pair: &KeyPair) -> Result<bool, StoreError>;
+
+    /// Returns the condemned key of an id whose deletion was begun and not finished.
+    async fn unfinished_deletion(&self, id: &KeyPairId) -> Result<Option<Intent>, StoreError>;
+
+    /// Returns the encrypted private key of a software key.
+    async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError>;
+
+    /// Returns the keys of all key pairs of a provider.
+    async fn keys_of(&self, provider: ProviderKind)
+    -> Result<Vec<(KeyRef, KeyPairId)>, StoreError>;
+
+    /// Returns how many key pairs a provider has.
+    async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError>;
+
+    /// Returns a request that was answered not before a time.
+    async fn answered_request(
+        &self,
+        request_id: &RequestId,
+        not_before: OffsetDateTime,
+    ) -> Result<Option<AnsweredRequest>, StoreError>;
+
+    /// Returns what tells the key encryption key that the store was made with.
+    async fn key_encryption_check(&self) -> Result<Option<SealedKey>, StoreError>;
+
+    /// Records what tells the key encryption key, once and for all.
+    async fn record_key_encryption_check(&self, check: SealedKey) -> Result<(), StoreError>;
+}
+
+/// A key in a provider that does not, or not yet, or no longer, belong to a key pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Its name in the provider.
+    pub key_ref: KeyRef,
+    /// The id it was or shall be known by.
+    pub id: KeyPairId,
+    /// Its number within the key pair.
+    pub generation: Generation,
+    /// The provider.
+    pub provider: ProviderKind,
+}
+
+/// A finished key pair with what is stored beside it.
+#[derive(Clone, Debug)]
+pub struct NewKeyPair {
+    /// The key pair.
+    pub key_pair: KeyPair,
+    /// Its encrypted private key, when the provider does not keep it.
+    pub sealed_key: Option<SealedKey>,
+    /// The request that it answers, when that had a name.
+    pub request: Option<AnsweredRequest>,
+}
+
+/// A request with a name, and what it made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnsweredRequest {
+    /// The caller's name for the request.
+    pub request_id: RequestId,
+    /// What tells its settings from others.
+    pub settings: SettingsDigest,
+    /// The key pair it made.
+    pub key_pair: KeyPairId,
+    /// When it was answered.
+    pub made_at: OffsetDateTime,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The key pairs.
+    pub key_pairs: Vec<KeyPair>,
+    /// Where the page ended, when there is another.
+    pub next: Option<PageToken>,
+    /// How many key pairs meet the conditions over all pages.
+    pub total: u64,
+}

@@ -1,0 +1,46 @@
+//! Log lines: structured, on standard error, in text or JSON.
+//!
+//! Secrets are of types whose `Debug` says nothing, so none can be logged by mistake.
+
+use std::error::Error;
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::config::{LogFormat, TelemetryConfig};
+
+/// Reads which log lines are to be written.
+pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    // cryptoki logs one error for each mechanism it does not know, and for each session that is gone.
+    EnvFilter::builder().parse(format!("cryptoki=off,{directives}"))
+}
+
+/// Begins to write log lines. To be called once.
+pub fn start(config: &TelemetryConfig) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(&config.log_filter)?)
+        .with_span_events(FmtSpan::NONE)
+        .with_writer(io::stderr);
+    match config.log_format {
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
+    }
+}
+
+/// Writes an error with all its causes, outermost first.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
