@@ -1,1 +1,11 @@
+//! What the tests are made with: tokens of SoftHSM2, daemons, clients, and other people's verifiers.
+//!
+//! Every test has a token directory, a store and a port of its own. What is missing on the machine fails
+//! a test with a sentence on how to install it; nothing is skipped.
 
+pub mod client;
+pub mod conformance;
+pub mod daemon;
+pub mod own_process;
+pub mod token;
+pub mod tools;

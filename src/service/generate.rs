@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
 
@@ -244,7 +244,7 @@ impl Service {
         };
         let algorithm = template.signature_algorithm;
         let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
-        let create_time = self.clock.now();
+        let create_time = stored_precision(self.clock.now());
         let validity = Validity::days_from(create_time, template.valid_days);
         let subject_dn = template.subject.to_string();
         let shown_names = template.names.iter().map(ToString::to_string).collect();
@@ -359,6 +359,11 @@ fn generation_lane(handle: &ProviderHandle, spec: KeySpec) -> Lane {
         (None, KeySpec::Ec(_) | KeySpec::Ed25519) => Lane::Sign,
         _ => Lane::Manage,
     }
+}
+
+/// Cuts a time to the microseconds that are stored, so that it is shown alike before and after.
+fn stored_precision(now: OffsetDateTime) -> OffsetDateTime {
+    now.replace_microsecond(now.microsecond()).unwrap_or(now)
 }
 
 fn taken(error: StoreError, name: &KeyName) -> ServiceError {

@@ -1,0 +1,187 @@
+//! A gRPC client in Rust, for what needs many calls at once.
+
+use keypaird::proto::key_pair_service_client::KeyPairServiceClient;
+use keypaird::proto::{
+    CryptoProvider, DeleteSigningKeyPairRequest, GenerateSigningKeyPairRequest,
+    GetSigningKeyPairRequest, KeyPairView, ListSigningKeyPairsRequest, ListSigningKeyPairsResponse,
+    NewKeyPairSettings,
+};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
+
+/// A connection to a daemon. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to a daemon.
+    pub async fn connect(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
+        Self {
+            channel: endpoint.connect().await.unwrap(),
+        }
+    }
+
+    /// Returns the generated client.
+    pub fn key_pairs(&self) -> KeyPairServiceClient<Channel> {
+        KeyPairServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    /// Generates a key pair.
+    pub async fn generate(&self, settings: NewKeyPairSettings) -> Result<KeyPairView, Status> {
+        self.generate_named(settings, "").await
+    }
+
+    /// Generates a key pair by a named request.
+    pub async fn generate_named(
+        &self,
+        settings: NewKeyPairSettings,
+        request_id: &str,
+    ) -> Result<KeyPairView, Status> {
+        let request = GenerateSigningKeyPairRequest {
+            settings: Some(settings),
+            request_id: request_id.to_owned(),
+            validate_only: false,
+        };
+        let response = self.key_pairs().generate_signing_key_pair(request).await?;
+        Ok(response.into_inner().key_pair.unwrap())
+    }
+
+    /// Gets a key pair.
+    pub async fn get(&self, id: &str) -> Result<KeyPairView, Status> {
+        let request = GetSigningKeyPairRequest { id: id.to_owned() };
+        let response = self.key_pairs().get_signing_key_pair(request).await?;
+        Ok(response.into_inner().key_pair.unwrap())
+    }
+
+    /// Lists one page of key pairs.
+    pub async fn list(
+        &self,
+        request: ListSigningKeyPairsRequest,
+    ) -> Result<ListSigningKeyPairsResponse, Status> {
+        Ok(self.key_pairs().list_signing_key_pairs(request).await?.into_inner())
+    }
+
+    /// Lists all key pairs, page by page.
+    pub async fn list_all(&self) -> Vec<KeyPairView> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListSigningKeyPairsRequest {
+                page_size: 1000,
+                page_token,
+                ..ListSigningKeyPairsRequest::default()
+            };
+            let page = self.list(request).await.unwrap();
+            all.extend(page.key_pairs);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return all;
+            }
+        }
+    }
+
+    /// Deletes a key pair.
+    pub async fn delete(&self, id: &str) -> Result<(), Status> {
+        let request = DeleteSigningKeyPairRequest {
+            id: id.to_owned(),
+            etag: String::new(),
+        };
+        self.key_pairs().delete_signing_key_pair(request).await?;
+        Ok(())
+    }
+
+    /// Asks for the health of a service.
+    pub async fn serves(&self, service: &str) -> bool {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let response = HealthClient::new(self.channel.clone()).check(request).await;
+        response.unwrap().into_inner().status() == ServingStatus::Serving
+    }
+}
+
+/// Returns settings that nothing is wrong with, for the smallest and fastest key.
+pub fn settings(provider: CryptoProvider) -> NewKeyPairSettings {
+    NewKeyPairSettings {
+        common_name: "Example".into(),
+        organization: "Acme".into(),
+        country: "US".into(),
+        valid_days: 365,
+        key_algorithm: "EC".into(),
+        crypto_provider: provider.into(),
+        ..NewKeyPairSettings::default()
+    }
+}
+
+/// Returns what an error is told apart by: code and reason.
+pub fn reason(status: &Status) -> (Code, String) {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
+    assert_eq!(info.domain, "keypaird");
+    (status.code(), info.reason.clone())
+}
+
+/// Calls a method with bytes that may be no message of its kind.
+pub async fn raw_call(
+    daemon: &crate::daemon::Daemon,
+    method: &'static str,
+    message: &[u8],
+) -> Result<Vec<u8>, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", daemon.address())).unwrap();
+    let mut grpc = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
+    grpc.ready().await.unwrap();
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(method);
+    let request = tonic::Request::new(message.to_vec());
+    Ok(grpc.unary(request, path, bytes::BytesCodec).await?.into_inner())
+}
+
+/// Sends and receives messages as bytes.
+mod bytes {
+    use tonic::Status;
+    use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+    #[derive(Default)]
+    pub(super) struct BytesCodec;
+
+    impl Codec for BytesCodec {
+        type Encode = Vec<u8>;
+        type Decode = Vec<u8>;
+        type Encoder = Self;
+        type Decoder = Self;
+
+        fn encoder(&mut self) -> Self {
+            Self
+        }
+
+        fn decoder(&mut self) -> Self {
+            Self
+        }
+    }
+
+    impl Encoder for BytesCodec {
+        type Item = Vec<u8>;
+        type Error = Status;
+
+        fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+            prost::bytes::BufMut::put_slice(buffer, &item);
+            Ok(())
+        }
+    }
+
+    impl Decoder for BytesCodec {
+        type Item = Vec<u8>;
+        type Error = Status;
+
+        fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+            use prost::bytes::Buf;
+            Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Tokens of SoftHSM2, each in a directory of its own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::tools;
+
+/// The module.
+pub const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+/// The label of every token.
+pub const LABEL: &str = "tests";
+/// The user PIN of every token. Long enough to be found in a log if it were there.
+pub const PIN: &str = "user-pin-73519";
+/// The security officer's PIN of every token.
+pub const SO_PIN: &str = "so-pin-91537";
+
+/// A token that ends with its directory.
+#[derive(Debug)]
+pub struct Token {
+    folder: TempDir,
+}
+
+impl Token {
+    /// Makes a directory without a token in it.
+    pub fn none() -> Self {
+        assert!(
+            Path::new(MODULE).exists(),
+            "SoftHSM2 is missing: there is no {MODULE}; {}",
+            tools::INSTALL
+        );
+        let folder = tempfile::Builder::new().prefix("keypaird-token-").tempdir().unwrap();
+        let token = Self { folder };
+        fs::create_dir(token.objects()).unwrap();
+        fs::write(
+            token.conf(),
+            format!(
+                "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+                token.objects().display()
+            ),
+        )
+        .unwrap();
+        token.write_pin(PIN);
+        token
+    }
+
+    /// Makes an initialised token.
+    pub fn fresh() -> Self {
+        let token = Self::none();
+        token.initialise(LABEL);
+        token
+    }
+
+    /// Initialises a token in the directory.
+    pub fn initialise(&self, label: &str) {
+        let output = std::process::Command::new("softhsm2-util")
+            .env("SOFTHSM2_CONF", self.conf())
+            .args(["--init-token", "--free", "--label", label])
+            .args(["--pin", PIN, "--so-pin", SO_PIN])
+            .output()
+            .unwrap_or_else(|error| {
+                panic!("softhsm2-util cannot be run ({error}); {}", tools::INSTALL)
+            });
+        tools::succeeded("softhsm2-util".as_ref(), &output);
+    }
+
+    /// Writes the file that the daemon reads the PIN from.
+    pub fn write_pin(&self, pin: &str) {
+        fs::write(self.pin_file(), format!("{pin}\n")).unwrap();
+        fs::set_permissions(self.pin_file(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Returns the file that the daemon reads the PIN from.
+    pub fn pin_file(&self) -> PathBuf {
+        self.folder.path().join("pin")
+    }
+
+    /// Returns the configuration of SoftHSM2, for `SOFTHSM2_CONF`.
+    pub fn conf(&self) -> PathBuf {
+        self.folder.path().join("softhsm2.conf")
+    }
+
+    /// Returns the directory of the tokens.
+    pub fn objects(&self) -> PathBuf {
+        self.folder.path().join("tokens")
+    }
+
+    /// Returns how many objects of a kind pkcs11-tool sees: `Private Key`, `Public Key`, `Certificate`.
+    pub fn count(&self, kind: &str) -> usize {
+        let listed = tools::pkcs11_tool(self, &["--list-objects"]);
+        listed.lines().filter(|line| line.starts_with(&format!("{kind} Object"))).count()
+    }
+}
