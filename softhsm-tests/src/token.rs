@@ -66,6 +66,12 @@ impl Token {
         tools::succeeded("softhsm2-util".as_ref(), &output);
     }
 
+    /// Adds a line to the configuration of SoftHSM2.
+    pub fn configure(&self, line: &str) {
+        let conf = fs::read_to_string(self.conf()).unwrap();
+        fs::write(self.conf(), format!("{conf}{line}\n")).unwrap();
+    }
+
     /// Writes the file that the daemon reads the PIN from.
     pub fn write_pin(&self, pin: &str) {
         fs::write(self.pin_file(), format!("{pin}\n")).unwrap();

@@ -107,6 +107,12 @@ impl Grpcurl {
         })
     }
 
+    /// Tells whether the daemon lets this client in.
+    pub fn gets_in(&self) -> bool {
+        let listed = Command::new(grpcurl()).args(&self.target).arg("list").output();
+        listed.unwrap().status.success()
+    }
+
     /// Lists the services that reflection names.
     pub fn services(&self) -> Vec<String> {
         let listed = run(grpcurl(), self.target.iter().map(String::as_str).chain(["list"]));

@@ -1,0 +1,441 @@
+//! The daemon as an operator meets it: configuration, TLS, sockets, signals, logs, exit codes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
+use serde_json::{Value, json};
+use softhsm_tests::client::{Client, settings};
+use softhsm_tests::daemon::{Home, binary};
+use softhsm_tests::token::{LABEL, PIN, SO_PIN, Token};
+use softhsm_tests::tools::{Grpcurl, run};
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Makes a CA, and certificates of it for a server and a client.
+fn certificates(folder: &Path) {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let ca = ["req", "-x509", "-subj", "/CN=Test CA", "-days", "2"];
+    run(
+        "openssl",
+        ca.iter().chain(&new_key).map(ToString::to_string).chain(
+            ["-keyout".into(), path("ca.key"), "-out".into(), path("ca.pem")],
+        ),
+    );
+    for name in ["server", "client"] {
+        let request = ["req", "-subj", &format!("/CN={name}"), "-addext", "subjectAltName=IP:127.0.0.1"];
+        run(
+            "openssl",
+            request.iter().chain(&new_key).map(ToString::to_string).chain([
+                "-keyout".into(),
+                path(&format!("{name}.key")),
+                "-out".into(),
+                path(&format!("{name}.csr")),
+            ]),
+        );
+        sign(folder, name);
+    }
+}
+
+/// Has the CA sign a request, anew each time.
+fn sign(folder: &Path, name: &str) {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (csr, certificate) = (path(&format!("{name}.csr")), path(&format!("{name}.pem")));
+    let (ca, key) = (path("ca.pem"), path("ca.key"));
+    let mut arguments = vec!["x509", "-req", "-in", &csr, "-out", &certificate, "-days", "2"];
+    arguments.extend(["-CA", &ca, "-CAkey", &key, "-copy_extensions", "copy"]);
+    run("openssl", arguments);
+}
+
+fn with_tls(folder: &Path, client_ca: bool) -> Home {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let mut lines = format!(
+        "server.tls.certificate = \"{}\"\nserver.tls.private_key = \"{}\"",
+        path("server.pem"),
+        path("server.key")
+    );
+    if client_ca {
+        lines += &format!("\nserver.tls.client_ca = \"{}\"", path("ca.pem"));
+    }
+    Home::local().with(&lines)
+}
+
+#[test]
+fn every_fault_of_a_configuration_is_named_at_once() {
+    let home = Home::local()
+        .with(
+            "server.lisen = \"127.0.0.1:1\"\nserver.request_timeout = \"soon\"\n\
+             server.max_message_bytes = \"many\"\nserver.tls.certificate = \"c.pem\"\n\
+             crypto.default_provider = \"TPM\"\nrotation.enabled = true\nauth.mode = \"mtls\"\n\
+             telemetry.otlp_endpoint = \"http://127.0.0.1\"",
+        )
+        .replacing("server.listen", "server.listen = \"0.0.0.0:9443\"")
+        .replacing("crypto.mode", "crypto.mode = \"hsm\"")
+        .replacing("telemetry.log_format", "telemetry.log_format = \"xml\"")
+        .env("KEYPAIRD__STORE__URL", "mysql://x")
+        .env("KEYPAIRD__SERVER__NONSENSE", "1");
+    for command in ["check-config", "serve"] {
+        let output = home.run(&[command]);
+        assert_eq!(output.status.code(), Some(64));
+        let said = said(&output);
+        for expected in [
+            "server.lisen: is not a known key; did you mean server.listen?",
+            "server.nonsense: is not a known key",
+            "server.request_timeout: must be a duration such as \"30s\" or \"5m\", and is \"soon\"",
+            "server.max_message_bytes: must be a whole number, and is \"many\"",
+            "server.tls.private_key: is required for TLS",
+            "crypto.default_provider: must be \"LOCAL\" or \"HSM\", and is \"TPM\"",
+            "crypto.pkcs11.module: is required in this mode",
+            "crypto.pkcs11.token_label: name the token by either",
+            "crypto.pkcs11.pin_file: give the user PIN by either",
+            "store.url: must be sqlite://PATH",
+            "rotation.enabled: rotation is not served by this version",
+            "auth.mode: this version serves \"none\" only",
+            "telemetry.otlp_endpoint: is not served by this version",
+            "telemetry.log_format: must be \"text\" or \"json\", and is \"xml\"",
+        ] {
+            assert!(said.contains(expected), "{expected} is not in:\n{said}");
+        }
+        assert!(said.starts_with("keypaird: the configuration has 14 faults:\n"), "{said}");
+    }
+}
+
+#[test]
+fn plaintext_stays_on_loopback_unless_permitted() {
+    let open = || Home::local().replacing("server.listen", "server.listen = \"0.0.0.0:0\"");
+    let refused = open().run(&["check-config"]);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(said(&refused).contains("0.0.0.0:0 can be reached from other machines, which needs TLS"));
+    let permitted = open().with("server.allow_insecure = true").run(&["check-config"]);
+    assert!(permitted.status.success(), "{}", said(&permitted));
+}
+
+#[test]
+fn the_example_configuration_is_in_order_and_complete() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/keypaird.example.toml");
+    let output = std::process::Command::new(binary("keypaird"))
+        .args(["check-config", "--config"])
+        .arg(&example)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn without_a_configuration_it_runs_in_local_mode() {
+    let home = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(binary("keypaird"))
+        .arg("check-config")
+        .env_remove("STATE_DIRECTORY")
+        .env("XDG_STATE_HOME", home.path())
+        .output()
+        .unwrap();
+    let shown = said(&output);
+    let state = home.path().join("keypaird");
+    for expected in [
+        "mode      local".to_owned(),
+        format!("store     {}/keypaird.db", state.display()),
+        format!("key file  {}/key-encryption-key", state.display()),
+        "listen    127.0.0.1:9443 without TLS".to_owned(),
+    ] {
+        assert!(shown.contains(&expected), "{expected} is not in:\n{shown}");
+    }
+}
+
+#[test]
+fn the_environment_stands_over_the_file() {
+    let home = Home::local().env("KEYPAIRD__CRYPTO__MODE", "quantum");
+    let refused = home.run(&["check-config"]);
+    assert!(said(&refused).contains("crypto.mode: must be \"local\", \"hsm\" or \"hybrid\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_may_come_from_the_environment() {
+    let token = Token::fresh();
+    let home = Home::hsm(&token).replacing("pin_file", "pin_env = \"TOKEN_PIN\"");
+    let refused = home.run(&["check-config"]);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(said(&refused).contains("the environment variable TOKEN_PIN is not set"));
+    let daemon = home.env("TOKEN_PIN", PIN).start();
+    daemon.client().await.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+}
+
+#[test]
+fn init_token_makes_a_token_and_never_touches_one_that_is_there() {
+    let token = Token::none();
+    let home = Home::hsm(&token);
+    let so_pin = home.path("so-pin");
+    fs::write(&so_pin, SO_PIN).unwrap();
+    fs::set_permissions(&so_pin, fs::Permissions::from_mode(0o600)).unwrap();
+    let init = ["init-token", "--so-pin-file", so_pin.to_str().unwrap()];
+    let made = home.run(&init);
+    assert!(made.status.success(), "{}", said(&made));
+    assert!(said(&made).starts_with(&format!("initialised the token {LABEL:?}, serial number ")));
+    home.start().stop();
+    let again = home.run(&init);
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(said(&again), format!("keypaird: a token with label {LABEL:?} exists already\n"));
+    fs::set_permissions(&so_pin, fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = home.run(&init);
+    assert!(said(&exposed).contains("is accessible to everybody (mode 644)"), "{}", said(&exposed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_or_wrong_key_encryption_key_is_refused_and_never_made_anew() {
+    let home = Home::local();
+    let daemon = home.start();
+    let view = daemon.client().await.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    daemon.stop();
+    let path = home.path("key-encryption-key");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let right = fs::read(&path).unwrap();
+
+    let refused = |expected: &str| {
+        let output = home.run(&["serve"]);
+        assert_eq!(output.status.code(), Some(77), "{}", said(&output));
+        assert!(said(&output).contains(expected), "{}", said(&output));
+    };
+    fs::remove_file(&path).unwrap();
+    refused("is missing, but the store was made with one; put the file back");
+    assert!(!path.exists());
+
+    let stranger = Home::local();
+    stranger.start().stop();
+    fs::copy(stranger.path("key-encryption-key"), &path).unwrap();
+    refused("is not the one that the store was made with; put the right file back");
+
+    fs::write(&path, &right).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    refused("is accessible to others (mode 644); run chmod 600 on it");
+
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let daemon = home.start();
+    assert_eq!(daemon.client().await.get(&view.id).await.unwrap(), view);
+}
+
+#[test]
+fn what_is_in_use_or_damaged_ends_with_69_and_says_so() {
+    let home = Home::local();
+    let daemon = home.start();
+    let output = home.run(&["serve"]);
+    assert_eq!(output.status.code(), Some(69));
+    assert!(said(&output).contains("is in use by another keypaird"), "{}", said(&output));
+
+    let address = daemon.address();
+    let taken = Home::local()
+        .replacing("server.listen", &format!("server.listen = \"{address}\""))
+        .run(&["serve"]);
+    assert_eq!(taken.status.code(), Some(69));
+    assert!(said(&taken).contains(&format!("cannot listen on {address}")), "{}", said(&taken));
+
+    let damaged = Home::local();
+    fs::write(damaged.path("keypaird.db"), "this is no database, it is a letter").unwrap();
+    let output = damaged.run(&["serve"]);
+    assert_eq!(output.status.code(), Some(69), "{}", said(&output));
+    assert!(said(&output).contains("file is not a database"), "{}", said(&output));
+}
+
+#[test]
+fn tls_is_served_and_reloaded_when_its_files_change() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let daemon = with_tls(folder.path(), false).start();
+    let ca = folder.path().join("ca.pem");
+    let grpcurl = Grpcurl::with(&["-cacert", ca.to_str().unwrap()], daemon.address());
+    grpcurl.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
+    let serial = || {
+        let said = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "openssl s_client -connect {} -alpn h2 </dev/null 2>/dev/null | openssl x509 -noout -serial",
+                daemon.address()
+            ))
+            .output()
+            .unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let before = serial();
+    assert!(before.starts_with("serial="), "{before}");
+
+    // Half a change is not taken over.
+    fs::write(folder.path().join("server.pem"), "damaged").unwrap();
+    daemon.wait_for_log("the TLS files changed and cannot be used; the former ones stay in use");
+    assert_eq!(serial(), before);
+    sign(folder.path(), "server");
+    daemon.wait_for_log("the TLS files changed and are in use");
+    assert_ne!(serial(), before);
+    grpcurl.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
+
+    let old = std::process::Command::new("openssl")
+        .args(["s_client", "-tls1_2", "-connect", &daemon.address().to_string()])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!old.status.success(), "TLS 1.2 was accepted");
+}
+
+#[test]
+fn mutual_tls_lets_only_clients_of_the_ca_in() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let daemon = with_tls(folder.path(), true).start();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    let known = Grpcurl::with(&["-cacert", &ca, "-cert", &certificate, "-key", &key], daemon.address());
+    known.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
+
+    let stranger = tempfile::tempdir().unwrap();
+    certificates(stranger.path());
+    let path = |name: &str| stranger.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("client.pem"), path("client.key"));
+    for options in [&["-cacert", &*ca][..], &["-cacert", &ca, "-cert", &certificate, "-key", &key]] {
+        let stranger = Grpcurl::with(options, daemon.address());
+        assert!(!stranger.gets_in(), "{options:?} was let in");
+    }
+}
+
+#[test]
+fn tls_files_that_cannot_be_used_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    fs::copy(folder.path().join("client.key"), folder.path().join("server.key")).unwrap();
+    let output = with_tls(folder.path(), false).run(&["serve"]);
+    assert_eq!(output.status.code(), Some(69));
+    assert!(said(&output).contains("server.pem for TLS: "), "{}", said(&output));
+    fs::remove_file(folder.path().join("server.key")).unwrap();
+    let output = with_tls(folder.path(), false).run(&["serve"]);
+    assert!(said(&output).contains("server.key for TLS: "), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_is_served_replaced_when_dead_and_removed() {
+    let home = Home::local();
+    let socket = home.path("keypaird.sock");
+    let home = home.with(&format!("server.unix_socket = \"{}\"", socket.display()));
+    let daemon = home.start();
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+    let client = Client::connect(&format!("unix://{}", socket.display())).await;
+    client.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    let healthy = home.run(&["healthcheck"]);
+    assert_eq!((said(&healthy), healthy.status.code()), ("serving\n".into(), Some(0)));
+    let unknown = home.run(&["healthcheck", "--service", "provider/HSM"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    daemon.kill();
+    assert!(socket.exists());
+    let gone = home.run(&["healthcheck"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(said(&gone).contains("no daemon answers at unix://"), "{}", said(&gone));
+
+    let daemon = home.start();
+    Client::connect(&format!("unix://{}", socket.display())).await.list_all().await;
+    daemon.stop();
+    assert!(!socket.exists());
+
+    fs::write(&socket, "a letter").unwrap();
+    let refused = home.run(&["serve"]);
+    assert_eq!(refused.status.code(), Some(69));
+    assert_eq!(fs::read(&socket).unwrap(), b"a letter");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_calls_end_and_takes_no_longer_than_the_grace() {
+    let token = Token::fresh();
+    let home = Home::hybrid(&token).with("server.shutdown_grace = \"20s\"");
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let call = tokio::spawn(async move {
+        client
+            .generate(NewKeyPairSettings {
+                id: Some("late".into()),
+                key_algorithm: "RSA".into(),
+                key_size: Some(4096),
+                ..settings(CryptoProvider::Hsm)
+            })
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (status, log) = daemon.stop();
+    assert!(status.success(), "{status}");
+    call.await.unwrap().unwrap();
+    assert!(log.contains("stopping") && log.contains("stopped"), "{log}");
+    home.start().client().await.get("late").await.unwrap();
+
+    // A client that keeps its connection open does not keep the daemon.
+    let home = Home::local().with("server.shutdown_grace = \"5s\"");
+    let daemon = home.start();
+    let idle = daemon.client().await;
+    idle.list_all().await;
+    let begun = Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_lasts_longer_than_allowed_is_cut_off() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).with("server.request_timeout = \"20ms\"").start();
+    let client = daemon.client().await;
+    let late = client
+        .generate(NewKeyPairSettings {
+            key_algorithm: "RSA".into(),
+            key_size: Some(4096),
+            ..settings(CryptoProvider::Hsm)
+        })
+        .await
+        .unwrap_err();
+    let told = softhsm_tests::client::reason(&late);
+    assert_eq!(told, (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
+    daemon.stop();
+    assert_eq!(token.count("Private Key"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_carry_the_request_id_and_no_secret() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).replacing("telemetry.log_filter", "telemetry.log_filter = \"trace\"").start();
+    let grpcurl = Grpcurl::with(
+        &["-plaintext", "-H", "x-request-id: my-own-request-0815"],
+        daemon.address(),
+    );
+    for provider in ["LOCAL", "HSM"] {
+        grpcurl
+            .key_pairs(
+                "GenerateSigningKeyPair",
+                &json!({"settings": {"commonName": "E", "organization": "A", "country": "US",
+                                     "validDays": 1, "keyAlgorithm": "RSA", "cryptoProvider": provider}}),
+            )
+            .unwrap();
+    }
+    let (_, log) = daemon.stop();
+    let line = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|line| line["message"] == "generated a key pair")
+        .unwrap();
+    assert_eq!(line["span"]["request_id"], "my-own-request-0815");
+    assert!(!log.contains(PIN), "the PIN is in the log");
+    assert!(!log.contains("PRIVATE KEY"), "a private key is in the log");
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_daemon_is_ready_and_when_it_stops() {
+    let home = Home::local();
+    let socket = home.path("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let home = home.env("NOTIFY_SOCKET", socket.to_str().unwrap());
+    let daemon = home.start();
+    let mut told = [0; 256];
+    let length = manager.recv(&mut told).unwrap();
+    assert_eq!(&told[..length], b"READY=1\n");
+    daemon.stop();
+    let length = manager.recv(&mut told).unwrap();
+    assert_eq!(&told[..length], b"STOPPING=1\n");
+}
