@@ -65,7 +65,11 @@ impl Client {
         &self,
         request: ListSigningKeyPairsRequest,
     ) -> Result<ListSigningKeyPairsResponse, Status> {
-        Ok(self.key_pairs().list_signing_key_pairs(request).await?.into_inner())
+        Ok(self
+            .key_pairs()
+            .list_signing_key_pairs(request)
+            .await?
+            .into_inner())
     }
 
     /// Lists all key pairs, page by page.
@@ -123,7 +127,9 @@ pub fn settings(provider: CryptoProvider) -> NewKeyPairSettings {
 /// Returns what an error is told apart by: code and reason.
 pub fn reason(status: &Status) -> (Code, String) {
     let details = status.get_error_details();
-    let info = details.error_info().unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
     assert_eq!(info.domain, "keypaird");
     (status.code(), info.reason.clone())
 }
@@ -139,7 +145,10 @@ pub async fn raw_call(
     grpc.ready().await.unwrap();
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(method);
     let request = tonic::Request::new(message.to_vec());
-    Ok(grpc.unary(request, path, bytes::BytesCodec).await?.into_inner())
+    Ok(grpc
+        .unary(request, path, bytes::BytesCodec)
+        .await?
+        .into_inner())
 }
 
 /// Sends and receives messages as bytes.

@@ -45,7 +45,12 @@ impl Home {
 
     fn new(mode: &str, token: Option<&Token>) -> Self {
         let mut home = Self {
-            folder: Arc::new(tempfile::Builder::new().prefix("keypaird-home-").tempdir().unwrap()),
+            folder: Arc::new(
+                tempfile::Builder::new()
+                    .prefix("keypaird-home-")
+                    .tempdir()
+                    .unwrap(),
+            ),
             config: String::new(),
             softhsm2_conf: token.map(Token::conf),
             environment: Vec::new(),
@@ -247,7 +252,10 @@ impl Drop for Daemon {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             let last = lines.len().saturating_sub(30);
-            eprintln!("--- the end of the daemon's log ---\n{}", lines[last..].join("\n"));
+            eprintln!(
+                "--- the end of the daemon's log ---\n{}",
+                lines[last..].join("\n")
+            );
         }
     }
 }
@@ -287,7 +295,10 @@ pub fn binary(name: &str) -> PathBuf {
         if profile.ends_with("release") {
             build.arg("--release");
         }
-        assert!(build.status().unwrap().success(), "keypaird cannot be built");
+        assert!(
+            build.status().unwrap().success(),
+            "keypaird cannot be built"
+        );
     });
     profile.join(name)
 }

@@ -31,7 +31,10 @@ impl Token {
             "SoftHSM2 is missing: there is no {MODULE}; {}",
             tools::INSTALL
         );
-        let folder = tempfile::Builder::new().prefix("keypaird-token-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("keypaird-token-")
+            .tempdir()
+            .unwrap();
         let token = Self { folder };
         fs::create_dir(token.objects()).unwrap();
         fs::write(
@@ -96,6 +99,9 @@ impl Token {
     /// Returns how many objects of a kind pkcs11-tool sees: `Private Key`, `Public Key`, `Certificate`.
     pub fn count(&self, kind: &str) -> usize {
         let listed = tools::pkcs11_tool(self, &["--list-objects"]);
-        listed.lines().filter(|line| line.starts_with(&format!("{kind} Object"))).count()
+        listed
+            .lines()
+            .filter(|line| line.starts_with(&format!("{kind} Object")))
+            .count()
     }
 }

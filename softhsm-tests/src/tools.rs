@@ -7,7 +7,10 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// Runs a program to its end and returns its standard output, or panics with all it said.
-pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = S>) -> String {
+pub fn run<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    arguments: impl IntoIterator<Item = S>,
+) -> String {
     let program = program.as_ref();
     let output = Command::new(program)
         .args(arguments)
@@ -102,20 +105,28 @@ impl Grpcurl {
                 .as_str()
                 .unwrap_or_default()
                 .to_owned(),
-            fields: fields.map(|field| field["field"].as_str().unwrap().to_owned()).collect(),
+            fields: fields
+                .map(|field| field["field"].as_str().unwrap().to_owned())
+                .collect(),
             retry_info: detail("google.rpc.RetryInfo").is_some(),
         })
     }
 
     /// Tells whether the daemon lets this client in.
     pub fn gets_in(&self) -> bool {
-        let listed = Command::new(grpcurl()).args(&self.target).arg("list").output();
+        let listed = Command::new(grpcurl())
+            .args(&self.target)
+            .arg("list")
+            .output();
         listed.unwrap().status.success()
     }
 
     /// Lists the services that reflection names.
     pub fn services(&self) -> Vec<String> {
-        let listed = run(grpcurl(), self.target.iter().map(String::as_str).chain(["list"]));
+        let listed = run(
+            grpcurl(),
+            self.target.iter().map(String::as_str).chain(["list"]),
+        );
         listed.lines().map(ToOwned::to_owned).collect()
     }
 }
@@ -125,7 +136,14 @@ pub fn openssl_verifies(certificate: &Path) {
     let certificate = certificate.to_str().unwrap();
     let said = run(
         "openssl",
-        ["verify", "-x509_strict", "-check_ss_sig", "-CAfile", certificate, certificate],
+        [
+            "verify",
+            "-x509_strict",
+            "-check_ss_sig",
+            "-CAfile",
+            certificate,
+            certificate,
+        ],
     );
     assert_eq!(said.trim(), format!("{certificate}: OK"));
 }
@@ -141,7 +159,12 @@ pub fn pkilint_accepts(certificates: &[PathBuf]) {
 pub fn pkcs11_tool(token: &crate::token::Token, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .env("SOFTHSM2_CONF", token.conf())
-        .args(["--module", crate::token::MODULE, "--token-label", crate::token::LABEL])
+        .args([
+            "--module",
+            crate::token::MODULE,
+            "--token-label",
+            crate::token::LABEL,
+        ])
         .args(["--login", "--pin", crate::token::PIN])
         .args(arguments)
         .output()

@@ -63,7 +63,9 @@ async fn every_combination_in_both_providers_is_accepted_by_openssl_and_the_lint
                     ..settings(provider)
                 })
                 .await
-                .unwrap_or_else(|error| panic!("{provider:?} {key_size} {signature_algorithm}: {error:?}"));
+                .unwrap_or_else(|error| {
+                    panic!("{provider:?} {key_size} {signature_algorithm}: {error:?}")
+                });
             assert_eq!(view.key_algorithm, key_algorithm);
             assert_eq!(view.key_size, key_size);
             assert_eq!(view.signature_algorithm, signature_algorithm);
@@ -75,10 +77,15 @@ async fn every_combination_in_both_providers_is_accepted_by_openssl_and_the_lint
                 Some((hash, _)) => format!("ecdsa-with-{hash}"),
                 None => "ED25519".to_owned(),
             };
-            let lines = text.matches(&format!("Signature Algorithm: {spelled}\n")).count();
+            let lines = text
+                .matches(&format!("Signature Algorithm: {spelled}\n"))
+                .count();
             assert_eq!(lines, 2, "{key_size} {signature_algorithm}: {text}");
             if key_algorithm != "ED25519" {
-                assert!(text.contains(&format!("Public-Key: ({key_size} bit)")), "{text}");
+                assert!(
+                    text.contains(&format!("Public-Key: ({key_size} bit)")),
+                    "{text}"
+                );
             }
             certificates.push(certificate);
         }
@@ -136,17 +143,40 @@ async fn what_stands_in_a_certificate_is_what_was_asked_for() {
     ] {
         assert!(shown.contains(expected), "{expected} is not in {shown}");
     }
-    let asn1 = run("openssl", ["asn1parse", "-in", certificate.to_str().unwrap()]);
+    let asn1 = run(
+        "openssl",
+        ["asn1parse", "-in", certificate.to_str().unwrap()],
+    );
     assert!(asn1.contains("PRINTABLESTRING   :CH"), "{asn1}");
     assert!(asn1.contains("PRINTABLESTRING   :Engineering"), "{asn1}");
     assert!(asn1.contains("UTF8STRING        :Z"), "{asn1}");
     let serial = run(
         "openssl",
-        ["x509", "-noout", "-serial", "-fingerprint", "-sha256", "-in", certificate.to_str().unwrap()],
+        [
+            "x509",
+            "-noout",
+            "-serial",
+            "-fingerprint",
+            "-sha256",
+            "-in",
+            certificate.to_str().unwrap(),
+        ],
     );
-    let fingerprint = serial.lines().nth(1).unwrap().split('=').nth(1).unwrap().replace(':', "");
+    let fingerprint = serial
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split('=')
+        .nth(1)
+        .unwrap()
+        .replace(':', "");
     assert_eq!(whole.sha256_fingerprint, fingerprint);
-    let hexadecimal = serial.lines().next().unwrap().strip_prefix("serial=").unwrap();
+    let hexadecimal = serial
+        .lines()
+        .next()
+        .unwrap()
+        .strip_prefix("serial=")
+        .unwrap();
     let decimal = u128::from_str_radix(hexadecimal, 16).unwrap().to_string();
     assert_eq!(whole.serial_number, decimal);
 
@@ -169,7 +199,9 @@ async fn what_stands_in_a_certificate_is_what_was_asked_for() {
         .iter()
         .map(|view| save(folder.path(), view))
         .collect();
-    certificates.iter().for_each(|certificate| openssl_verifies(certificate));
+    certificates
+        .iter()
+        .for_each(|certificate| openssl_verifies(certificate));
     pkilint_accepts(&certificates);
 }
 
@@ -189,7 +221,10 @@ async fn expiry_is_exact_on_both_sides_of_2050() {
     let days_to_2050 = (2_524_608_000 - now.valid_from.unwrap().seconds) / 86_400;
     let days_to_2050 = i32::try_from(days_to_2050).unwrap();
     let mut certificates = vec![save(folder.path(), &now)];
-    for (valid_days, form) in [(days_to_2050, "UTCTIME"), (days_to_2050 + 1, "GENERALIZEDTIME")] {
+    for (valid_days, form) in [
+        (days_to_2050, "UTCTIME"),
+        (days_to_2050 + 1, "GENERALIZEDTIME"),
+    ] {
         let view = client
             .generate(NewKeyPairSettings {
                 valid_days,
@@ -201,9 +236,15 @@ async fn expiry_is_exact_on_both_sides_of_2050() {
         assert_eq!(to.seconds - from.seconds, i64::from(valid_days) * 86_400);
         assert_eq!((from.nanos, to.nanos), (0, 0));
         let certificate = save(folder.path(), &view);
-        let asn1 = run("openssl", ["asn1parse", "-in", certificate.to_str().unwrap()]);
+        let asn1 = run(
+            "openssl",
+            ["asn1parse", "-in", certificate.to_str().unwrap()],
+        );
         let times: Vec<_> = asn1.lines().filter(|line| line.contains("TIME")).collect();
-        assert!(times[0].contains("UTCTIME") && times[1].contains(form), "{times:?}");
+        assert!(
+            times[0].contains("UTCTIME") && times[1].contains(form),
+            "{times:?}"
+        );
         certificates.push(certificate);
     }
     pkilint_accepts(&certificates);
@@ -216,7 +257,10 @@ async fn serial_numbers_are_random_and_all_different() {
     let mut serials = std::collections::HashSet::new();
     let mut bits = 0;
     for _ in 0..200 {
-        let view = client.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+        let view = client
+            .generate(settings(CryptoProvider::Unspecified))
+            .await
+            .unwrap();
         let serial: u128 = view.serial_number.parse().unwrap();
         bits += serial.count_ones();
         assert!(serial > 0 && serials.insert(serial));

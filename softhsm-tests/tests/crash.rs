@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keypaird::domain::{ListFilter, ListOrder, ListQuery, PageSize, ProviderKind};
+use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
 use keypaird::providers::local::{KeyEncryptionKey, LocalProvider};
 use keypaird::providers::{CryptoProvider as _, KeyName, StoredKey};
-use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
 use keypaird::store::{EmbeddedStore, MetadataStore};
 use rand::Rng;
 use softhsm_tests::client::{Client, settings};
@@ -82,7 +82,15 @@ async fn nothing_is_lost_and_nothing_is_orphaned_by_a_hundred_kills() {
 
     let counts = counts.lock().unwrap();
     println!("{KILLS} kills: {counts:?}");
-    assert_eq!((counts.lost, counts.damaged, counts.undead, counts.orphaned_objects), (0, 0, 0, 0));
+    assert_eq!(
+        (
+            counts.lost,
+            counts.damaged,
+            counts.undead,
+            counts.orphaned_objects
+        ),
+        (0, 0, 0, 0)
+    );
     assert!(counts.generations_acknowledged > KILLS && counts.deletions_acknowledged > KILLS);
     assert!(counts.cut_off > KILLS, "the kills must hit calls under way");
 }
@@ -113,7 +121,11 @@ async fn load(client: &Client, known: &Mutex<Known>, counts: &Mutex<Counts>) {
             },
             None => match client.generate(wanted()).await {
                 Ok(view) => {
-                    known.lock().unwrap().made.insert(view.id, view.sha256_fingerprint);
+                    known
+                        .lock()
+                        .unwrap()
+                        .made
+                        .insert(view.id, view.sha256_fingerprint);
                     counts.lock().unwrap().generations_acknowledged += 1;
                     Ok(())
                 }
@@ -122,7 +134,13 @@ async fn load(client: &Client, known: &Mutex<Known>, counts: &Mutex<Counts>) {
         };
         if let Err(status) = done {
             // The connection broke; nothing else may go wrong.
-            assert!(matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{status:?}");
+            assert!(
+                matches!(
+                    status.code(),
+                    Code::Unavailable | Code::Unknown | Code::Cancelled
+                ),
+                "{status:?}"
+            );
             counts.lock().unwrap().cut_off += 1;
             return;
         }
@@ -153,8 +171,11 @@ async fn check(daemon: &Daemon, token: &Token, known: &Mutex<Known>, counts: &Mu
     let listed = client.list_all().await;
     let objects = pkcs11_tool(token, &["--list-objects"]);
     let labels_of = |kind: &str| labels(&objects, kind);
-    let (private, public, certificate) =
-        (labels_of("Private Key"), labels_of("Public Key"), labels_of("Certificate"));
+    let (private, public, certificate) = (
+        labels_of("Private Key"),
+        labels_of("Public Key"),
+        labels_of("Certificate"),
+    );
 
     let mut known = known.lock().unwrap();
     let mut counts = counts.lock().unwrap();
@@ -172,7 +193,10 @@ async fn check(daemon: &Daemon, token: &Token, known: &Mutex<Known>, counts: &Mu
             counts.damaged += usize::from(found != expected);
         }
     }
-    let all_objects = objects.lines().filter(|line| !line.starts_with(' ')).count();
+    let all_objects = objects
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .count();
     counts.orphaned_objects += all_objects - 3 * on_token;
     for (id, fingerprint) in &known.made {
         counts.lost += usize::from(fingerprints.get(id) != Some(fingerprint));
@@ -250,8 +274,13 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
                 spec,
                 sealed: store.sealed_key(current.key_ref).await.unwrap(),
             };
-            let signed = local.sign(&stored, current.signature_algorithm, b"message").unwrap();
-            current.public_key.verify(current.signature_algorithm, b"message", &signed).unwrap();
+            let signed = local
+                .sign(&stored, current.signature_algorithm, b"message")
+                .unwrap();
+            current
+                .public_key
+                .verify(current.signature_algorithm, b"message", &signed)
+                .unwrap();
         } else {
             std::fs::write(&key, current.public_key.pem()).unwrap();
             let id = current.key_ref.to_string();
@@ -259,11 +288,25 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
             if on_token {
                 run(
                     "openssl",
-                    ["pkeyutl", "-verify", "-pubin", "-inkey", &key, "-in", &message, "-sigfile", &signature],
+                    [
+                        "pkeyutl", "-verify", "-pubin", "-inkey", &key, "-in", &message,
+                        "-sigfile", &signature,
+                    ],
                 );
             }
             let stored = path("token.der");
-            pkcs11_tool(token, &["--read-object", "--type", "cert", "--id", &id, "-o", &stored]);
+            pkcs11_tool(
+                token,
+                &[
+                    "--read-object",
+                    "--type",
+                    "cert",
+                    "--id",
+                    &id,
+                    "-o",
+                    &stored,
+                ],
+            );
             assert_eq!(std::fs::read(&stored).unwrap(), current.certificate.der());
         }
         used += 1;

@@ -21,24 +21,43 @@ fn said(output: &Output) -> String {
 /// Makes a CA, and certificates of it for a server and a client.
 fn certificates(folder: &Path) {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let new_key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ];
     let ca = ["req", "-x509", "-subj", "/CN=Test CA", "-days", "2"];
     run(
         "openssl",
-        ca.iter().chain(&new_key).map(ToString::to_string).chain(
-            ["-keyout".into(), path("ca.key"), "-out".into(), path("ca.pem")],
-        ),
+        ca.iter().chain(&new_key).map(ToString::to_string).chain([
+            "-keyout".into(),
+            path("ca.key"),
+            "-out".into(),
+            path("ca.pem"),
+        ]),
     );
     for name in ["server", "client"] {
-        let request = ["req", "-subj", &format!("/CN={name}"), "-addext", "subjectAltName=IP:127.0.0.1"];
+        let request = [
+            "req",
+            "-subj",
+            &format!("/CN={name}"),
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ];
         run(
             "openssl",
-            request.iter().chain(&new_key).map(ToString::to_string).chain([
-                "-keyout".into(),
-                path(&format!("{name}.key")),
-                "-out".into(),
-                path(&format!("{name}.csr")),
-            ]),
+            request
+                .iter()
+                .chain(&new_key)
+                .map(ToString::to_string)
+                .chain([
+                    "-keyout".into(),
+                    path(&format!("{name}.key")),
+                    "-out".into(),
+                    path(&format!("{name}.csr")),
+                ]),
         );
         sign(folder, name);
     }
@@ -49,7 +68,16 @@ fn sign(folder: &Path, name: &str) {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (csr, certificate) = (path(&format!("{name}.csr")), path(&format!("{name}.pem")));
     let (ca, key) = (path("ca.pem"), path("ca.key"));
-    let mut arguments = vec!["x509", "-req", "-in", &csr, "-out", &certificate, "-days", "2"];
+    let mut arguments = vec![
+        "x509",
+        "-req",
+        "-in",
+        &csr,
+        "-out",
+        &certificate,
+        "-days",
+        "2",
+    ];
     arguments.extend(["-CA", &ca, "-CAkey", &key, "-copy_extensions", "copy"]);
     run("openssl", arguments);
 }
@@ -103,7 +131,10 @@ fn every_fault_of_a_configuration_is_named_at_once() {
         ] {
             assert!(said.contains(expected), "{expected} is not in:\n{said}");
         }
-        assert!(said.starts_with("keypaird: the configuration has 14 faults:\n"), "{said}");
+        assert!(
+            said.starts_with("keypaird: the configuration has 14 faults:\n"),
+            "{said}"
+        );
     }
 }
 
@@ -112,8 +143,12 @@ fn plaintext_stays_on_loopback_unless_permitted() {
     let open = || Home::local().replacing("server.listen", "server.listen = \"0.0.0.0:0\"");
     let refused = open().run(&["check-config"]);
     assert_eq!(refused.status.code(), Some(64));
-    assert!(said(&refused).contains("0.0.0.0:0 can be reached from other machines, which needs TLS"));
-    let permitted = open().with("server.allow_insecure = true").run(&["check-config"]);
+    assert!(
+        said(&refused).contains("0.0.0.0:0 can be reached from other machines, which needs TLS")
+    );
+    let permitted = open()
+        .with("server.allow_insecure = true")
+        .run(&["check-config"]);
     assert!(permitted.status.success(), "{}", said(&permitted));
 }
 
@@ -164,7 +199,12 @@ async fn a_pin_may_come_from_the_environment() {
     assert_eq!(refused.status.code(), Some(64));
     assert!(said(&refused).contains("the environment variable TOKEN_PIN is not set"));
     let daemon = home.env("TOKEN_PIN", PIN).start();
-    daemon.client().await.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    daemon
+        .client()
+        .await
+        .generate(settings(CryptoProvider::Unspecified))
+        .await
+        .unwrap();
 }
 
 #[test]
@@ -181,20 +221,35 @@ fn init_token_makes_a_token_and_never_touches_one_that_is_there() {
     home.start().stop();
     let again = home.run(&init);
     assert_eq!(again.status.code(), Some(1));
-    assert_eq!(said(&again), format!("keypaird: a token with label {LABEL:?} exists already\n"));
+    assert_eq!(
+        said(&again),
+        format!("keypaird: a token with label {LABEL:?} exists already\n")
+    );
     fs::set_permissions(&so_pin, fs::Permissions::from_mode(0o644)).unwrap();
     let exposed = home.run(&init);
-    assert!(said(&exposed).contains("is accessible to everybody (mode 644)"), "{}", said(&exposed));
+    assert!(
+        said(&exposed).contains("is accessible to everybody (mode 644)"),
+        "{}",
+        said(&exposed)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_or_wrong_key_encryption_key_is_refused_and_never_made_anew() {
     let home = Home::local();
     let daemon = home.start();
-    let view = daemon.client().await.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    let view = daemon
+        .client()
+        .await
+        .generate(settings(CryptoProvider::Unspecified))
+        .await
+        .unwrap();
     daemon.stop();
     let path = home.path("key-encryption-key");
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let right = fs::read(&path).unwrap();
 
     let refused = |expected: &str| {
@@ -226,20 +281,36 @@ fn what_is_in_use_or_damaged_ends_with_69_and_says_so() {
     let daemon = home.start();
     let output = home.run(&["serve"]);
     assert_eq!(output.status.code(), Some(69));
-    assert!(said(&output).contains("is in use by another keypaird"), "{}", said(&output));
+    assert!(
+        said(&output).contains("is in use by another keypaird"),
+        "{}",
+        said(&output)
+    );
 
     let address = daemon.address();
     let taken = Home::local()
         .replacing("server.listen", &format!("server.listen = \"{address}\""))
         .run(&["serve"]);
     assert_eq!(taken.status.code(), Some(69));
-    assert!(said(&taken).contains(&format!("cannot listen on {address}")), "{}", said(&taken));
+    assert!(
+        said(&taken).contains(&format!("cannot listen on {address}")),
+        "{}",
+        said(&taken)
+    );
 
     let damaged = Home::local();
-    fs::write(damaged.path("keypaird.db"), "this is no database, it is a letter").unwrap();
+    fs::write(
+        damaged.path("keypaird.db"),
+        "this is no database, it is a letter",
+    )
+    .unwrap();
     let output = damaged.run(&["serve"]);
     assert_eq!(output.status.code(), Some(69), "{}", said(&output));
-    assert!(said(&output).contains("file is not a database"), "{}", said(&output));
+    assert!(
+        said(&output).contains("file is not a database"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -274,7 +345,12 @@ fn tls_is_served_and_reloaded_when_its_files_change() {
     grpcurl.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
 
     let old = std::process::Command::new("openssl")
-        .args(["s_client", "-tls1_2", "-connect", &daemon.address().to_string()])
+        .args([
+            "s_client",
+            "-tls1_2",
+            "-connect",
+            &daemon.address().to_string(),
+        ])
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
@@ -288,14 +364,20 @@ fn mutual_tls_lets_only_clients_of_the_ca_in() {
     let daemon = with_tls(folder.path(), true).start();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let known = Grpcurl::with(&["-cacert", &ca, "-cert", &certificate, "-key", &key], daemon.address());
+    let known = Grpcurl::with(
+        &["-cacert", &ca, "-cert", &certificate, "-key", &key],
+        daemon.address(),
+    );
     known.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
 
     let stranger = tempfile::tempdir().unwrap();
     certificates(stranger.path());
     let path = |name: &str| stranger.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key) = (path("client.pem"), path("client.key"));
-    for options in [&["-cacert", &*ca][..], &["-cacert", &ca, "-cert", &certificate, "-key", &key]] {
+    for options in [
+        &["-cacert", &*ca][..],
+        &["-cacert", &ca, "-cert", &certificate, "-key", &key],
+    ] {
         let stranger = Grpcurl::with(options, daemon.address());
         assert!(!stranger.gets_in(), "{options:?} was let in");
     }
@@ -305,13 +387,25 @@ fn mutual_tls_lets_only_clients_of_the_ca_in() {
 fn tls_files_that_cannot_be_used_are_named() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
-    fs::copy(folder.path().join("client.key"), folder.path().join("server.key")).unwrap();
+    fs::copy(
+        folder.path().join("client.key"),
+        folder.path().join("server.key"),
+    )
+    .unwrap();
     let output = with_tls(folder.path(), false).run(&["serve"]);
     assert_eq!(output.status.code(), Some(69));
-    assert!(said(&output).contains("server.pem for TLS: "), "{}", said(&output));
+    assert!(
+        said(&output).contains("server.pem for TLS: "),
+        "{}",
+        said(&output)
+    );
     fs::remove_file(folder.path().join("server.key")).unwrap();
     let output = with_tls(folder.path(), false).run(&["serve"]);
-    assert!(said(&output).contains("server.key for TLS: "), "{}", said(&output));
+    assert!(
+        said(&output).contains("server.key for TLS: "),
+        "{}",
+        said(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,21 +414,37 @@ async fn a_unix_socket_is_served_replaced_when_dead_and_removed() {
     let socket = home.path("keypaird.sock");
     let home = home.with(&format!("server.unix_socket = \"{}\"", socket.display()));
     let daemon = home.start();
-    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+    assert_eq!(
+        fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
+        0o660
+    );
     let client = Client::connect(&format!("unix://{}", socket.display())).await;
-    client.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    client
+        .generate(settings(CryptoProvider::Unspecified))
+        .await
+        .unwrap();
     let healthy = home.run(&["healthcheck"]);
-    assert_eq!((said(&healthy), healthy.status.code()), ("serving\n".into(), Some(0)));
+    assert_eq!(
+        (said(&healthy), healthy.status.code()),
+        ("serving\n".into(), Some(0))
+    );
     let unknown = home.run(&["healthcheck", "--service", "provider/HSM"]);
     assert_eq!(unknown.status.code(), Some(1));
     daemon.kill();
     assert!(socket.exists());
     let gone = home.run(&["healthcheck"]);
     assert_eq!(gone.status.code(), Some(1));
-    assert!(said(&gone).contains("no daemon answers at unix://"), "{}", said(&gone));
+    assert!(
+        said(&gone).contains("no daemon answers at unix://"),
+        "{}",
+        said(&gone)
+    );
 
     let daemon = home.start();
-    Client::connect(&format!("unix://{}", socket.display())).await.list_all().await;
+    Client::connect(&format!("unix://{}", socket.display()))
+        .await
+        .list_all()
+        .await;
     daemon.stop();
     assert!(!socket.exists());
 
@@ -374,13 +484,19 @@ async fn a_stop_lets_calls_end_and_takes_no_longer_than_the_grace() {
     idle.list_all().await;
     let begun = Instant::now();
     daemon.stop();
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_lasts_longer_than_allowed_is_cut_off() {
     let token = Token::fresh();
-    let daemon = Home::hybrid(&token).with("server.request_timeout = \"20ms\"").start();
+    let daemon = Home::hybrid(&token)
+        .with("server.request_timeout = \"20ms\"")
+        .start();
     let client = daemon.client().await;
     let late = client
         .generate(NewKeyPairSettings {
@@ -391,7 +507,10 @@ async fn a_request_that_lasts_longer_than_allowed_is_cut_off() {
         .await
         .unwrap_err();
     let told = softhsm_tests::client::reason(&late);
-    assert_eq!(told, (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
+    assert_eq!(
+        told,
+        (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into())
+    );
     daemon.stop();
     assert_eq!(token.count("Private Key"), 0);
 }
@@ -399,7 +518,9 @@ async fn a_request_that_lasts_longer_than_allowed_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_lines_carry_the_request_id_and_no_secret() {
     let token = Token::fresh();
-    let daemon = Home::hybrid(&token).replacing("telemetry.log_filter", "telemetry.log_filter = \"trace\"").start();
+    let daemon = Home::hybrid(&token)
+        .replacing("telemetry.log_filter", "telemetry.log_filter = \"trace\"")
+        .start();
     let grpcurl = Grpcurl::with(
         &["-plaintext", "-H", "x-request-id: my-own-request-0815"],
         daemon.address(),
@@ -429,7 +550,9 @@ fn the_service_manager_is_told_when_the_daemon_is_ready_and_when_it_stops() {
     let home = Home::local();
     let socket = home.path("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     let home = home.env("NOTIFY_SOCKET", socket.to_str().unwrap());
     let daemon = home.start();
     let mut told = [0; 256];

@@ -39,7 +39,10 @@ fn grpcurl_generates_in_both_providers_with_no_proto_at_hand() {
             ("id", json!(format!("signing-{}", provider.to_lowercase()))),
             ("subjectDN", json!(dn)),
             ("issuerDN", json!(dn)),
-            ("subjectAlternativeNames", json!(["example.com", "192.0.2.1"])),
+            (
+                "subjectAlternativeNames",
+                json!(["example.com", "192.0.2.1"]),
+            ),
             ("keyAlgorithm", json!("RSA")),
             ("keySize", json!(2048)),
             ("signatureAlgorithm", json!("SHA256withRSA")),
@@ -55,21 +58,43 @@ fn grpcurl_generates_in_both_providers_with_no_proto_at_hand() {
         let attributes = json!({
             "sensitive": true, "alwaysSensitive": true, "neverExtractable": true, "local": true
         });
-        assert_eq!(view["tokenAttributes"], if hsm { attributes } else { Value::Null });
-        assert!(view["certificatePem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----\n"));
-        assert!(view["publicKeyPem"].as_str().unwrap().starts_with("-----BEGIN PUBLIC KEY-----\n"));
+        assert_eq!(
+            view["tokenAttributes"],
+            if hsm { attributes } else { Value::Null }
+        );
+        assert!(
+            view["certificatePem"]
+                .as_str()
+                .unwrap()
+                .starts_with("-----BEGIN CERTIFICATE-----\n")
+        );
+        assert!(
+            view["publicKeyPem"]
+                .as_str()
+                .unwrap()
+                .starts_with("-----BEGIN PUBLIC KEY-----\n")
+        );
         for (field, digits) in [("sha1Fingerprint", 40), ("sha256Fingerprint", 64)] {
             let fingerprint = view[field].as_str().unwrap();
             assert_eq!(fingerprint.len(), digits);
-            assert!(fingerprint.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()));
+            assert!(
+                fingerprint
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
+            );
         }
         for absent in ["rotationSettings", "pending", "previous", "exportable"] {
             assert_eq!(view[absent], Value::Null, "{absent}");
         }
-        let got = grpcurl.key_pairs("GetSigningKeyPair", &json!({"id": view["id"]})).unwrap();
+        let got = grpcurl
+            .key_pairs("GetSigningKeyPair", &json!({"id": view["id"]}))
+            .unwrap();
         assert_eq!(got, answer);
         let exported = grpcurl
-            .key_pairs("ExportCertificate", &json!({"id": view["id"], "includeChain": true}))
+            .key_pairs(
+                "ExportCertificate",
+                &json!({"id": view["id"], "includeChain": true}),
+            )
             .unwrap();
         assert_eq!(exported["certificatePem"], view["certificatePem"]);
     }
@@ -94,7 +119,10 @@ fn an_id_that_is_left_out_is_made() {
         .unwrap();
     let id = answer["keyPair"]["id"].as_str().unwrap();
     assert_eq!(id.len(), 25);
-    assert!(id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+    assert!(
+        id.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    );
 }
 
 #[test]
@@ -136,8 +164,15 @@ async fn unknown_enum_numbers_and_damaged_messages_are_malformed() {
     let mut unknown = settings(CryptoProvider::Unspecified);
     unknown.crypto_provider = 7;
     let refused = client.generate(unknown).await.unwrap_err();
-    assert_eq!(reason(&refused), (Code::InvalidArgument, "MALFORMED_REQUEST".into()));
-    assert!(refused.message().starts_with("cryptoProvider: "), "{}", refused.message());
+    assert_eq!(
+        reason(&refused),
+        (Code::InvalidArgument, "MALFORMED_REQUEST".into())
+    );
+    assert!(
+        refused.message().starts_with("cryptoProvider: "),
+        "{}",
+        refused.message()
+    );
 
     // A list request whose first field says that a text of 127 bytes follows, and none does.
     let damaged = softhsm_tests::client::raw_call(
@@ -147,7 +182,10 @@ async fn unknown_enum_numbers_and_damaged_messages_are_malformed() {
     )
     .await
     .unwrap_err();
-    assert_eq!(reason(&damaged), (Code::InvalidArgument, "MALFORMED_REQUEST".into()));
+    assert_eq!(
+        reason(&damaged),
+        (Code::InvalidArgument, "MALFORMED_REQUEST".into())
+    );
 
     let none = softhsm_tests::client::raw_call(&daemon, "/keypaird.v1.KeyPairService/Nothing", &[])
         .await
@@ -160,9 +198,15 @@ async fn a_mebibyte_of_names_is_refused_quickly_and_briefly() {
     let daemon = Home::local().start();
     let client = daemon.client().await;
     for (names, expected) in [
-        (vec!["x".repeat(64); 16_384], "must be at most 1000 names, and are 16384"),
+        (
+            vec!["x".repeat(64); 16_384],
+            "must be at most 1000 names, and are 16384",
+        ),
         (vec!["x y".repeat(20); 1000], "is not a DNS name"),
-        (vec!["x".repeat(1 << 20)], "must have at most 65536 bytes altogether"),
+        (
+            vec!["x".repeat(1 << 20)],
+            "must have at most 65536 bytes altogether",
+        ),
     ] {
         let refused = client
             .generate(NewKeyPairSettings {
@@ -172,8 +216,16 @@ async fn a_mebibyte_of_names_is_refused_quickly_and_briefly() {
             .await
             .unwrap_err();
         assert_eq!(reason(&refused).1, "VALIDATION_FAILED");
-        assert!(refused.message().contains(expected), "{}", refused.message());
-        assert!(refused.details().len() < 8192, "{}", refused.details().len());
+        assert!(
+            refused.message().contains(expected),
+            "{}",
+            refused.message()
+        );
+        assert!(
+            refused.details().len() < 8192,
+            "{}",
+            refused.details().len()
+        );
     }
     let refused = client
         .generate(NewKeyPairSettings {
@@ -182,8 +234,15 @@ async fn a_mebibyte_of_names_is_refused_quickly_and_briefly() {
         })
         .await
         .unwrap_err();
-    assert_eq!(reason(&refused), (Code::InvalidArgument, "MALFORMED_REQUEST".into()));
-    assert!(refused.message().contains("server.max_message_bytes"), "{}", refused.message());
+    assert_eq!(
+        reason(&refused),
+        (Code::InvalidArgument, "MALFORMED_REQUEST".into())
+    );
+    assert!(
+        refused.message().contains("server.max_message_bytes"),
+        "{}",
+        refused.message()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,8 +289,15 @@ async fn validate_only_tells_and_changes_nothing() {
         assert_eq!(reason(&refused).1, "VALIDATION_FAILED");
 
         client.generate(wanted.clone()).await.unwrap();
-        let taken = client.key_pairs().generate_signing_key_pair(request(wanted)).await.unwrap_err();
-        assert_eq!(reason(&taken), (Code::AlreadyExists, "KEY_PAIR_EXISTS".into()));
+        let taken = client
+            .key_pairs()
+            .generate_signing_key_pair(request(wanted))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            reason(&taken),
+            (Code::AlreadyExists, "KEY_PAIR_EXISTS".into())
+        );
     }
     assert_eq!(token.count("Private Key"), 1);
     assert_eq!(client.list_all().await.len(), 2);
@@ -245,11 +311,22 @@ async fn a_repeated_request_gets_the_same_answer_over_a_restart_too() {
     let client = daemon.client().await;
     let mut first = Vec::new();
     for provider in PROVIDERS {
-        first.push(client.generate_named(settings(provider), &format!("{provider:?}")).await.unwrap());
+        first.push(
+            client
+                .generate_named(settings(provider), &format!("{provider:?}"))
+                .await
+                .unwrap(),
+        );
     }
     // Ten at once: one is made, nine wait for it.
-    let at_once = at_once(&client, 10, |_| (settings(CryptoProvider::Hsm), "ten".into())).await;
-    let ids: HashSet<_> = at_once.into_iter().map(|answer| answer.unwrap().id).collect();
+    let at_once = at_once(&client, 10, |_| {
+        (settings(CryptoProvider::Hsm), "ten".into())
+    })
+    .await;
+    let ids: HashSet<_> = at_once
+        .into_iter()
+        .map(|answer| answer.unwrap().id)
+        .collect();
     assert_eq!(ids.len(), 1);
     daemon.kill();
 
@@ -257,17 +334,29 @@ async fn a_repeated_request_gets_the_same_answer_over_a_restart_too() {
     let client = daemon.client().await;
     for (provider, first) in PROVIDERS.into_iter().zip(&first) {
         let name = format!("{provider:?}");
-        let again = client.generate_named(settings(provider), &name).await.unwrap();
+        let again = client
+            .generate_named(settings(provider), &name)
+            .await
+            .unwrap();
         assert_eq!(again, *first);
         let other = NewKeyPairSettings {
             valid_days: 366,
             ..settings(provider)
         };
         let refused = client.generate_named(other, &name).await.unwrap_err();
-        assert_eq!(reason(&refused), (Code::AlreadyExists, "REQUEST_ID_REUSED".into()));
+        assert_eq!(
+            reason(&refused),
+            (Code::AlreadyExists, "REQUEST_ID_REUSED".into())
+        );
         client.delete(&first.id).await.unwrap();
-        let deleted = client.generate_named(settings(provider), &name).await.unwrap_err();
-        assert_eq!(reason(&deleted), (Code::NotFound, "KEY_PAIR_NOT_FOUND".into()));
+        let deleted = client
+            .generate_named(settings(provider), &name)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            reason(&deleted),
+            (Code::NotFound, "KEY_PAIR_NOT_FOUND".into())
+        );
     }
     assert_eq!(client.list_all().await.len(), 1);
     assert_eq!(token.count("Private Key"), 1);
@@ -292,7 +381,10 @@ async fn of_64_at_once_under_one_id_one_is_made_and_of_64_ids_all_are() {
             assert_eq!(told, (Code::AlreadyExists, "KEY_PAIR_EXISTS".into()));
         }
         let different = at_once(&client, 64, |n| {
-            (named(format!("{n}-{provider:?}").to_lowercase()), String::new())
+            (
+                named(format!("{n}-{provider:?}").to_lowercase()),
+                String::new(),
+            )
         })
         .await;
         for answer in different {
@@ -330,30 +422,43 @@ async fn other_programs_see_a_proper_key_that_does_nothing_but_sign() {
             .unwrap();
     }
     let listed = pkcs11_tool(&token, &["--list-objects"]);
-    let objects: Vec<_> = listed.split_inclusive('\n').fold(Vec::new(), |mut objects, line| {
-        match line.starts_with(' ') {
-            false => objects.push(line.to_owned()),
-            true => objects.last_mut().map_or((), |object| object.push_str(line)),
-        }
-        objects
-    });
+    let objects: Vec<_> = listed
+        .split_inclusive('\n')
+        .fold(Vec::new(), |mut objects, line| {
+            match line.starts_with(' ') {
+                false => objects.push(line.to_owned()),
+                true => objects
+                    .last_mut()
+                    .map_or((), |object| object.push_str(line)),
+            }
+            objects
+        });
     assert_eq!(objects.len(), 9, "{listed}");
     for id in ["rsa", "ec", "ed"] {
         let label = format!("  label:      {id}\n");
-        let of_key: Vec<_> = objects.iter().filter(|object| object.contains(&label)).collect();
+        let of_key: Vec<_> = objects
+            .iter()
+            .filter(|object| object.contains(&label))
+            .collect();
         let cka_id = |object: &str| {
             let line = object.lines().find(|line| line.contains("ID:"));
             line.unwrap().trim().to_owned()
         };
         let ids: HashSet<_> = of_key.iter().map(|object| cka_id(object)).collect();
         assert_eq!((of_key.len(), ids.len()), (3, 1), "{of_key:?}");
-        let private = of_key.iter().find(|object| object.starts_with("Private Key")).unwrap();
+        let private = of_key
+            .iter()
+            .find(|object| object.starts_with("Private Key"))
+            .unwrap();
         assert!(private.contains("Usage:      sign\n"), "{private}");
         assert!(
             private.contains("Access:     sensitive, always sensitive, never extractable, local"),
             "{private}"
         );
-        let public = of_key.iter().find(|object| object.starts_with("Public Key")).unwrap();
+        let public = of_key
+            .iter()
+            .find(|object| object.starts_with("Public Key"))
+            .unwrap();
         assert!(public.contains("Usage:      verify\n"), "{public}");
     }
 }
@@ -386,8 +491,15 @@ async fn a_caller_that_leaves_in_the_middle_leaves_no_half_key() {
             ..GenerateSigningKeyPairRequest::default()
         });
         request.set_timeout(std::time::Duration::from_millis(30));
-        let late = client.key_pairs().generate_signing_key_pair(request).await.unwrap_err();
-        assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late:?}");
+        let late = client
+            .key_pairs()
+            .generate_signing_key_pair(request)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled),
+            "{late:?}"
+        );
 
         // The same ids are free again, or belong to whole key pairs that were faster than the caller.
         for id in ["left-1", "left-20", "left-100", "left-250", "late"] {

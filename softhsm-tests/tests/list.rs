@@ -78,12 +78,18 @@ async fn filters_orders_and_totals_are_as_asked() {
         ("subject_dn desc", ["d", "a_x", "b", "c"]),
     ] {
         let (ids, total) = ids(&client, order(order_by)).await;
-        assert_eq!((ids, total), (expected.map(String::from).to_vec(), 4), "{order_by}");
+        assert_eq!(
+            (ids, total),
+            (expected.map(String::from).to_vec(), 4),
+            "{order_by}"
+        );
     }
 
     let none = KeyPairFilter::default;
     let in_days = |days: i64| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
         Some(prost_types::Timestamp {
             seconds: i64::try_from(now.as_secs()).unwrap() + days * 86_400,
             nanos: 0,
@@ -91,9 +97,27 @@ async fn filters_orders_and_totals_are_as_asked() {
     };
     for (filter, expected) in [
         (none(), &["d", "b", "c", "a_x"][..]),
-        (KeyPairFilter { crypto_provider: CryptoProvider::Local.into(), ..none() }, &["d", "c"]),
-        (KeyPairFilter { crypto_provider: CryptoProvider::Hsm.into(), ..none() }, &["b", "a_x"]),
-        (KeyPairFilter { key_algorithm: "EC".into(), ..none() }, &["d", "b"]),
+        (
+            KeyPairFilter {
+                crypto_provider: CryptoProvider::Local.into(),
+                ..none()
+            },
+            &["d", "c"],
+        ),
+        (
+            KeyPairFilter {
+                crypto_provider: CryptoProvider::Hsm.into(),
+                ..none()
+            },
+            &["b", "a_x"],
+        ),
+        (
+            KeyPairFilter {
+                key_algorithm: "EC".into(),
+                ..none()
+            },
+            &["d", "b"],
+        ),
         (
             KeyPairFilter {
                 crypto_provider: CryptoProvider::Local.into(),
@@ -102,15 +126,69 @@ async fn filters_orders_and_totals_are_as_asked() {
             },
             &["c"],
         ),
-        (KeyPairFilter { status: CertificateValidity::Valid.into(), ..none() }, &["d", "b", "c", "a_x"]),
-        (KeyPairFilter { status: CertificateValidity::Expired.into(), ..none() }, &[]),
-        (KeyPairFilter { status: CertificateValidity::NotYetValid.into(), ..none() }, &[]),
-        (KeyPairFilter { status: CertificateValidity::Revoked.into(), ..none() }, &[]),
-        (KeyPairFilter { expires_before: in_days(25), ..none() }, &["b", "c"]),
-        (KeyPairFilter { query: "payments".into(), ..none() }, &["d"]),
-        (KeyPairFilter { query: "_".into(), ..none() }, &["a_x"]),
-        (KeyPairFilter { query: "0%".into(), ..none() }, &["c"]),
-        (KeyPairFilter { query: "O=Acme, C=US".into(), ..none() }, &["d", "b", "a_x"]),
+        (
+            KeyPairFilter {
+                status: CertificateValidity::Valid.into(),
+                ..none()
+            },
+            &["d", "b", "c", "a_x"],
+        ),
+        (
+            KeyPairFilter {
+                status: CertificateValidity::Expired.into(),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            KeyPairFilter {
+                status: CertificateValidity::NotYetValid.into(),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            KeyPairFilter {
+                status: CertificateValidity::Revoked.into(),
+                ..none()
+            },
+            &[],
+        ),
+        (
+            KeyPairFilter {
+                expires_before: in_days(25),
+                ..none()
+            },
+            &["b", "c"],
+        ),
+        (
+            KeyPairFilter {
+                query: "payments".into(),
+                ..none()
+            },
+            &["d"],
+        ),
+        (
+            KeyPairFilter {
+                query: "_".into(),
+                ..none()
+            },
+            &["a_x"],
+        ),
+        (
+            KeyPairFilter {
+                query: "0%".into(),
+                ..none()
+            },
+            &["c"],
+        ),
+        (
+            KeyPairFilter {
+                query: "O=Acme, C=US".into(),
+                ..none()
+            },
+            &["d", "b", "a_x"],
+        ),
         (
             KeyPairFilter {
                 query: "acme".into(),
@@ -123,7 +201,11 @@ async fn filters_orders_and_totals_are_as_asked() {
     ] {
         let (ids, total) = ids(&client, filtered(filter.clone())).await;
         assert_eq!(ids, expected, "{filter:?}");
-        assert_eq!(usize::try_from(total).unwrap(), expected.len(), "{filter:?}");
+        assert_eq!(
+            usize::try_from(total).unwrap(),
+            expected.len(),
+            "{filter:?}"
+        );
     }
 }
 
@@ -157,9 +239,16 @@ async fn pages_stay_stable_while_key_pairs_come_and_go() {
             client.delete(&temporary).await.unwrap();
         }
         let unique: std::collections::HashSet<_> = seen.iter().collect();
-        assert_eq!(unique.len(), seen.len(), "{order_by}: a key pair came twice");
+        assert_eq!(
+            unique.len(),
+            seen.len(),
+            "{order_by}: a key pair came twice"
+        );
         for n in 0..30 {
-            assert!(unique.contains(&format!("k{n:02}")), "{order_by}: k{n:02} was left out");
+            assert!(
+                unique.contains(&format!("k{n:02}")),
+                "{order_by}: k{n:02} was left out"
+            );
         }
     }
 }
@@ -178,7 +267,13 @@ fn bad_list_requests_name_their_fields() {
     assert_eq!((refused.code, &*refused.reason), (3, "VALIDATION_FAILED"));
     assert_eq!(
         refused.fields,
-        ["filter.cryptoProvider", "filter.keyAlgorithm", "filter.query", "pageSize", "pageToken"]
+        [
+            "filter.cryptoProvider",
+            "filter.keyAlgorithm",
+            "filter.query",
+            "pageSize",
+            "pageToken"
+        ]
     );
     let refused = daemon
         .grpcurl()
@@ -199,10 +294,18 @@ async fn a_deleted_key_pair_is_gone_from_store_and_token() {
             id: id.into(),
             etag: etag.into(),
         };
-        let stale = client.key_pairs().delete_signing_key_pair(delete(id, "0123")).await.unwrap_err();
+        let stale = client
+            .key_pairs()
+            .delete_signing_key_pair(delete(id, "0123"))
+            .await
+            .unwrap_err();
         assert_eq!(reason(&stale), (Code::Aborted, "ETAG_MISMATCH".into()));
         assert_eq!(client.get(id).await.unwrap(), view);
-        client.key_pairs().delete_signing_key_pair(delete(id, &view.etag)).await.unwrap();
+        client
+            .key_pairs()
+            .delete_signing_key_pair(delete(id, &view.etag))
+            .await
+            .unwrap();
         for gone in [
             client.get(id).await.map(|_| ()).unwrap_err(),
             client.delete(id).await.unwrap_err(),
@@ -250,14 +353,31 @@ async fn of_many_deletes_at_once_one_succeeds() {
 fn ids_that_cannot_be_are_not_found_and_empty_ones_are_refused() {
     let daemon = Home::local().start();
     let grpcurl = daemon.grpcurl();
-    for method in ["GetSigningKeyPair", "DeleteSigningKeyPair", "ExportCertificate"] {
-        for id in ["none", "No Such Id", "../../etc/passwd", &"x".repeat(100_000)] {
+    for method in [
+        "GetSigningKeyPair",
+        "DeleteSigningKeyPair",
+        "ExportCertificate",
+    ] {
+        for id in [
+            "none",
+            "No Such Id",
+            "../../etc/passwd",
+            &"x".repeat(100_000),
+        ] {
             let refused = grpcurl.key_pairs(method, &json!({"id": id})).unwrap_err();
-            assert_eq!((refused.code, &*refused.reason), (5, "KEY_PAIR_NOT_FOUND"), "{method}");
+            assert_eq!(
+                (refused.code, &*refused.reason),
+                (5, "KEY_PAIR_NOT_FOUND"),
+                "{method}"
+            );
             assert!(refused.message.len() < 200, "{}", refused.message);
         }
         let refused = grpcurl.key_pairs(method, &json!({})).unwrap_err();
-        assert_eq!((refused.code, refused.fields), (3, vec!["id".to_owned()]), "{method}");
+        assert_eq!(
+            (refused.code, refused.fields),
+            (3, vec!["id".to_owned()]),
+            "{method}"
+        );
     }
 }
 
@@ -289,7 +409,12 @@ fn algorithms_are_listed_for_each_provider() {
             entry("ED25519", &[255], &["Ed25519"], provider),
         ]
     };
-    assert_eq!(all["keyAlgorithms"], json!([of("LOCAL"), of("HSM")].concat()));
-    let one = grpcurl.key_pairs("ListKeyAlgorithms", &json!({"cryptoProvider": "HSM"})).unwrap();
+    assert_eq!(
+        all["keyAlgorithms"],
+        json!([of("LOCAL"), of("HSM")].concat())
+    );
+    let one = grpcurl
+        .key_pairs("ListKeyAlgorithms", &json!({"cryptoProvider": "HSM"}))
+        .unwrap();
     assert_eq!(one["keyAlgorithms"], json!(of("HSM")));
 }

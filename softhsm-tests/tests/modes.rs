@@ -29,10 +29,17 @@ async fn a_provider_is_named_in_hybrid_mode_only() {
             )
             .unwrap();
         assert_eq!(view["keyPair"]["cryptoProvider"], Value::Null);
-        let algorithms = daemon.grpcurl().key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
+        let algorithms = daemon
+            .grpcurl()
+            .key_pairs("ListKeyAlgorithms", &json!({}))
+            .unwrap();
         let algorithms = algorithms["keyAlgorithms"].as_array().unwrap().clone();
         assert_eq!(algorithms.len(), 3);
-        assert!(algorithms.iter().all(|algorithm| algorithm["cryptoProvider"].is_null()));
+        assert!(
+            algorithms
+                .iter()
+                .all(|algorithm| algorithm["cryptoProvider"].is_null())
+        );
 
         let client = daemon.client().await;
         for provider in [CryptoProvider::Local, CryptoProvider::Hsm] {
@@ -47,10 +54,17 @@ async fn a_provider_is_named_in_hybrid_mode_only() {
         }
     }
     assert_eq!(token.count("Private Key"), 1);
-    for (default, expected) in [("LOCAL", CryptoProvider::Local), ("HSM", CryptoProvider::Hsm)] {
+    for (default, expected) in [
+        ("LOCAL", CryptoProvider::Local),
+        ("HSM", CryptoProvider::Hsm),
+    ] {
         let home = Home::hybrid(&token).with(&format!("crypto.default_provider = \"{default}\""));
         let daemon = home.start();
-        let view = daemon.client().await.generate(settings(CryptoProvider::Unspecified)).await;
+        let view = daemon
+            .client()
+            .await
+            .generate(settings(CryptoProvider::Unspecified))
+            .await;
         assert_eq!(view.unwrap().crypto_provider(), expected);
     }
 }
@@ -61,11 +75,19 @@ async fn what_a_changed_mode_does_not_serve_is_kept_and_said() {
     let mut home = Home::hybrid(&token);
     let daemon = home.start();
     let client = daemon.client().await;
-    let local = client.generate(named("l", CryptoProvider::Local)).await.unwrap();
-    let hsm = client.generate(named("h", CryptoProvider::Hsm)).await.unwrap();
+    let local = client
+        .generate(named("l", CryptoProvider::Local))
+        .await
+        .unwrap();
+    let hsm = client
+        .generate(named("h", CryptoProvider::Hsm))
+        .await
+        .unwrap();
     daemon.stop();
 
-    for (mode, served, hidden, hidden_in) in [("hsm", "h", "l", "LOCAL"), ("local", "l", "h", "HSM")] {
+    for (mode, served, hidden, hidden_in) in
+        [("hsm", "h", "l", "LOCAL"), ("local", "l", "h", "HSM")]
+    {
         home.set_mode(mode, (mode == "hsm").then_some(&token));
         let daemon = home.start();
         let client = daemon.client().await;
@@ -78,13 +100,27 @@ async fn what_a_changed_mode_does_not_serve_is_kept_and_said() {
                 reason(&refused),
                 (Code::FailedPrecondition, "PROVIDER_NOT_CONFIGURED".into())
             );
-            assert!(refused.message().contains("set crypto.mode to hybrid"), "{}", refused.message());
+            assert!(
+                refused.message().contains("set crypto.mode to hybrid"),
+                "{}",
+                refused.message()
+            );
         }
         let listed = client.list_all().await;
-        assert_eq!(listed.iter().map(|view| &*view.id).collect::<Vec<_>>(), [served]);
-        let total = client.list(ListSigningKeyPairsRequest::default()).await.unwrap().total_size;
+        assert_eq!(
+            listed.iter().map(|view| &*view.id).collect::<Vec<_>>(),
+            [served]
+        );
+        let total = client
+            .list(ListSigningKeyPairsRequest::default())
+            .await
+            .unwrap()
+            .total_size;
         assert_eq!(total, 1);
-        let taken = client.generate(named(hidden, CryptoProvider::Unspecified)).await.unwrap_err();
+        let taken = client
+            .generate(named(hidden, CryptoProvider::Unspecified))
+            .await
+            .unwrap_err();
         assert_eq!(reason(&taken).1, "KEY_PAIR_EXISTS");
         let (_, log) = daemon.stop();
         let said = format!("key pairs in {hidden_in} are kept in the store but not served");
@@ -103,9 +139,18 @@ async fn without_its_token_the_daemon_serves_the_rest_and_connects_when_the_toke
     let token = Token::none();
     let daemon = Home::hybrid(&token).start_without_token();
     let client = daemon.client().await;
-    client.generate(named("l", CryptoProvider::Local)).await.unwrap();
-    let away = client.generate(named("h", CryptoProvider::Hsm)).await.unwrap_err();
-    assert_eq!(reason(&away), (Code::Unavailable, "PROVIDER_UNAVAILABLE".into()));
+    client
+        .generate(named("l", CryptoProvider::Local))
+        .await
+        .unwrap();
+    let away = client
+        .generate(named("h", CryptoProvider::Hsm))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        reason(&away),
+        (Code::Unavailable, "PROVIDER_UNAVAILABLE".into())
+    );
     assert!(client.serves("").await);
     assert!(client.serves("keypaird.v1.KeyPairService").await);
     assert!(client.serves("provider/LOCAL").await);
@@ -116,13 +161,25 @@ async fn without_its_token_the_daemon_serves_the_rest_and_connects_when_the_toke
     let asked = grpcurl
         .key_pairs("ListKeyAlgorithms", &json!({"cryptoProvider": "HSM"}))
         .unwrap_err();
-    assert_eq!((&*asked.reason, asked.retry_info), ("PROVIDER_UNAVAILABLE", true));
+    assert_eq!(
+        (&*asked.reason, asked.retry_info),
+        ("PROVIDER_UNAVAILABLE", true)
+    );
     let said = daemon.wait_for_log("the provider is not available; it is tried again and again");
-    assert!(said["cause"].as_str().unwrap().contains("no token with label \"tests\""), "{said}");
+    assert!(
+        said["cause"]
+            .as_str()
+            .unwrap()
+            .contains("no token with label \"tests\""),
+        "{said}"
+    );
 
     token.initialise(LABEL);
     daemon.wait_for_log("connected to the token");
-    client.generate(named("h", CryptoProvider::Hsm)).await.unwrap();
+    client
+        .generate(named("h", CryptoProvider::Hsm))
+        .await
+        .unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(client.serves("provider/HSM").await);
 }
@@ -134,29 +191,62 @@ async fn after_a_refused_pin_the_daemon_waits_for_another() {
     let daemon = Home::hsm(&token).start_without_token();
     daemon.wait_for_log("the token refused the login; it is tried again when the PIN changes");
     let client = daemon.client().await;
-    let refused = client.generate(settings(CryptoProvider::Unspecified)).await.unwrap_err();
-    assert_eq!(reason(&refused), (Code::Unavailable, "PROVIDER_UNAVAILABLE".into()));
-    assert!(refused.message().contains("refused the PIN"), "{}", refused.message());
+    let refused = client
+        .generate(settings(CryptoProvider::Unspecified))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        reason(&refused),
+        (Code::Unavailable, "PROVIDER_UNAVAILABLE".into())
+    );
+    assert!(
+        refused.message().contains("refused the PIN"),
+        "{}",
+        refused.message()
+    );
     assert!(!client.serves("").await);
     token.write_pin(PIN);
     daemon.wait_for_log("connected to the token");
-    client.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    client
+        .generate(settings(CryptoProvider::Unspecified))
+        .await
+        .unwrap();
     let (_, log) = daemon.stop();
-    assert!(!log.contains("another-pin-46") && !log.contains(PIN), "a PIN is in the log");
+    assert!(
+        !log.contains("another-pin-46") && !log.contains(PIN),
+        "a PIN is in the log"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_others_on_the_token_are_left_alone() {
     let token = Token::fresh();
-    pkcs11_tool(&token, &["--keypairgen", "--key-type", "EC:prime256v1", "--label", "foreign", "--id", "01"]);
+    pkcs11_tool(
+        &token,
+        &[
+            "--keypairgen",
+            "--key-type",
+            "EC:prime256v1",
+            "--label",
+            "foreign",
+            "--id",
+            "01",
+        ],
+    );
     let home = Home::hybrid(&token);
     let daemon = home.start();
     let client = daemon.client().await;
-    client.generate(named("ours", CryptoProvider::Hsm)).await.unwrap();
+    client
+        .generate(named("ours", CryptoProvider::Hsm))
+        .await
+        .unwrap();
     daemon.kill();
     let daemon = home.start();
     let compared = daemon.wait_for_log("the token and the store were compared");
-    assert_eq!((&compared["foreign"], &compared["missing"]), (&json!(2), &json!(0)));
+    assert_eq!(
+        (&compared["foreign"], &compared["missing"]),
+        (&json!(2), &json!(0))
+    );
     daemon.client().await.delete("ours").await.unwrap();
     assert_eq!(token.count("Private Key"), 1);
     assert!(pkcs11_tool(&token, &["--list-objects"]).contains("label:      foreign"));
@@ -169,14 +259,26 @@ async fn a_certificate_missing_on_the_token_is_put_back_and_a_missing_key_is_tol
     let daemon = home.start();
     let client = daemon.client().await;
     for id in ["a", "b"] {
-        client.generate(named(id, CryptoProvider::Hsm)).await.unwrap();
+        client
+            .generate(named(id, CryptoProvider::Hsm))
+            .await
+            .unwrap();
     }
     daemon.stop();
-    pkcs11_tool(&token, &["--delete-object", "--type", "cert", "--label", "a"]);
-    pkcs11_tool(&token, &["--delete-object", "--type", "privkey", "--label", "b"]);
+    pkcs11_tool(
+        &token,
+        &["--delete-object", "--type", "cert", "--label", "a"],
+    );
+    pkcs11_tool(
+        &token,
+        &["--delete-object", "--type", "privkey", "--label", "b"],
+    );
     let daemon = home.start();
     let compared = daemon.wait_for_log("the token and the store were compared");
-    assert_eq!((&compared["republished"], &compared["missing"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&compared["republished"], &compared["missing"]),
+        (&json!(1), &json!(1))
+    );
     let said = daemon.wait_for_log("the token does not show the private key of a key pair");
     assert_eq!(said["key_pair"], "b");
     assert_eq!(token.count("Certificate"), 2);
@@ -187,7 +289,9 @@ async fn a_certificate_missing_on_the_token_is_put_back_and_a_missing_key_is_tol
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_with_fewer_mechanisms_has_a_shorter_list_and_clear_violations() {
     let token = Token::fresh();
-    token.configure("slots.mechanisms = CKM_EC_KEY_PAIR_GEN,CKM_ECDSA,CKM_EDDSA,CKM_RSA_PKCS_KEY_PAIR_GEN");
+    token.configure(
+        "slots.mechanisms = CKM_EC_KEY_PAIR_GEN,CKM_ECDSA,CKM_EDDSA,CKM_RSA_PKCS_KEY_PAIR_GEN",
+    );
     let daemon = Home::hybrid(&token).start();
     let listed = daemon
         .grpcurl()
@@ -201,17 +305,37 @@ async fn a_token_with_fewer_mechanisms_has_a_shorter_list_and_clear_violations()
         .collect();
     assert_eq!(names, ["EC"]);
     let client = daemon.client().await;
-    client.generate(settings(CryptoProvider::Hsm)).await.unwrap();
-    for (key_algorithm, mechanism) in [("ED25519", "CKM_EC_EDWARDS_KEY_PAIR_GEN"), ("RSA", "CKM_RSA_PKCS ")] {
+    client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap();
+    for (key_algorithm, mechanism) in [
+        ("ED25519", "CKM_EC_EDWARDS_KEY_PAIR_GEN"),
+        ("RSA", "CKM_RSA_PKCS "),
+    ] {
         let wanted = |provider| NewKeyPairSettings {
             key_algorithm: key_algorithm.into(),
             ..settings(provider)
         };
-        let refused = client.generate(wanted(CryptoProvider::Hsm)).await.unwrap_err();
-        assert_eq!(reason(&refused), (Code::InvalidArgument, "VALIDATION_FAILED".into()));
+        let refused = client
+            .generate(wanted(CryptoProvider::Hsm))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            reason(&refused),
+            (Code::InvalidArgument, "VALIDATION_FAILED".into())
+        );
         let said = refused.message();
-        assert!(said.starts_with(&format!("keyAlgorithm: {key_algorithm} is not available in HSM")), "{said}");
+        assert!(
+            said.starts_with(&format!(
+                "keyAlgorithm: {key_algorithm} is not available in HSM"
+            )),
+            "{said}"
+        );
         assert!(said.contains(mechanism), "{said}");
-        client.generate(wanted(CryptoProvider::Local)).await.unwrap();
+        client
+            .generate(wanted(CryptoProvider::Local))
+            .await
+            .unwrap();
     }
 }

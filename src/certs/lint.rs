@@ -232,9 +232,17 @@ impl Lint {
     }
 }
 
-fn extension<'a, T: Decode<'a> + AssociatedOid>(parsed: &'a Parsed) -> Option<T> {
-    let (_, value) = parsed.tbs_certificate().get_extension::<T>().ok()??;
-    Some(value)
+/// Reads an extension, if it is there and encoded in the one way that DER allows.
+fn extension<'a, T>(parsed: &'a Parsed) -> Option<T>
+where
+    T: Decode<'a, Error = der::Error> + Encode + AssociatedOid,
+{
+    let extensions = parsed.tbs_certificate().extensions()?;
+    let found = extensions
+        .iter()
+        .find(|extension| extension.extn_id == T::OID)?;
+    let value = T::from_der(found.extn_value.as_bytes()).ok()?;
+    (value.to_der().ok()? == found.extn_value.as_bytes()).then_some(value)
 }
 
 fn is_same_name(found: &GeneralName, asked: &SubjectAlternativeName) -> bool {

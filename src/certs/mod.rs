@@ -12,3 +12,6 @@ mod profile;
 pub use error::CertError;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
+
+#[cfg(test)]
+mod tests;

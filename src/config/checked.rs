@@ -10,6 +10,7 @@ use super::raw::{self, Leaf, Raw};
 use super::{Config, ConfigError, Environment, Fault};
 use crate::domain::{ProviderKind, ProviderMode, ProviderPolicy};
 use crate::providers::pkcs11::{PinSource, Pkcs11Config, TokenSelector};
+use crate::telemetry::{self, LogFormat, TelemetryConfig};
 
 /// Where and how calls are answered.
 #[derive(Clone, Debug)]
@@ -75,24 +76,6 @@ pub struct LocalConfig {
 pub struct StoreConfig {
     /// The SQLite database.
     pub path: PathBuf,
-}
-
-/// What the daemon tells of itself.
-#[derive(Clone, Debug)]
-pub struct TelemetryConfig {
-    /// The form of log lines.
-    pub log_format: LogFormat,
-    /// Which log lines are written.
-    pub log_filter: String,
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Finds what the configuration means, or everything that is wrong with it.
@@ -434,7 +417,7 @@ impl Faults {
         let log_filter = self
             .given("telemetry.log_filter", raw.log_filter)
             .unwrap_or_else(|| "info".to_owned());
-        if let Err(error) = crate::telemetry::filter(&log_filter) {
+        if let Err(error) = telemetry::filter(&log_filter) {
             self.add(
                 "telemetry.log_filter",
                 format!("is not a filter of log lines: {error}"),

@@ -8,14 +8,13 @@ mod checked;
 mod error;
 mod raw;
 
-pub use checked::{
-    CryptoConfig, LocalConfig, LogFormat, ServerConfig, StoreConfig, TelemetryConfig, TlsConfig,
-    TokenConfig,
-};
+pub use checked::{CryptoConfig, LocalConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig};
 pub use error::{ConfigError, Fault};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+use crate::telemetry::TelemetryConfig;
 
 /// A configuration in which nothing is wrong.
 #[derive(Clone, Debug)]
@@ -49,6 +48,3 @@ impl Config {
         checked::check(raw, faults, environment)
     }
 }
-
-#[cfg(test)]
-mod tests;

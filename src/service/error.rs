@@ -55,6 +55,9 @@ pub enum ServiceError {
     /// There is no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// A fault of ours that was caught.
+    #[error("the work panicked")]
+    Panicked,
     /// Work behind the call ended without a result.
     #[error("the work was lost: {0}")]
     Lost(#[from] tokio::task::JoinError),

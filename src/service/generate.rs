@@ -1,7 +1,9 @@
 //! Generates key pairs.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use time::{Duration, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
@@ -199,7 +201,11 @@ impl Service {
                 .await
                 .map_err(|error| taken(error, &name))?;
         }
-        let made = self.make_named(handle, &name, order).await;
+        // A panic must not keep the token from being cleared.
+        let made = AssertUnwindSafe(self.make_named(handle, &name, order))
+            .catch_unwind()
+            .await
+            .unwrap_or(Err(ServiceError::Panicked));
         match &made {
             Ok(key_pair) => info!(
                 key_pair = %name.id,

@@ -118,9 +118,10 @@ fn describe(error: &ServiceError) -> Report {
         ),
         ServiceError::Provider(error) => describe_provider(error),
         ServiceError::Store(error) => describe_store(error),
-        ServiceError::Certificate(_) | ServiceError::Entropy(_) | ServiceError::Lost(_) => {
-            Report::new(Internal, "INTERNAL", INTERNAL)
-        }
+        ServiceError::Certificate(_)
+        | ServiceError::Entropy(_)
+        | ServiceError::Panicked
+        | ServiceError::Lost(_) => Report::new(Internal, "INTERNAL", INTERNAL),
     }
 }
 

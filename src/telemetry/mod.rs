@@ -9,7 +9,23 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::config::{LogFormat, TelemetryConfig};
+/// What the daemon tells of itself.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_filter: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Reads which log lines are to be written.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {

@@ -14,12 +14,18 @@ pub fn destroying_nothing_is_no_error(provider: &dyn CryptoProvider) {
 pub fn destroys_one_key_and_no_other(provider: &dyn CryptoProvider) {
     let (_, kept) = generate_key(provider, KeySpec::Ed25519);
     let (_, mut gone) = generate_key(provider, KeySpec::Ed25519);
-    provider.sign(&gone, SignatureAlgorithm::Ed25519, b"a message").unwrap();
+    provider
+        .sign(&gone, SignatureAlgorithm::Ed25519, b"a message")
+        .unwrap();
     provider.destroy(gone.name.key_ref).unwrap();
     provider.destroy(gone.name.key_ref).unwrap();
     // The store forgets the encrypted key of a software provider.
     gone.sealed = None;
-    let missing = provider.sign(&gone, SignatureAlgorithm::Ed25519, b"a message").unwrap_err();
+    let missing = provider
+        .sign(&gone, SignatureAlgorithm::Ed25519, b"a message")
+        .unwrap_err();
     assert_eq!(missing.kind, ProviderErrorKind::KeyMissing);
-    provider.sign(&kept, SignatureAlgorithm::Ed25519, b"a message").unwrap();
+    provider
+        .sign(&kept, SignatureAlgorithm::Ed25519, b"a message")
+        .unwrap();
 }

@@ -23,16 +23,21 @@ pub fn signs_what_openssl_verifies(provider: &dyn CryptoProvider) {
             let mut arguments = vec!["pkeyutl", "-verify", "-pubin", "-inkey", &key, "-rawin"];
             arguments.extend(["-in", &message, "-sigfile", &signature]);
             let digest = match algorithm {
-                SignatureAlgorithm::RsaPkcs1(hash) | SignatureAlgorithm::Ecdsa(hash) => match hash {
-                    Hash::Sha256 => &["-digest", "sha256"][..],
-                    Hash::Sha384 => &["-digest", "sha384"],
-                    Hash::Sha512 => &["-digest", "sha512"],
-                },
+                SignatureAlgorithm::RsaPkcs1(hash) | SignatureAlgorithm::Ecdsa(hash) => {
+                    match hash {
+                        Hash::Sha256 => &["-digest", "sha256"][..],
+                        Hash::Sha384 => &["-digest", "sha384"],
+                        Hash::Sha512 => &["-digest", "sha512"],
+                    }
+                }
                 SignatureAlgorithm::Ed25519 => &[],
             };
             arguments.extend(digest);
             let said = run("openssl", arguments);
-            assert!(said.contains("Signature Verified Successfully"), "{spec} {algorithm}: {said}");
+            assert!(
+                said.contains("Signature Verified Successfully"),
+                "{spec} {algorithm}: {said}"
+            );
         }
     }
 }
@@ -45,7 +50,10 @@ pub fn refuses_algorithms_of_other_keys(provider: &dyn CryptoProvider) {
     assert_eq!(refused.kind, ProviderErrorKind::Unsupported);
     let ecdsa = SignatureAlgorithm::Ecdsa(Hash::Sha256);
     let signature = provider.sign(&stored, ecdsa, b"a message").unwrap();
-    generated.public_key.verify(ecdsa, b"a message", &signature).unwrap();
+    generated
+        .public_key
+        .verify(ecdsa, b"a message", &signature)
+        .unwrap();
 }
 
 /// A key that is not there is said to be missing.
@@ -53,6 +61,8 @@ pub fn tells_of_a_missing_key(provider: &dyn CryptoProvider) {
     let (_, mut stored) = generate_key(provider, KeySpec::Ed25519);
     stored.name = new_name();
     stored.sealed = None;
-    let missing = provider.sign(&stored, SignatureAlgorithm::Ed25519, b"a message").unwrap_err();
+    let missing = provider
+        .sign(&stored, SignatureAlgorithm::Ed25519, b"a message")
+        .unwrap_err();
     assert_eq!(missing.kind, ProviderErrorKind::KeyMissing);
 }

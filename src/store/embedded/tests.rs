@@ -1,0 +1,364 @@
+//! The store against what it promises, and lists against a simple model.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use time::macros::datetime;
+
+use super::*;
+use crate::domain::{
+    Certificate, CertificateValidity, Curve, Generation, Hash, KeyAlgorithm, KeyOrigin,
+    KeyPairGeneration, KeySpec, Labels, ListFilter, ListOrder, OrderField, PageSize, PublicKey,
+    RsaSize, SignatureAlgorithm, TokenAttributes, Validity,
+};
+
+const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+
+fn open() -> (EmbeddedStore, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
+    (store, folder)
+}
+
+fn intent(id: &str, key_ref: u8) -> Intent {
+    Intent {
+        key_ref: KeyRef::from_random([key_ref; 16]),
+        id: KeyPairId::parse(id).unwrap(),
+        generation: Generation::FIRST,
+        provider: ProviderKind::Hsm,
+    }
+}
+
+fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
+    KeyPair {
+        id: KeyPairId::parse(id).unwrap(),
+        provider: ProviderKind::Hsm,
+        origin: KeyOrigin::Generated,
+        labels: Labels::from_stored([("team".to_owned(), "payments".to_owned())].into()),
+        create_time: datetime!(2026-11-23 11:59:59.123456 UTC),
+        revision: 0,
+        current: KeyPairGeneration {
+            number: Generation::FIRST,
+            key_ref: KeyRef::from_random(key_ref),
+            public_key: PublicKey::new(KeySpec::Ec(Curve::P384), [4; 97]),
+            token_attributes: Some(TokenAttributes {
+                sensitive: true,
+                always_sensitive: false,
+                never_extractable: true,
+                local: false,
+            }),
+            signature_algorithm: SignatureAlgorithm::Ecdsa(Hash::Sha512),
+            certificate: Certificate::from_der(*b"certificate"),
+            serial_number: u128::MAX.to_string(),
+            subject_dn: "CN=Zürich, O=Acme, C=CH".into(),
+            issuer_dn: "CN=Other, O=Acme, C=CH".into(),
+            subject_alternative_names: vec!["a.example".into(), "192.0.2.1".into()],
+            validity: Validity::days_from(NOW, 30),
+        },
+    }
+}
+
+fn new(key_pair: KeyPair) -> NewKeyPair {
+    NewKeyPair {
+        key_pair,
+        sealed_key: None,
+        request: None,
+    }
+}
+
+fn request(name: &str, key_pair: &str, made_at: OffsetDateTime) -> AnsweredRequest {
+    AnsweredRequest {
+        request_id: RequestId::parse(name).unwrap(),
+        settings: [7; 32],
+        key_pair: KeyPairId::parse(key_pair).unwrap(),
+        made_at,
+    }
+}
+
+#[tokio::test]
+async fn a_key_pair_comes_back_as_it_was_after_reopening() {
+    let (store, folder) = open();
+    let stored = pair("x", [1; 16]);
+    let sealed = SealedKey::from_bytes([9; 100]);
+    let answered = request("r", "x", NOW);
+    store
+        .complete_creation(NewKeyPair {
+            sealed_key: Some(sealed.clone()),
+            request: Some(answered.clone()),
+            ..new(stored.clone())
+        })
+        .await
+        .unwrap();
+    store
+        .record_key_encryption_check(sealed.clone())
+        .await
+        .unwrap();
+    drop(store);
+    let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
+    let id = &stored.id;
+    assert_eq!(store.key_pair(id).await.unwrap(), Some(stored.clone()));
+    assert_eq!(
+        store.sealed_key(stored.current.key_ref).await.unwrap(),
+        Some(sealed.clone())
+    );
+    assert_eq!(store.key_encryption_check().await.unwrap(), Some(sealed));
+    let found = store
+        .answered_request(&answered.request_id, NOW)
+        .await
+        .unwrap();
+    assert_eq!(found, Some(answered));
+}
+
+#[tokio::test]
+async fn an_id_is_taken_once_whatever_it_is_taken_for() {
+    let (store, _folder) = open();
+    let taken = |result: Result<(), StoreError>| matches!(result, Err(StoreError::IdTaken));
+
+    // While a key is made, and when it is.
+    store.begin_creation(intent("x", 1)).await.unwrap();
+    assert!(taken(store.begin_creation(intent("x", 2)).await));
+    assert!(taken(
+        store.complete_creation(new(pair("x", [2; 16]))).await
+    ));
+    store
+        .complete_creation(new(pair("x", [1; 16])))
+        .await
+        .unwrap();
+    assert!(taken(store.begin_creation(intent("x", 3)).await));
+    assert!(taken(
+        store.complete_creation(new(pair("x", [3; 16]))).await
+    ));
+
+    // While it is destroyed, and no longer.
+    assert!(store.begin_deletion(&pair("x", [1; 16])).await.unwrap());
+    assert!(!store.begin_deletion(&pair("x", [1; 16])).await.unwrap());
+    assert!(taken(store.begin_creation(intent("x", 4)).await));
+    let id = KeyPairId::parse("x").unwrap();
+    assert_eq!(
+        store.unfinished_deletion(&id).await.unwrap(),
+        Some(intent("x", 1))
+    );
+    store
+        .end_intent(KeyRef::from_random([1; 16]))
+        .await
+        .unwrap();
+    store.begin_creation(intent("x", 5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_that_were_being_made_are_condemned_by_a_restart() {
+    let (store, folder) = open();
+    store.begin_creation(intent("x", 1)).await.unwrap();
+    store.begin_creation(intent("y", 2)).await.unwrap();
+    assert!(store.condemned().await.unwrap().is_empty());
+    store.condemn(KeyRef::from_random([2; 16])).await.unwrap();
+    assert_eq!(store.condemned().await.unwrap(), [intent("y", 2)]);
+    drop(store);
+    let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
+    assert_eq!(
+        store.condemned().await.unwrap(),
+        [intent("x", 1), intent("y", 2)]
+    );
+}
+
+#[tokio::test]
+async fn a_changed_key_pair_is_not_deleted_by_who_saw_it_before() {
+    let (store, _folder) = open();
+    store
+        .complete_creation(new(pair("x", [1; 16])))
+        .await
+        .unwrap();
+    let mut seen = pair("x", [1; 16]);
+    seen.revision = 7;
+    assert!(!store.begin_deletion(&seen).await.unwrap());
+    assert!(store.key_pair(&seen.id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn requests_are_known_for_a_day() {
+    let (store, _folder) = open();
+    let day = Duration::days(1);
+    let make = |id: &str, byte, request| NewKeyPair {
+        request: Some(request),
+        ..new(pair(id, [byte; 16]))
+    };
+    store
+        .complete_creation(make("a", 1, request("r", "a", NOW)))
+        .await
+        .unwrap();
+    let name = RequestId::parse("r").unwrap();
+    let known = |since| store.answered_request(&name, since);
+    assert!(known(NOW).await.unwrap().is_some());
+    assert!(known(NOW + Duration::SECOND).await.unwrap().is_none());
+    // The name may be used again after that.
+    let later = NOW + day + Duration::SECOND;
+    store
+        .complete_creation(make("b", 2, request("r", "b", later)))
+        .await
+        .unwrap();
+    let found = known(NOW).await.unwrap().unwrap();
+    assert_eq!(found.key_pair.as_str(), "b");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_at_once_under_one_id_one_succeeds_and_failures_do_not_touch_their_neighbours() {
+    let (store, _folder) = open();
+    let store = Arc::new(store);
+    let writes: Vec<_> = (0..100_u8)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            // Every second one wants the same id, the others one of their own.
+            let id = if n % 2 == 0 {
+                "same".to_owned()
+            } else {
+                format!("own-{n}")
+            };
+            tokio::spawn(async move {
+                store
+                    .complete_creation(new(pair(&id, [n; 16])))
+                    .await
+                    .is_ok()
+            })
+        })
+        .collect();
+    let mut made = 0;
+    for write in writes {
+        made += usize::from(write.await.unwrap());
+    }
+    assert_eq!(made, 51);
+    assert_eq!(store.count(ProviderKind::Hsm).await.unwrap(), 51);
+    assert_eq!(store.keys_of(ProviderKind::Hsm).await.unwrap().len(), 51);
+}
+
+/// A key pair that differs in what lists look at.
+fn listed(n: u8, provider: bool, spec: u8, days: u8, subject: u8) -> KeyPair {
+    let spec = match spec % 3 {
+        0 => KeySpec::Rsa(RsaSize::Bits2048),
+        1 => KeySpec::Ec(Curve::P256),
+        _ => KeySpec::Ed25519,
+    };
+    let mut pair = pair(&format!("id{:03}", n.wrapping_mul(37)), [n; 16]);
+    pair.provider = if provider {
+        ProviderKind::Hsm
+    } else {
+        ProviderKind::Local
+    };
+    pair.current.public_key = PublicKey::new(spec, [n; 32]);
+    // Around now, so that some are expired and some not valid yet.
+    let from = NOW + Duration::days(i64::from(days % 5) - 3);
+    pair.current.validity = Validity::days_from(from, 2);
+    pair.current.subject_dn = format!("CN=Name {}%, O=Acme_{}", subject % 4, subject % 3);
+    pair
+}
+
+fn meets(pair: &KeyPair, filter: &ListFilter) -> bool {
+    let text = filter.text.as_ref().map(|text| text.to_lowercase());
+    filter
+        .provider
+        .is_none_or(|provider| pair.provider == provider)
+        && filter
+            .algorithm
+            .is_none_or(|a| pair.current.public_key.spec().algorithm() == a)
+        && filter
+            .status
+            .is_none_or(|status| pair.current.validity.at(NOW) == status)
+        && filter
+            .expires_before
+            .is_none_or(|before| pair.current.validity.not_after < before)
+        && text.is_none_or(|text| {
+            pair.id.as_str().contains(&text)
+                || pair.current.subject_dn.to_lowercase().contains(&text)
+        })
+}
+
+fn filters() -> impl Strategy<Value = ListFilter> {
+    (
+        prop::option::of(prop::sample::select(&ProviderKind::ALL[..])),
+        prop::option::of(prop::sample::select(&KeyAlgorithm::ALL[..])),
+        prop::option::of(prop::sample::select(vec![
+            CertificateValidity::Valid,
+            CertificateValidity::Expired,
+            CertificateValidity::NotYetValid,
+        ])),
+        prop::option::of(-3_i64..4),
+        prop::option::of(prop::sample::select(vec![
+            "id0", "NAME 1", "%", "_2", "nothing",
+        ])),
+    )
+        .prop_map(|(provider, algorithm, status, before, text)| ListFilter {
+            provider,
+            algorithm,
+            status,
+            expires_before: before.map(|days| NOW + Duration::days(days)),
+            text: text.map(ToOwned::to_owned),
+        })
+}
+
+fn orders() -> impl Strategy<Value = ListOrder> {
+    let fields = vec![
+        OrderField::CreateTime,
+        OrderField::Id,
+        OrderField::Expires,
+        OrderField::SubjectDn,
+    ];
+    (prop::sample::select(fields), any::<bool>())
+        .prop_map(|(field, descending)| ListOrder { field, descending })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn pages_joined_are_the_filtered_and_ordered_list(
+        pairs in prop::collection::vec(any::<(bool, u8, u8, u8)>(), 0..40),
+        filter in filters(),
+        order in orders(),
+        page_size in 1_i32..12,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (store, _folder) = open();
+            let mut expected = Vec::new();
+            for (n, (provider, spec, days, subject)) in pairs.into_iter().enumerate() {
+                let pair = listed(u8::try_from(n).unwrap(), provider, spec, days, subject);
+                store.complete_creation(new(pair.clone())).await.unwrap();
+                expected.push(pair);
+            }
+            expected.retain(|pair| meets(pair, &filter));
+            if order.descending {
+                expected.reverse();
+            }
+            // Both sorts are stable: what is alike stays in the order of making, or its reverse.
+            expected.sort_by(|one, other| {
+                let ascending = match order.field {
+                    OrderField::CreateTime => std::cmp::Ordering::Equal,
+                    OrderField::Id => one.id.cmp(&other.id),
+                    OrderField::Expires => {
+                        one.current.validity.not_after.cmp(&other.current.validity.not_after)
+                    }
+                    OrderField::SubjectDn => one.current.subject_dn.cmp(&other.current.subject_dn),
+                };
+                if order.descending { ascending.reverse() } else { ascending }
+            });
+            let mut found = Vec::new();
+            let mut after = None;
+            loop {
+                let query = ListQuery {
+                    filter: filter.clone(),
+                    order,
+                    page_size: PageSize::parse(page_size).unwrap(),
+                    after,
+                };
+                let page = store.list(query, NOW).await.unwrap();
+                prop_assert_eq!(page.total, u64::try_from(expected.len()).unwrap());
+                found.extend(page.key_pairs);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            prop_assert_eq!(found, expected);
+            Ok(())
+        })?;
+    }
+}
