@@ -6,6 +6,10 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "Cargo tells build scripts by the environment"
+)]
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("proto");
     println!("cargo:rerun-if-changed={}", root.display());

@@ -2,6 +2,8 @@
 //!
 //! Read from the code itself, so that the architecture page stays true.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests count as tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

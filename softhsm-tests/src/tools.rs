@@ -1,6 +1,7 @@
 //! Programs of others, by which the daemon's work is judged.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -56,14 +57,14 @@ pub struct Grpcurl {
 
 impl Grpcurl {
     /// Calls a daemon without TLS.
-    pub fn plaintext(address: impl ToString) -> Self {
+    pub fn plaintext(address: SocketAddr) -> Self {
         Self {
             target: vec!["-plaintext".into(), address.to_string()],
         }
     }
 
     /// Calls a daemon with these options and at this address.
-    pub fn with(options: &[&str], address: impl ToString) -> Self {
+    pub fn with(options: &[&str], address: SocketAddr) -> Self {
         let options = options.iter().map(ToString::to_string);
         Self {
             target: options.chain([address.to_string()]).collect(),
@@ -90,11 +91,10 @@ impl Grpcurl {
             panic!("grpcurl: {}", String::from_utf8_lossy(&output.stderr));
         });
         let detail = |kind: &str| {
-            let details = error["details"].as_array().into_iter().flatten();
+            let mut details = error["details"].as_array().into_iter().flatten();
             details
-                .filter(|detail| detail["@type"].as_str().unwrap().ends_with(kind))
+                .find(|detail| detail["@type"].as_str().unwrap().ends_with(kind))
                 .cloned()
-                .next()
         };
         let fields = detail("google.rpc.BadRequest").unwrap_or_default();
         let fields = fields["fieldViolations"].as_array().into_iter().flatten();
@@ -155,7 +155,7 @@ pub fn pkilint_accepts(certificates: &[PathBuf]) {
     run(tools().join("venv/bin/python"), arguments);
 }
 
-/// Lists the objects of a token with OpenSC's pkcs11-tool.
+/// Lists the objects of a token with `pkcs11-tool` of OpenSC.
 pub fn pkcs11_tool(token: &crate::token::Token, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .env("SOFTHSM2_CONF", token.conf())

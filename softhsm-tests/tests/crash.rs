@@ -1,5 +1,6 @@
 //! The daemon killed at random moments under load, and what is there when it starts again.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -218,9 +219,9 @@ async fn check(daemon: &Daemon, token: &Token, known: &Mutex<Known>, counts: &Mu
         }
     }
     for (id, fingerprint) in fingerprints {
-        if !known.made.contains_key(&id) {
+        if let Entry::Vacant(unknown) = known.made.entry(id) {
             counts.whole_without_answer += 1;
-            known.made.insert(id, fingerprint);
+            unknown.insert(fingerprint);
         }
     }
 }

@@ -90,7 +90,10 @@ fn with_tls(folder: &Path, client_ca: bool) -> Home {
         path("server.key")
     );
     if client_ca {
-        lines += &format!("\nserver.tls.client_ca = \"{}\"", path("ca.pem"));
+        let client_ca = path("ca.pem");
+        lines.push_str("\nserver.tls.client_ca = \"");
+        lines.push_str(&client_ca);
+        lines.push('"');
     }
     Home::local().with(&lines)
 }

@@ -189,7 +189,7 @@ async fn after_a_refused_pin_the_daemon_waits_for_another() {
     let token = Token::fresh();
     token.write_pin("another-pin-46");
     let daemon = Home::hsm(&token).start_without_token();
-    daemon.wait_for_log("the token refused the login; it is tried again when the PIN changes");
+    daemon.wait_for_log("the provider is not available; it is tried when the PIN changes");
     let client = daemon.client().await;
     let refused = client
         .generate(settings(CryptoProvider::Unspecified))

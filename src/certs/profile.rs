@@ -112,7 +112,7 @@ impl Profile {
 }
 
 impl Linted {
-    /// Returns what is to be signed: the TBSCertificate in DER.
+    /// Returns what is to be signed: the `TBSCertificate` in DER.
     pub fn to_be_signed(&self) -> &[u8] {
         &self.tbs_der
     }

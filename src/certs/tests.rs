@@ -105,6 +105,8 @@ fn validity_passes_on_both_sides_of_2050() {
     }
 }
 
+type Change = fn(&mut Profile);
+
 #[test]
 fn each_difference_between_asked_and_built_is_found() {
     let (certificate, asked) = signed();
@@ -114,7 +116,6 @@ fn each_difference_between_asked_and_built_is_found() {
     };
     assert_eq!(rules(asked.clone()), [""; 0]);
 
-    type Change = fn(&mut Profile);
     let changes: [(Change, &[&str]); 9] = [
         (
             |p| p.serial_number = SerialNumber::from_random([1; 16]),

@@ -47,5 +47,6 @@ impl fmt::Display for Fault {
 }
 
 fn list(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+    let lines: Vec<_> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    lines.concat()
 }

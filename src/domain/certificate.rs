@@ -49,12 +49,8 @@ pub(super) fn pem(label: &'static str, der: &[u8]) -> String {
 }
 
 fn hex_upper(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02X}");
-        text
-    })
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+    digits.concat()
 }
 
 /// When a certificate may be relied on: from `not_before` through `not_after`, whole seconds in UTC.

@@ -37,11 +37,12 @@ impl KeyPair {
         hash.update(self.current.key_ref.as_bytes());
         hash.update(self.revision.to_be_bytes());
         let digest = hash.finalize();
-        digest
+        let digits: Vec<_> = digest
             .iter()
             .take(8)
             .map(|byte| format!("{byte:02x}"))
-            .collect()
+            .collect();
+        digits.concat()
     }
 }
 
@@ -81,6 +82,10 @@ pub enum KeyOrigin {
 
 /// What a token states of a private key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "these are four flags of PKCS#11"
+)]
 pub struct TokenAttributes {
     /// `CKA_SENSITIVE`.
     pub sensitive: bool,

@@ -38,7 +38,6 @@ pub struct NewKeyPairSettings {
     /// `signatureAlgorithm`.
     pub signature_algorithm: Option<String>,
     /// `cryptoProvider`.
-    #[serde(serialize_with = "provider_name")]
     pub crypto_provider: Option<ProviderKind>,
     /// Whether `rotationSettings` were given.
     pub rotation_settings: bool,
@@ -191,13 +190,6 @@ fn valid_days(days: i32) -> Result<u16, Refusal> {
         .ok()
         .filter(|days| (1..=VALID_DAYS_MAX).contains(days))
         .ok_or_else(|| Refusal::new(format!("must be 1 to {VALID_DAYS_MAX}")))
-}
-
-fn provider_name<S: serde::Serializer>(
-    provider: &Option<ProviderKind>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    provider.map(ProviderKind::name).serialize(serializer)
 }
 
 /// About a hundred years.

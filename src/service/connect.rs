@@ -50,16 +50,14 @@ impl Service {
                     // Said once, not at every try.
                     let said = chain(&failure);
                     if reported.as_deref() != Some(&*said) {
-                        match failure.kind {
-                            ProviderErrorKind::LoginRefused => error!(
-                                provider = %handle.kind(), cause = said,
-                                "the token refused the login; it is tried again when the PIN changes"
-                            ),
-                            _ => error!(
-                                provider = %handle.kind(), cause = said,
-                                "the provider is not available; it is tried again and again"
-                            ),
-                        }
+                        let next = match failure.kind {
+                            ProviderErrorKind::LoginRefused => "when the PIN changes",
+                            _ => "again and again",
+                        };
+                        error!(
+                            provider = %handle.kind(), cause = said,
+                            "the provider is not available; it is tried {next}"
+                        );
                         reported = Some(said);
                     }
                     tokio::time::sleep(wait).await;

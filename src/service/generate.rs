@@ -9,14 +9,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
 
 use super::request_lock::RequestLock;
-use super::{KeyPairPreview, KeyPairView, Service, ServiceError};
+use super::{KeyPairPreview, KeyPairView, Service, ServiceError, issue};
 use crate::certs::{Profile, SerialNumber};
 use crate::domain::{
     Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate, KeyRef, KeySpec,
     NewKeyPairSettings, RequestId, SettingsDigest, Validity, Violations,
 };
 use crate::providers::{
-    KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, StoredKey,
+    CryptoProvider, GeneratedKey, KeyName, Lane, Operation, ProviderError, ProviderErrorKind,
+    ProviderHandle, StoredKey,
 };
 use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
 
@@ -220,78 +221,39 @@ impl Service {
         made
     }
 
+    /// Makes key, certificate and record. What fails on the way is for the caller of this to undo.
     async fn make_named(
         &self,
         handle: &ProviderHandle,
         name: &KeyName,
         order: Order,
     ) -> Result<KeyPair, ServiceError> {
+        let generated = generate_key(handle, name, &order).await?;
         let Order {
             template,
             named,
             caller,
         } = order;
-        let spec = template.spec;
-        let wanted = named.is_some();
-        let generated = {
-            let (name, caller) = (name.clone(), caller.clone());
-            handle
-                .run_to_end(
-                    generation_lane(handle, spec),
-                    Operation::Generate,
-                    move |provider| {
-                        if caller.is_cancelled() && !wanted {
-                            return Err(abandoned(provider.kind()));
-                        }
-                        provider.generate(&name, spec)
-                    },
-                )
-                .await?
-        };
-        let algorithm = template.signature_algorithm;
-        let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
         let create_time = stored_precision(self.clock.now());
         let validity = Validity::days_from(create_time, template.valid_days);
+        let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
         let subject_dn = template.subject.to_string();
         let shown_names = template.names.iter().map(ToString::to_string).collect();
-        let linted = Profile {
+        let key = StoredKey {
+            name: name.clone(),
+            spec: template.spec,
+            sealed: generated.sealed.clone(),
+        };
+        let profile = Profile {
             subject: template.subject,
             names: template.names,
             validity,
             serial_number,
             public_key: generated.public_key.clone(),
-            signature_algorithm: algorithm,
-        }
-        .build()?;
-        let signature = {
-            let message = linted.to_be_signed().to_vec();
-            let key = StoredKey {
-                name: name.clone(),
-                spec,
-                sealed: generated.sealed.clone(),
-            };
-            handle
-                .run(Lane::Sign, Operation::Sign, move |provider| {
-                    provider.sign(&key, algorithm, &message)
-                })
-                .await?
+            signature_algorithm: template.signature_algorithm,
         };
-        // Verifies the signature, which is the pairwise consistency check of the new key.
-        let certificate = linted.complete(signature)?;
-        if handle.provider().token().is_some() {
-            let (name, certificate) = (name.clone(), certificate.clone());
-            handle
-                .run(
-                    Lane::Manage,
-                    Operation::PublishCertificate,
-                    move |provider| {
-                        provider.token().map_or(Ok(()), |token| {
-                            token.publish_certificate(&name, &certificate)
-                        })
-                    },
-                )
-                .await?;
-        }
+        let certificate = issue::self_signed(handle, key, profile).await?;
+        issue::publish(handle, name, &certificate).await?;
         let key_pair = KeyPair {
             id: name.id.clone(),
             provider: handle.kind(),
@@ -304,7 +266,7 @@ impl Service {
                 key_ref: name.key_ref,
                 public_key: generated.public_key,
                 token_attributes: generated.token_attributes,
-                signature_algorithm: algorithm,
+                signature_algorithm: template.signature_algorithm,
                 certificate,
                 serial_number: serial_number.decimal(),
                 issuer_dn: subject_dn.clone(),
@@ -313,7 +275,7 @@ impl Service {
                 validity,
             },
         };
-        if caller.is_cancelled() && !wanted {
+        if caller.is_cancelled() && named.is_none() {
             return Err(ServiceError::CallerGone);
         }
         let request = named
@@ -357,6 +319,26 @@ impl Service {
             warn!(key_pair = %name.id, %key_ref, %error, "a failed generation is undone later");
         }
     }
+}
+
+/// Has the provider generate the key, unless the caller goes away before that is begun.
+async fn generate_key(
+    handle: &ProviderHandle,
+    name: &KeyName,
+    order: &Order,
+) -> Result<GeneratedKey, ServiceError> {
+    let spec = order.template.spec;
+    let (name, caller, wanted) = (name.clone(), order.caller.clone(), order.named.is_some());
+    let generate = move |provider: &dyn CryptoProvider| {
+        if caller.is_cancelled() && !wanted {
+            return Err(abandoned(provider.kind()));
+        }
+        provider.generate(&name, spec)
+    };
+    let lane = generation_lane(handle, spec);
+    Ok(handle
+        .run_to_end(lane, Operation::Generate, generate)
+        .await?)
 }
 
 /// Software RSA keys take seconds to find; what takes microseconds does not wait behind them.

@@ -15,7 +15,7 @@ impl Service {
     }
 
     pub(super) fn view(&self, key_pair: KeyPair) -> KeyPairView {
-        KeyPairView::new(key_pair, self.registry.policy(), &*self.clock)
+        KeyPairView::new(key_pair, *self.registry.policy(), &*self.clock)
     }
 
     /// Finds a key pair by the id a caller wrote. What cannot be an id is not found.

@@ -46,7 +46,7 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Invalid`].
     pub async fn list(&self, request: ListRequest) -> Result<KeyPairPage, ServiceError> {
-        let query = self.list_query(request).map_err(ServiceError::Invalid)?;
+        let query = self.list_query(&request).map_err(ServiceError::Invalid)?;
         let (filter, order) = (query.filter.clone(), query.order);
         let page = self.store.list(query, self.clock.now()).await?;
         Ok(KeyPairPage {
@@ -63,7 +63,7 @@ impl Service {
         })
     }
 
-    fn list_query(&self, request: ListRequest) -> Result<ListQuery, Violations> {
+    fn list_query(&self, request: &ListRequest) -> Result<ListQuery, Violations> {
         let mut violations = Violations::new();
         let v = &mut violations;
         let policy = self.registry.policy();

@@ -9,6 +9,7 @@ mod error;
 mod export_certificate;
 mod generate;
 mod get;
+mod issue;
 mod key_algorithms;
 mod list;
 mod reconcile;

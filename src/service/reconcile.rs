@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tracing::{info, warn};
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, issue};
 use crate::domain::{KeyPairId, KeyRef};
 use crate::providers::{
     KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, TokenObject,
@@ -90,11 +90,7 @@ impl Service {
                 generation: key_pair.current.number,
                 key_ref,
             };
-            let certificate = key_pair.current.certificate;
-            token_call(handle, Operation::PublishCertificate, move |token| {
-                token.publish_certificate(&name, &certificate)
-            })
-            .await?;
+            issue::publish(handle, &name, &key_pair.current.certificate).await?;
             done.republished += 1;
         }
         info!(

@@ -167,14 +167,15 @@ impl Setup {
             queue_length,
             operation_timeout: Duration::from_secs(10),
         };
-        let handle = ProviderHandle::start(Arc::clone(&provider) as _, &lanes).unwrap();
+        let dyn_provider: Arc<dyn CryptoProvider> = provider.clone();
+        let handle = ProviderHandle::start(dyn_provider, &lanes).unwrap();
         let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.db")).unwrap());
         let policy = ProviderPolicy {
             mode: ProviderMode::Hsm,
             default: ProviderKind::Hsm,
         };
         let service = Arc::new(Service::new(
-            Arc::clone(&store) as _,
+            store.clone(),
             Registry::new(policy, vec![Arc::new(handle)]),
             Arc::new(NoonClock),
             Arc::new(Counting::default()),

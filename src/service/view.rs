@@ -16,7 +16,7 @@ pub struct KeyPairView {
 }
 
 impl KeyPairView {
-    pub(super) fn new(key_pair: KeyPair, policy: &ProviderPolicy, clock: &dyn Clock) -> Self {
+    pub(super) fn new(key_pair: KeyPair, policy: ProviderPolicy, clock: &dyn Clock) -> Self {
         Self {
             status: key_pair.current.validity.at(clock.now()),
             crypto_provider: policy.shown(key_pair.provider),

@@ -44,17 +44,17 @@ fn token_attributes(session: &Session, private: ObjectHandle) -> Result<TokenAtt
         ],
     )?;
     // What a token does not state is left out of the answer, so each is looked for by its type.
-    let states = |wanted: &Attribute| stated.contains(wanted);
-    if !states(&Attribute::Sensitive(true)) || !states(&Attribute::Extractable(false)) {
+    let says = |wanted: &Attribute| stated.contains(wanted);
+    if !says(&Attribute::Sensitive(true)) || !says(&Attribute::Extractable(false)) {
         return Err(Failure::Untrustworthy(
             "made a private key that is not sensitive or is extractable, against its template",
         ));
     }
     Ok(TokenAttributes {
         sensitive: true,
-        always_sensitive: states(&Attribute::AlwaysSensitive(true)),
-        never_extractable: states(&Attribute::NeverExtractable(true)),
-        local: states(&Attribute::Local(true)),
+        always_sensitive: says(&Attribute::AlwaysSensitive(true)),
+        never_extractable: says(&Attribute::NeverExtractable(true)),
+        local: says(&Attribute::Local(true)),
     })
 }
 

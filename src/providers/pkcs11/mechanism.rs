@@ -56,7 +56,7 @@ pub(super) const fn ec_params(curve: Curve) -> &'static [u8] {
 /// `CKA_EC_PARAMS` of Ed25519: the curve's name as a PrintableString (PKCS#11 v3.0 section 2.3.10).
 pub(super) const ED25519_PARAMS: &[u8] = b"\x13\x0cedwards25519";
 
-/// Returns the DigestInfo that stands before a digest in RSASSA-PKCS1-v1_5 (RFC 8017 section 9.2).
+/// Returns the `DigestInfo` that stands before a digest in RSASSA-PKCS1-v1_5 (RFC 8017 section 9.2).
 pub(super) const fn digest_info(hash: Hash) -> &'static [u8; 19] {
     match hash {
         Hash::Sha256 => &[
