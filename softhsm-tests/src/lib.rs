@@ -6,6 +6,7 @@
 pub mod client;
 pub mod conformance;
 pub mod daemon;
+pub mod measure;
 pub mod own_process;
 pub mod token;
 pub mod tools;

@@ -20,7 +20,9 @@ pub const SO_PIN: &str = "so-pin-91537";
 /// A token that ends with its directory.
 #[derive(Debug)]
 pub struct Token {
-    folder: TempDir,
+    folder: PathBuf,
+    /// What removes the folder, unless somebody else does.
+    _owned: Option<TempDir>,
 }
 
 impl Token {
@@ -35,7 +37,10 @@ impl Token {
             .prefix("keypaird-token-")
             .tempdir()
             .unwrap();
-        let token = Self { folder };
+        let token = Self {
+            folder: folder.path().to_owned(),
+            _owned: Some(folder),
+        };
         fs::create_dir(token.objects()).unwrap();
         fs::write(
             token.conf(),
@@ -54,6 +59,14 @@ impl Token {
         let token = Self::none();
         token.initialise(LABEL);
         token
+    }
+
+    /// Returns the token of a configuration, which belongs to somebody else.
+    pub fn there(conf: &Path) -> Self {
+        Self {
+            folder: conf.parent().unwrap().to_owned(),
+            _owned: None,
+        }
     }
 
     /// Initialises a token in the directory.
@@ -83,17 +96,17 @@ impl Token {
 
     /// Returns the file that the daemon reads the PIN from.
     pub fn pin_file(&self) -> PathBuf {
-        self.folder.path().join("pin")
+        self.folder.join("pin")
     }
 
     /// Returns the configuration of SoftHSM2, for `SOFTHSM2_CONF`.
     pub fn conf(&self) -> PathBuf {
-        self.folder.path().join("softhsm2.conf")
+        self.folder.join("softhsm2.conf")
     }
 
     /// Returns the directory of the tokens.
     pub fn objects(&self) -> PathBuf {
-        self.folder.path().join("tokens")
+        self.folder.join("tokens")
     }
 
     /// Returns how many objects of a kind pkcs11-tool sees: `Private Key`, `Public Key`, `Certificate`.

@@ -1,0 +1,217 @@
+//! Generating, beside the bare operations it is made of, in one run on one machine.
+//!
+//! `cargo bench -p softhsm-tests --bench generate` prints the table of the manual.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, CertificateType, ObjectClass};
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
+use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
+use softhsm_tests::client::{Client, settings};
+use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::measure::{Samples, ms};
+use softhsm_tests::token::{LABEL, MODULE, PIN, Token};
+
+const ROUNDS: usize = 7;
+
+fn main() {
+    // SOFTHSM2_CONF belongs to a process: this one starts itself again with it.
+    if std::env::var_os("SOFTHSM2_CONF").is_none() {
+        let token = Token::fresh();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .env("SOFTHSM2_CONF", token.conf())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run());
+}
+
+async fn run() {
+    let conf = std::env::var("SOFTHSM2_CONF").unwrap();
+    let token = Token::there(conf.as_ref());
+    let bare = Bare::open();
+    let daemon = Home::hybrid(&token)
+        .replacing("telemetry.log_filter", "telemetry.log_filter = \"info\"")
+        .start();
+    let client = daemon.client().await;
+
+    println!("| in the HSM, one call after the other | bare `C_GenerateKeyPair` | `GenerateSigningKeyPair` | of it `C_CreateObject` of the certificate | ratio, whole | ratio without the certificate object |");
+    println!("|---|---|---|---|---|---|");
+    for (name, key_algorithm, per_round) in [("EC-256", "EC", 25), ("RSA-2048", "RSA", 12)] {
+        let mut bare_times = Samples::default();
+        let mut daemon_times = Samples::default();
+        let mut certificate_times = Samples::default();
+        for _ in 0..ROUNDS {
+            for _ in 0..per_round {
+                bare.generate(key_algorithm, &mut bare_times);
+            }
+            let mut made = Vec::new();
+            for _ in 0..per_round {
+                let begun = Instant::now();
+                let view = client.generate(wanted(CryptoProvider::Hsm, key_algorithm)).await.unwrap();
+                daemon_times.add(begun.elapsed());
+                made.push(view.id);
+            }
+            for id in made {
+                client.delete(&id).await.unwrap();
+            }
+            for _ in 0..per_round {
+                bare.certificate(&mut certificate_times);
+            }
+        }
+        let (bare, whole, certificate) =
+            (bare_times.median(), daemon_times.median(), certificate_times.median());
+        println!(
+            "| {name}, median of {} | {} | {} | {} | {:.2} | {:.2} |",
+            ROUNDS * per_round,
+            ms(bare),
+            ms(whole),
+            ms(certificate),
+            ratio(whole, bare),
+            ratio(whole.saturating_sub(certificate), bare),
+        );
+    }
+    local(&daemon, &client).await;
+}
+
+async fn local(daemon: &Daemon, client: &Client) {
+    let commits = durable_commits();
+    println!();
+    println!("| in software | a second | for each durable SQLite commit ({commits:.0} a second) |");
+    println!("|---|---|---|");
+    for clients in [1, 4, 16, 64] {
+        let mut rates = Vec::new();
+        for _ in 0..ROUNDS {
+            rates.push(local_rate(daemon, clients).await);
+        }
+        rates.sort_by(f64::total_cmp);
+        let rate = rates[rates.len() / 2];
+        println!("| EC-256, {clients} in flight | {rate:.0} | {:.2} |", rate / commits);
+    }
+    drop(client.list_all().await);
+}
+
+/// Generates for a second with some clients at once.
+async fn local_rate(daemon: &Daemon, clients: usize) -> f64 {
+    let client = daemon.client().await;
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs(1);
+    let tasks: Vec<_> = (0..clients)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut made = 0_u32;
+                while Instant::now() < until {
+                    client.generate(wanted(CryptoProvider::Local, "EC")).await.unwrap();
+                    made += 1;
+                }
+                made
+            })
+        })
+        .collect();
+    let mut made = 0;
+    for task in tasks {
+        made += task.await.unwrap();
+    }
+    f64::from(made) / begun.elapsed().as_secs_f64()
+}
+
+/// Commits rows of 2 KiB one by one, as durable as the daemon's store does, and returns the rate.
+fn durable_commits() -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let db = rusqlite::Connection::open(folder.path().join("commits.db")).unwrap();
+    db.pragma_update(None, "journal_mode", "WAL").unwrap();
+    db.pragma_update(None, "synchronous", "FULL").unwrap();
+    db.execute_batch("CREATE TABLE row (id INTEGER PRIMARY KEY, value BLOB)").unwrap();
+    let mut times = Samples::default();
+    for _ in 0..2000 {
+        times.time(|| db.execute("INSERT INTO row (value) VALUES (?1)", [vec![7_u8; 2048]]).unwrap());
+    }
+    1.0 / times.median().as_secs_f64()
+}
+
+fn wanted(provider: CryptoProvider, key_algorithm: &str) -> NewKeyPairSettings {
+    NewKeyPairSettings {
+        key_algorithm: key_algorithm.into(),
+        ..settings(provider)
+    }
+}
+
+fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
+}
+
+/// The token, used directly.
+struct Bare {
+    session: Session,
+}
+
+impl Bare {
+    fn open() -> Self {
+        let pkcs11 = Pkcs11::new(MODULE).unwrap();
+        pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let slots = pkcs11.get_slots_with_token().unwrap();
+        let slot = slots
+            .into_iter()
+            .find(|slot| pkcs11.get_token_info(*slot).is_ok_and(|token| token.label() == LABEL))
+            .unwrap();
+        let session = pkcs11.open_rw_session(slot).unwrap();
+        session.login(UserType::User, Some(&AuthPin::from(PIN))).unwrap();
+        Self { session }
+    }
+
+    /// Times one `C_GenerateKeyPair` of token objects with the daemon's attributes.
+    fn generate(&self, key_algorithm: &str, times: &mut Samples) {
+        let id: [u8; 16] = rand::random();
+        let named = || {
+            vec![Attribute::Token(true), Attribute::Id(id.to_vec()), Attribute::Label(b"bare".to_vec())]
+        };
+        let mut public = named();
+        public.extend([Attribute::Private(false), Attribute::Verify(true), Attribute::Encrypt(false)]);
+        let mut private = named();
+        private.extend([
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Sign(true),
+            Attribute::Decrypt(false),
+        ]);
+        let mechanism = if key_algorithm == "EC" {
+            public.push(Attribute::EcParams(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec()));
+            Mechanism::EccKeyPairGen
+        } else {
+            public.push(Attribute::ModulusBits(2048.into()));
+            public.push(Attribute::PublicExponent(vec![1, 0, 1]));
+            Mechanism::RsaPkcsKeyPairGen
+        };
+        let (public, private) =
+            times.time(|| self.session.generate_key_pair(&mechanism, &public, &private).unwrap());
+        self.session.destroy_object(public).unwrap();
+        self.session.destroy_object(private).unwrap();
+    }
+
+    /// Times one `C_CreateObject` of a certificate.
+    fn certificate(&self, times: &mut Samples) {
+        let template = [
+            Attribute::Class(ObjectClass::CERTIFICATE),
+            Attribute::CertificateType(CertificateType::X_509),
+            Attribute::Token(true),
+            Attribute::Private(false),
+            Attribute::Id(vec![7; 16]),
+            Attribute::Label(b"bare".to_vec()),
+            Attribute::Subject(vec![7; 60]),
+            Attribute::Issuer(vec![7; 60]),
+            Attribute::SerialNumber(vec![7; 19]),
+            Attribute::Value(vec![7; 480]),
+        ];
+        let object = times.time(|| self.session.create_object(&template).unwrap());
+        self.session.destroy_object(object).unwrap();
+    }
+}

@@ -1,0 +1,56 @@
+//! Figures: medians of durations, and what the system tells of a process.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Durations of one thing done many times.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<Duration>);
+
+impl Samples {
+    /// Adds a duration.
+    pub fn add(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    /// Does something, adds how long it took, and returns its result.
+    pub fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = work();
+        self.add(begun.elapsed());
+        done
+    }
+
+    /// Returns the value below which a share of the samples lies.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let last = sorted.len() - 1;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a rank among samples"
+        )]
+        let rank = (last as f64 * share).round() as usize;
+        sorted[rank]
+    }
+
+    /// Returns the median.
+    pub fn median(&self) -> Duration {
+        self.quantile(0.5)
+    }
+}
+
+/// Shows a duration in milliseconds.
+pub fn ms(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}
+
+/// Returns the resident memory of a process in MiB.
+pub fn resident_mib(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024.0
+}
