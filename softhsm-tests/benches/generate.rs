@@ -16,6 +16,8 @@ use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::measure::{Samples, ms};
 use softhsm_tests::token::{LABEL, MODULE, PIN, Token};
 
+/// How often the two sides take turns, so that both have the machine in the same state.
+const TURNS: usize = 40;
 const ROUNDS: usize = 7;
 
 fn main() {
@@ -29,7 +31,10 @@ fn main() {
         assert!(status.success());
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(run());
 }
 
@@ -42,35 +47,43 @@ async fn run() {
         .start();
     let client = daemon.client().await;
 
-    println!("| in the HSM, one call after the other | bare `C_GenerateKeyPair` | `GenerateSigningKeyPair` | of it `C_CreateObject` of the certificate | ratio, whole | ratio without the certificate object |");
+    println!(
+        "| in the HSM, one call after the other | bare `C_GenerateKeyPair` | `GenerateSigningKeyPair` | of it `C_CreateObject` of the certificate | ratio, whole | ratio without the certificate object |"
+    );
     println!("|---|---|---|---|---|---|");
-    for (name, key_algorithm, per_round) in [("EC-256", "EC", 25), ("RSA-2048", "RSA", 12)] {
+    for (name, key_algorithm, per_turn) in [("EC-256", "EC", 5), ("RSA-2048", "RSA", 3)] {
         let mut bare_times = Samples::default();
         let mut daemon_times = Samples::default();
         let mut certificate_times = Samples::default();
-        for _ in 0..ROUNDS {
-            for _ in 0..per_round {
+        for _ in 0..TURNS {
+            let mut made = Vec::new();
+            for _ in 0..per_turn {
                 bare.generate(key_algorithm, &mut bare_times);
             }
-            let mut made = Vec::new();
-            for _ in 0..per_round {
+            for _ in 0..per_turn {
                 let begun = Instant::now();
-                let view = client.generate(wanted(CryptoProvider::Hsm, key_algorithm)).await.unwrap();
+                let view = client
+                    .generate(wanted(CryptoProvider::Hsm, key_algorithm))
+                    .await
+                    .unwrap();
                 daemon_times.add(begun.elapsed());
                 made.push(view.id);
             }
             for id in made {
                 client.delete(&id).await.unwrap();
             }
-            for _ in 0..per_round {
+            for _ in 0..per_turn {
                 bare.certificate(&mut certificate_times);
             }
         }
-        let (bare, whole, certificate) =
-            (bare_times.median(), daemon_times.median(), certificate_times.median());
+        let (bare, whole, certificate) = (
+            bare_times.median(),
+            daemon_times.median(),
+            certificate_times.median(),
+        );
         println!(
             "| {name}, median of {} | {} | {} | {} | {:.2} | {:.2} |",
-            ROUNDS * per_round,
+            TURNS * per_turn,
             ms(bare),
             ms(whole),
             ms(certificate),
@@ -93,7 +106,10 @@ async fn local(daemon: &Daemon, client: &Client) {
         }
         rates.sort_by(f64::total_cmp);
         let rate = rates[rates.len() / 2];
-        println!("| EC-256, {clients} in flight | {rate:.0} | {:.2} |", rate / commits);
+        println!(
+            "| EC-256, {clients} in flight | {rate:.0} | {:.2} |",
+            rate / commits
+        );
     }
     drop(client.list_all().await);
 }
@@ -109,7 +125,10 @@ async fn local_rate(daemon: &Daemon, clients: usize) -> f64 {
             tokio::spawn(async move {
                 let mut made = 0_u32;
                 while Instant::now() < until {
-                    client.generate(wanted(CryptoProvider::Local, "EC")).await.unwrap();
+                    client
+                        .generate(wanted(CryptoProvider::Local, "EC"))
+                        .await
+                        .unwrap();
                     made += 1;
                 }
                 made
@@ -129,10 +148,14 @@ fn durable_commits() -> f64 {
     let db = rusqlite::Connection::open(folder.path().join("commits.db")).unwrap();
     db.pragma_update(None, "journal_mode", "WAL").unwrap();
     db.pragma_update(None, "synchronous", "FULL").unwrap();
-    db.execute_batch("CREATE TABLE row (id INTEGER PRIMARY KEY, value BLOB)").unwrap();
+    db.execute_batch("CREATE TABLE row (id INTEGER PRIMARY KEY, value BLOB)")
+        .unwrap();
     let mut times = Samples::default();
     for _ in 0..2000 {
-        times.time(|| db.execute("INSERT INTO row (value) VALUES (?1)", [vec![7_u8; 2048]]).unwrap());
+        times.time(|| {
+            db.execute("INSERT INTO row (value) VALUES (?1)", [vec![7_u8; 2048]])
+                .unwrap()
+        });
     }
     1.0 / times.median().as_secs_f64()
 }
@@ -156,14 +179,22 @@ struct Bare {
 impl Bare {
     fn open() -> Self {
         let pkcs11 = Pkcs11::new(MODULE).unwrap();
-        pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        pkcs11
+            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+            .unwrap();
         let slots = pkcs11.get_slots_with_token().unwrap();
         let slot = slots
             .into_iter()
-            .find(|slot| pkcs11.get_token_info(*slot).is_ok_and(|token| token.label() == LABEL))
+            .find(|slot| {
+                pkcs11
+                    .get_token_info(*slot)
+                    .is_ok_and(|token| token.label() == LABEL)
+            })
             .unwrap();
         let session = pkcs11.open_rw_session(slot).unwrap();
-        session.login(UserType::User, Some(&AuthPin::from(PIN))).unwrap();
+        session
+            .login(UserType::User, Some(&AuthPin::from(PIN)))
+            .unwrap();
         Self { session }
     }
 
@@ -171,10 +202,18 @@ impl Bare {
     fn generate(&self, key_algorithm: &str, times: &mut Samples) {
         let id: [u8; 16] = rand::random();
         let named = || {
-            vec![Attribute::Token(true), Attribute::Id(id.to_vec()), Attribute::Label(b"bare".to_vec())]
+            vec![
+                Attribute::Token(true),
+                Attribute::Id(id.to_vec()),
+                Attribute::Label(b"bare".to_vec()),
+            ]
         };
         let mut public = named();
-        public.extend([Attribute::Private(false), Attribute::Verify(true), Attribute::Encrypt(false)]);
+        public.extend([
+            Attribute::Private(false),
+            Attribute::Verify(true),
+            Attribute::Encrypt(false),
+        ]);
         let mut private = named();
         private.extend([
             Attribute::Private(true),
@@ -184,15 +223,20 @@ impl Bare {
             Attribute::Decrypt(false),
         ]);
         let mechanism = if key_algorithm == "EC" {
-            public.push(Attribute::EcParams(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec()));
+            public.push(Attribute::EcParams(
+                b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec(),
+            ));
             Mechanism::EccKeyPairGen
         } else {
             public.push(Attribute::ModulusBits(2048.into()));
             public.push(Attribute::PublicExponent(vec![1, 0, 1]));
             Mechanism::RsaPkcsKeyPairGen
         };
-        let (public, private) =
-            times.time(|| self.session.generate_key_pair(&mechanism, &public, &private).unwrap());
+        let (public, private) = times.time(|| {
+            self.session
+                .generate_key_pair(&mechanism, &public, &private)
+                .unwrap()
+        });
         self.session.destroy_object(public).unwrap();
         self.session.destroy_object(private).unwrap();
     }

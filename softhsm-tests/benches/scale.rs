@@ -20,7 +20,10 @@ use softhsm_tests::token::Token;
 const IN_STORE: usize = 100_000;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         in_store().await;
         on_token().await;
@@ -58,11 +61,17 @@ async fn in_store() {
     for (name, request) in [
         ("pages of 50", order("")),
         ("pages of 50 by id", order("id")),
-        ("pages of 50 by expiry, the last first", order("expires desc")),
+        (
+            "pages of 50 by expiry, the last first",
+            order("expires desc"),
+        ),
         ("pages of 50 by subject", order("subject_dn")),
         (
             "pages of 50 of one algorithm",
-            filter(KeyPairFilter { key_algorithm: "EC".into(), ..KeyPairFilter::default() }),
+            filter(KeyPairFilter {
+                key_algorithm: "EC".into(),
+                ..KeyPairFilter::default()
+            }),
         ),
         (
             "pages of 50 of the valid ones",
@@ -73,12 +82,18 @@ async fn in_store() {
         ),
         (
             "pages of 50 with a text",
-            filter(KeyPairFilter { query: "77".into(), ..KeyPairFilter::default() }),
+            filter(KeyPairFilter {
+                query: "77".into(),
+                ..KeyPairFilter::default()
+            }),
         ),
     ] {
         row(name, &pages(&client, request).await);
     }
-    println!("| resident memory after all that | {:.0} MiB | |", resident_mib(daemon.pid()));
+    println!(
+        "| resident memory after all that | {:.0} MiB | |",
+        resident_mib(daemon.pid())
+    );
 }
 
 /// Walks some hundred pages.
@@ -95,7 +110,11 @@ async fn pages(client: &Client, mut request: ListSigningKeyPairsRequest) -> Samp
 }
 
 fn row(name: &str, times: &Samples) {
-    println!("| {name} | {} | {} |", ms(times.median()), ms(times.quantile(0.99)));
+    println!(
+        "| {name} | {} | {} |",
+        ms(times.median()),
+        ms(times.quantile(0.99))
+    );
 }
 
 /// Makes one key pair, and stores it again and again under other names.
@@ -104,12 +123,19 @@ async fn fill_store(home: &Home) {
     daemon
         .client()
         .await
-        .generate(NewKeyPairSettings { id: Some("first".into()), ..settings(CryptoProvider::Unspecified) })
+        .generate(NewKeyPairSettings {
+            id: Some("first".into()),
+            ..settings(CryptoProvider::Unspecified)
+        })
         .await
         .unwrap();
     daemon.stop();
     let store = Arc::new(EmbeddedStore::open(&home.path("keypaird.db")).unwrap());
-    let first = store.key_pair(&KeyPairId::parse("first").unwrap()).await.unwrap().unwrap();
+    let first = store
+        .key_pair(&KeyPairId::parse("first").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     let sealed = store.sealed_key(first.current.key_ref).await.unwrap();
     for block in 0..IN_STORE / 1000 {
         let writes: Vec<_> = (block * 1000..(block + 1) * 1000)
@@ -118,9 +144,15 @@ async fn fill_store(home: &Home) {
                 let mut key_pair = first.clone();
                 key_pair.id = KeyPairId::parse(&format!("k{n:06}")).unwrap();
                 key_pair.current.key_ref = KeyRef::from_random(rand::random());
-                key_pair.current.subject_dn = format!("CN=Service {:06}, O=Acme, C=US", (n * 7919) % IN_STORE);
-                key_pair.current.validity.not_after += Duration::from_secs((n as u64 * 31) % 1_000_000);
-                let new = NewKeyPair { key_pair, sealed_key, request: None };
+                key_pair.current.subject_dn =
+                    format!("CN=Service {:06}, O=Acme, C=US", (n * 7919) % IN_STORE);
+                key_pair.current.validity.not_after +=
+                    Duration::from_secs((n as u64 * 31) % 1_000_000);
+                let new = NewKeyPair {
+                    key_pair,
+                    sealed_key,
+                    request: None,
+                };
                 tokio::spawn(async move { store.complete_creation(new).await.unwrap() })
             })
             .collect();
@@ -140,14 +172,22 @@ async fn on_token() {
         let calls: Vec<_> = (0..50)
             .map(|_| {
                 let client = client.clone();
-                tokio::spawn(async move { client.generate(settings(CryptoProvider::Unspecified)).await })
+                tokio::spawn(
+                    async move { client.generate(settings(CryptoProvider::Unspecified)).await },
+                )
             })
             .collect();
         for call in calls {
             call.await.unwrap().unwrap();
         }
     }
-    let id = client.list(ListSigningKeyPairsRequest::default()).await.unwrap().key_pairs[0].id.clone();
+    let id = client
+        .list(ListSigningKeyPairsRequest::default())
+        .await
+        .unwrap()
+        .key_pairs[0]
+        .id
+        .clone();
     daemon.stop();
 
     let begun = Instant::now();
@@ -158,7 +198,10 @@ async fn on_token() {
     daemon.wait_for_log("connected to the token");
     let connected = begun.elapsed();
     let begun_generating = Instant::now();
-    client.generate(settings(CryptoProvider::Unspecified)).await.unwrap();
+    client
+        .generate(settings(CryptoProvider::Unspecified))
+        .await
+        .unwrap();
     let generated = begun_generating.elapsed();
     daemon.wait_for_log("the token and the store were compared");
     let compared = begun.elapsed();
@@ -166,8 +209,17 @@ async fn on_token() {
     println!("| {keys} key pairs on the token | after the start |");
     println!("|---|---|");
     println!("| the first Get is answered | {} |", ms(answered));
-    println!("| the token is connected and keys can be made | {} |", ms(connected));
-    println!("| token and store are compared, all handles known | {} |", ms(compared));
+    println!(
+        "| the token is connected and keys can be made | {} |",
+        ms(connected)
+    );
+    println!(
+        "| token and store are compared, all handles known | {} |",
+        ms(compared)
+    );
     println!("| a key pair made meanwhile takes | {} |", ms(generated));
-    println!("| resident memory | {:.0} MiB |", resident_mib(daemon.pid()));
+    println!(
+        "| resident memory | {:.0} MiB |",
+        resident_mib(daemon.pid())
+    );
 }

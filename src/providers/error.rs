@@ -49,8 +49,6 @@ pub enum ProviderErrorKind {
     Busy,
     /// The device did not answer in time: whether the operation happened is not known.
     TimedOut,
-    /// The caller went away before the work was begun.
-    Abandoned,
     /// The device cannot do this with this kind of key.
     Unsupported,
     /// The private key is not where it should be.
@@ -70,7 +68,6 @@ impl fmt::Display for ProviderErrorKind {
             Self::LoginRefused => "the device refused the login",
             Self::Busy => "too much work is waiting",
             Self::TimedOut => "the device did not answer in time",
-            Self::Abandoned => "the caller went away",
             Self::Unsupported => "the device cannot do this",
             Self::KeyMissing => "the private key is missing",
             Self::KeyUnreadable => "the stored private key cannot be read",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender, TrySendError};
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{Span, error};
 
 use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind};
 use crate::domain::ProviderKind;
@@ -86,46 +86,61 @@ impl ProviderHandle {
     /// Runs a job and waits for its result, up to the operation timeout.
     ///
     /// After [`ProviderErrorKind::TimedOut`] the job still runs, and may have any outcome.
-    pub async fn run<T: Send + 'static>(
+    pub async fn run<T, E>(
         &self,
         lane: Lane,
         operation: Operation,
-        job: impl FnOnce(&dyn CryptoProvider) -> Result<T, ProviderError> + Send + 'static,
-    ) -> Result<T, ProviderError> {
+        job: impl FnOnce(&dyn CryptoProvider) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<ProviderError> + Send + 'static,
+    {
         let result = self.enqueue(lane, operation, job)?;
         match tokio::time::timeout(self.operation_timeout, result).await {
-            Ok(done) => done.unwrap_or_else(|_| Err(self.failed(operation, "the job was lost"))),
-            Err(_) => Err(self.error(operation, ProviderErrorKind::TimedOut)),
+            Ok(done) => done.unwrap_or_else(|_| Err(self.lost(operation).into())),
+            Err(_) => Err(self.error(operation, ProviderErrorKind::TimedOut).into()),
         }
     }
 
     /// Runs a job and waits for its result, however long that takes.
-    pub async fn run_to_end<T: Send + 'static>(
+    pub async fn run_to_end<T, E>(
         &self,
         lane: Lane,
         operation: Operation,
-        job: impl FnOnce(&dyn CryptoProvider) -> Result<T, ProviderError> + Send + 'static,
-    ) -> Result<T, ProviderError> {
+        job: impl FnOnce(&dyn CryptoProvider) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<ProviderError> + Send + 'static,
+    {
         let result = self.enqueue(lane, operation, job)?.await;
-        result.unwrap_or_else(|_| Err(self.failed(operation, "the job was lost")))
+        result.unwrap_or_else(|_| Err(self.lost(operation).into()))
     }
 
-    fn enqueue<T: Send + 'static>(
+    fn enqueue<T, E>(
         &self,
         lane: Lane,
         operation: Operation,
-        job: impl FnOnce(&dyn CryptoProvider) -> Result<T, ProviderError> + Send + 'static,
-    ) -> Result<oneshot::Receiver<Result<T, ProviderError>>, ProviderError> {
+        job: impl FnOnce(&dyn CryptoProvider) -> Result<T, E> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, E>>, ProviderError>
+    where
+        T: Send + 'static,
+        E: From<ProviderError> + Send + 'static,
+    {
         let (reply, result) = oneshot::channel();
         let kind = self.kind();
+        let span = Span::current();
         let job: Job = Box::new(move |provider| {
             if reply.is_closed() {
                 return;
             }
+            let _entered = span.entered();
             let done = catch_unwind(AssertUnwindSafe(|| job(provider))).unwrap_or_else(|panic| {
                 let said = panic_message(panic.as_ref());
                 error!(provider = %kind, %operation, said, "a job panicked");
-                Err(ProviderError::new(kind, operation, ProviderErrorKind::Failed).because(said))
+                let failed = ProviderError::new(kind, operation, ProviderErrorKind::Failed);
+                Err(failed.because(said).into())
             });
             // The caller may have left meanwhile; what the job did is its own business then.
             let _ = reply.send(done);
@@ -137,7 +152,7 @@ impl ProviderHandle {
         match queue.try_send(job) {
             Ok(()) => Ok(result),
             Err(TrySendError::Full(_)) => Err(self.error(operation, ProviderErrorKind::Busy)),
-            Err(TrySendError::Closed(_)) => Err(self.failed(operation, "the threads have ended")),
+            Err(TrySendError::Closed(_)) => Err(self.lost(operation)),
         }
     }
 
@@ -145,9 +160,10 @@ impl ProviderHandle {
         ProviderError::new(self.kind(), operation, kind)
     }
 
-    fn failed(&self, operation: Operation, why: &'static str) -> ProviderError {
+    /// Says that a thread ended, which it never does while the handle lives.
+    fn lost(&self, operation: Operation) -> ProviderError {
         self.error(operation, ProviderErrorKind::Failed)
-            .because(why)
+            .because("the job was lost with its thread")
     }
 }
 

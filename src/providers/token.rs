@@ -5,7 +5,7 @@ use crate::domain::Certificate;
 
 /// What a token can do beside using keys.
 pub trait TokenObjects {
-    /// Puts a certificate beside its key, with the same `CKA_ID` and label. One that is there is replaced.
+    /// Puts a certificate beside its key, with the same `CKA_ID` and label. There must be none yet.
     fn publish_certificate(
         &self,
         name: &KeyName,

@@ -12,12 +12,12 @@ use super::request_lock::RequestLock;
 use super::{KeyPairPreview, KeyPairView, Service, ServiceError, issue};
 use crate::certs::{Profile, SerialNumber};
 use crate::domain::{
-    Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate, KeyRef, KeySpec,
-    NewKeyPairSettings, RequestId, SettingsDigest, Validity, Violations,
+    Clock, Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate, KeyRef,
+    KeySpec, NewKeyPairSettings, RequestId, SealedKey, SettingsDigest, Validity, Violations,
 };
 use crate::providers::{
-    CryptoProvider, GeneratedKey, KeyName, Lane, Operation, ProviderError, ProviderErrorKind,
-    ProviderHandle, StoredKey,
+    CryptoProvider, KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle,
+    StoredKey,
 };
 use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
 
@@ -44,10 +44,17 @@ pub enum GenerateOutcome {
 /// A checked request.
 struct Order {
     template: KeyPairTemplate,
-    /// The caller's name for it, with the right to answer it.
-    named: Option<(RequestId, SettingsDigest, RequestLock)>,
+    named: Option<Named>,
     /// Cancelled when the caller goes away.
     caller: CancellationToken,
+}
+
+/// The caller's name for a request.
+struct Named {
+    request_id: RequestId,
+    settings: SettingsDigest,
+    /// The right to answer it.
+    _lock: RequestLock,
 }
 
 impl Service {
@@ -75,7 +82,11 @@ impl Service {
                 if let Some(answered) = self.answered(&request_id, digest).await? {
                     return Ok(GenerateOutcome::Made(Box::new(answered)));
                 }
-                Some((request_id, digest, lock))
+                Some(Named {
+                    request_id,
+                    settings: digest,
+                    _lock: lock,
+                })
             }
         };
         let caller = CancellationToken::new();
@@ -228,72 +239,45 @@ impl Service {
         name: &KeyName,
         order: Order,
     ) -> Result<KeyPair, ServiceError> {
-        let generated = generate_key(handle, name, &order).await?;
-        let Order {
-            template,
-            named,
-            caller,
-        } = order;
-        let create_time = stored_precision(self.clock.now());
-        let validity = Validity::days_from(create_time, template.valid_days);
-        let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
-        let subject_dn = template.subject.to_string();
-        let shown_names = template.names.iter().map(ToString::to_string).collect();
-        let key = StoredKey {
+        let wanted = order.named.is_some();
+        let making = Making {
             name: name.clone(),
-            spec: template.spec,
-            sealed: generated.sealed.clone(),
+            template: order.template,
+            serial_number: SerialNumber::from_random(self.entropy.bits_128()?),
+            clock: Arc::clone(&self.clock),
         };
-        let profile = Profile {
-            subject: template.subject,
-            names: template.names,
-            validity,
-            serial_number,
-            public_key: generated.public_key.clone(),
-            signature_algorithm: template.signature_algorithm,
-        };
-        let certificate = issue::self_signed(handle, key, profile).await?;
-        issue::publish(handle, name, &certificate).await?;
-        let key_pair = KeyPair {
-            id: name.id.clone(),
-            provider: handle.kind(),
-            origin: KeyOrigin::Generated,
-            labels: template.labels,
-            create_time,
-            revision: 0,
-            current: KeyPairGeneration {
-                number: name.generation,
-                key_ref: name.key_ref,
-                public_key: generated.public_key,
-                token_attributes: generated.token_attributes,
-                signature_algorithm: template.signature_algorithm,
-                certificate,
-                serial_number: serial_number.decimal(),
-                issuer_dn: subject_dn.clone(),
-                subject_dn,
-                subject_alternative_names: shown_names,
-                validity,
-            },
-        };
-        if caller.is_cancelled() && named.is_none() {
+        let lane = generation_lane(handle, making.template.spec);
+        let caller = order.caller.clone();
+        let made = handle.run_to_end(lane, Operation::Generate, move |provider| {
+            match caller.is_cancelled() && !wanted {
+                true => Err(ServiceError::CallerGone),
+                false => making.make(provider),
+            }
+        });
+        let (key_pair, sealed_key) = made.await?;
+        if order.caller.is_cancelled() && !wanted {
             return Err(ServiceError::CallerGone);
         }
-        let request = named
-            .as_ref()
-            .map(|(request_id, settings, _)| AnsweredRequest {
-                request_id: request_id.clone(),
-                settings: *settings,
-                key_pair: name.id.clone(),
-                made_at: create_time,
-            });
-        self.store
-            .complete_creation(NewKeyPair {
+        let request = order.named.as_ref().map(|named| AnsweredRequest {
+            request_id: named.request_id.clone(),
+            settings: named.settings,
+            key_pair: name.id.clone(),
+            made_at: key_pair.create_time,
+        });
+        // Side by side: a certificate that a crash keeps from the token is put there at the next start.
+        let (published, recorded) = tokio::join!(
+            issue::publish(handle, name, &key_pair.current.certificate),
+            self.store.complete_creation(NewKeyPair {
                 key_pair: key_pair.clone(),
-                sealed_key: generated.sealed,
+                sealed_key,
                 request,
             })
-            .await
-            .map_err(|error| taken(error, name))?;
+        );
+        recorded.map_err(|error| taken(error, name))?;
+        if let Err(error) = published {
+            self.store.begin_deletion(&key_pair).await?;
+            return Err(error);
+        }
         Ok(key_pair)
     }
 
@@ -321,24 +305,68 @@ impl Service {
     }
 }
 
-/// Has the provider generate the key, unless the caller goes away before that is begun.
-async fn generate_key(
-    handle: &ProviderHandle,
-    name: &KeyName,
-    order: &Order,
-) -> Result<GeneratedKey, ServiceError> {
-    let spec = order.template.spec;
-    let (name, caller, wanted) = (name.clone(), order.caller.clone(), order.named.is_some());
-    let generate = move |provider: &dyn CryptoProvider| {
-        if caller.is_cancelled() && !wanted {
-            return Err(abandoned(provider.kind()));
-        }
-        provider.generate(&name, spec)
-    };
-    let lane = generation_lane(handle, spec);
-    Ok(handle
-        .run_to_end(lane, Operation::Generate, generate)
-        .await?)
+/// All that the making of a key pair needs, so that it can be one job on a provider's thread.
+struct Making {
+    name: KeyName,
+    template: KeyPairTemplate,
+    serial_number: SerialNumber,
+    clock: Arc<dyn Clock>,
+}
+
+impl Making {
+    /// Makes key and certificate.
+    fn make(
+        self,
+        provider: &dyn CryptoProvider,
+    ) -> Result<(KeyPair, Option<SealedKey>), ServiceError> {
+        let Self {
+            name,
+            template,
+            serial_number,
+            clock,
+        } = self;
+        let generated = provider.generate(&name, template.spec)?;
+        let create_time = stored_precision(clock.now());
+        let validity = Validity::days_from(create_time, template.valid_days);
+        let subject_dn = template.subject.to_string();
+        let shown_names = template.names.iter().map(ToString::to_string).collect();
+        let key = StoredKey {
+            name: name.clone(),
+            spec: template.spec,
+            sealed: generated.sealed,
+        };
+        let profile = Profile {
+            subject: template.subject,
+            names: template.names,
+            validity,
+            serial_number,
+            public_key: generated.public_key.clone(),
+            signature_algorithm: template.signature_algorithm,
+        };
+        let certificate = issue::self_signed(provider, &key, profile)?;
+        let key_pair = KeyPair {
+            id: name.id,
+            provider: provider.kind(),
+            origin: KeyOrigin::Generated,
+            labels: template.labels,
+            create_time,
+            revision: 0,
+            current: KeyPairGeneration {
+                number: name.generation,
+                key_ref: name.key_ref,
+                public_key: generated.public_key,
+                token_attributes: generated.token_attributes,
+                signature_algorithm: template.signature_algorithm,
+                certificate,
+                serial_number: serial_number.decimal(),
+                issuer_dn: subject_dn.clone(),
+                subject_dn,
+                subject_alternative_names: shown_names,
+                validity,
+            },
+        };
+        Ok((key_pair, key.sealed))
+    }
 }
 
 /// Software RSA keys take seconds to find; what takes microseconds does not wait behind them.
@@ -359,8 +387,4 @@ fn taken(error: StoreError, name: &KeyName) -> ServiceError {
         StoreError::IdTaken => ServiceError::KeyPairExists(name.id.to_string()),
         other => other.into(),
     }
-}
-
-fn abandoned(provider: crate::domain::ProviderKind) -> ProviderError {
-    ProviderError::new(provider, Operation::Generate, ProviderErrorKind::Abandoned)
 }

@@ -3,25 +3,20 @@
 use super::ServiceError;
 use crate::certs::Profile;
 use crate::domain::Certificate;
-use crate::providers::{KeyName, Lane, Operation, ProviderHandle, StoredKey};
+use crate::providers::{CryptoProvider, KeyName, Lane, Operation, ProviderHandle, StoredKey};
 
-/// Makes the self-signed certificate of a key.
+/// Makes the self-signed certificate of a key. Blocks: it is part of a job.
 ///
 /// The certificate is linted before it is signed, and its signature is verified with the public key
 /// before it is returned: this is the pairwise consistency check of a new key (FIPS 140-3, ISO/IEC 19790).
-pub(super) async fn self_signed(
-    handle: &ProviderHandle,
-    key: StoredKey,
+pub(super) fn self_signed(
+    provider: &dyn CryptoProvider,
+    key: &StoredKey,
     profile: Profile,
 ) -> Result<Certificate, ServiceError> {
     let algorithm = profile.signature_algorithm;
     let linted = profile.build()?;
-    let message = linted.to_be_signed().to_vec();
-    let signature = handle
-        .run(Lane::Sign, Operation::Sign, move |provider| {
-            provider.sign(&key, algorithm, &message)
-        })
-        .await?;
+    let signature = provider.sign(key, algorithm, linted.to_be_signed())?;
     Ok(linted.complete(signature)?)
 }
 
@@ -35,16 +30,10 @@ pub(super) async fn publish(
         return Ok(());
     }
     let (name, certificate) = (name.clone(), certificate.clone());
-    handle
-        .run(
-            Lane::Manage,
-            Operation::PublishCertificate,
-            move |provider| {
-                provider.token().map_or(Ok(()), |token| {
-                    token.publish_certificate(&name, &certificate)
-                })
-            },
-        )
-        .await?;
-    Ok(())
+    let publish = move |provider: &dyn CryptoProvider| match provider.token() {
+        Some(token) => token.publish_certificate(&name, &certificate),
+        None => Ok(()),
+    };
+    let published = handle.run(Lane::Manage, Operation::PublishCertificate, publish);
+    Ok(published.await?)
 }

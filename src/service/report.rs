@@ -150,11 +150,6 @@ fn describe_provider(error: &ProviderError) -> Report {
             "PROVIDER_BUSY",
             format!("too much work is waiting for the provider {provider}; try again"),
         ),
-        ProviderErrorKind::Abandoned => Report::new(
-            Code::Cancelled,
-            "CANCELLED",
-            "the caller went away before the work was done",
-        ),
         ProviderErrorKind::Unsupported
         | ProviderErrorKind::KeyMissing
         | ProviderErrorKind::KeyUnreadable

@@ -342,7 +342,7 @@ async fn a_full_queue_answers_at_once_that_waiting_helps() {
         slow.push(tokio::spawn(async move {
             let sleep = |_: &dyn CryptoProvider| {
                 std::thread::sleep(Duration::from_millis(300));
-                Ok(())
+                Ok::<_, ProviderError>(())
             };
             handle.run(Lane::Manage, Operation::Sign, sleep).await
         }));

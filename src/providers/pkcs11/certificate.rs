@@ -1,41 +1,20 @@
 //! Keeps certificates beside their keys, for other programs that use the token.
 
-use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::Session;
 use der::{Decode, Encode};
 
 use super::error::Failure;
-use super::find;
 use super::template::{self, CertificateParts};
 use crate::domain::Certificate;
 use crate::providers::KeyName;
 
-/// Makes the certificate object of a key (`C_CreateObject`), unless it is there.
-///
-/// `CKA_VALUE` cannot be changed, so another certificate of the same key is replaced: the new one is made
-/// before the old one is destroyed.
+/// Makes the certificate object of a key (`C_CreateObject`).
 pub(super) fn publish(
     session: &Session,
     name: &KeyName,
     certificate: &Certificate,
 ) -> Result<(), Failure> {
-    let mut others = find::of_class(session, ObjectClass::CERTIFICATE, name.key_ref)?;
-    let published = others.iter().position(|handle| {
-        session
-            .get_attributes(*handle, &[AttributeType::Value])
-            .is_ok_and(|stated| stated.contains(&Attribute::Value(certificate.der().to_vec())))
-    });
-    match published {
-        Some(index) => {
-            others.swap_remove(index);
-        }
-        None => {
-            session.create_object(&template::certificate(name, parts(certificate)?))?;
-        }
-    }
-    for other in others {
-        session.destroy_object(other)?;
-    }
+    session.create_object(&template::certificate(name, parts(certificate)?))?;
     Ok(())
 }
 

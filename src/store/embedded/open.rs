@@ -44,6 +44,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // What was deleted is overwritten, encrypted keys above all.
     connection.pragma_update(None, "secure_delete", true)?;
+    // What a savepoint would restore is kept in memory, not in a file.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

@@ -55,8 +55,6 @@ CREATE TABLE intents (
     condemned INTEGER NOT NULL                  -- 0 being made, 1 to be destroyed
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX intents_by_id ON intents (id);
-
 -- Requests with a request_id, and what they made.
 CREATE TABLE requests (
     request_id TEXT NOT NULL PRIMARY KEY,
