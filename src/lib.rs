@@ -1,10 +1,14 @@
-//! keypaird.
+//! keypaird: signing key pairs in a PKCS#11 token or in software, over gRPC.
+//!
+//! This library is what the daemon `keypaird` and the client `keypairctl` are made of. Start with the
+//! [`manual`], and there with its page on the [architecture](manual::architecture).
 
 pub mod app;
 pub mod certs;
 pub mod config;
 pub mod domain;
 pub mod grpc;
+pub mod manual;
 pub mod proto;
 pub mod providers;
 pub mod service;

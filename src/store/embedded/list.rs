@@ -4,7 +4,7 @@ use rusqlite::{Connection, ToSql, params_from_iter};
 use time::OffsetDateTime;
 
 use super::{Page, StoreError, rows};
-use crate::domain::{CertificateValidity, ListFilter, ListQuery, OrderField, PageToken};
+use crate::domain::{CertificateValidity, ListFilter, ListOrder, ListQuery, OrderField, PageToken};
 
 /// Reads one page, one row more than fits to learn whether there is another, and the total.
 pub(super) fn page(
@@ -17,42 +17,7 @@ pub(super) fn page(
     let mut conditions = Conditions::of(&query.filter, now);
     let total = total(&view, &query.filter, &conditions)?;
 
-    let (direction, beyond) = if query.order.descending {
-        ("DESC", "<")
-    } else {
-        ("ASC", ">")
-    };
-    let column = match query.order.field {
-        OrderField::CreateTime => None,
-        OrderField::Id => Some("key_pairs.id"),
-        OrderField::Expires => Some("key_pairs.not_after"),
-        OrderField::SubjectDn => Some("key_pairs.subject_dn"),
-    };
-    if let Some(after) = &query.after {
-        match (column, query.order.field) {
-            (None, _) => conditions.add(
-                format!("key_pairs.sequence {beyond} ?"),
-                [Value::Integer(after.sequence)],
-            ),
-            (Some(column), field) => {
-                let value = match field {
-                    OrderField::Expires => Value::Integer(after.value.parse().unwrap_or_default()),
-                    _ => Value::Text(after.value.clone()),
-                };
-                conditions.add(
-                    format!("({column}, key_pairs.sequence) {beyond} (?, ?)"),
-                    [value, Value::Integer(after.sequence)],
-                );
-            }
-        }
-    }
-    let order = column.map_or_else(String::new, |column| format!("{column} {direction}, "));
-    let sql = format!(
-        "{}{} ORDER BY {order}key_pairs.sequence {direction} LIMIT {}",
-        rows::SELECT_KEY_PAIR,
-        conditions.clause(),
-        u32::from(query.page_size.get()) + 1,
-    );
+    let sql = page_sql(query, &mut conditions);
     let mut statement = view.prepare_cached(&sql)?;
     let mut rows = statement.query(params_from_iter(&conditions.values))?;
     let mut key_pairs = Vec::with_capacity(query.page_size.get().into());
@@ -80,6 +45,73 @@ pub(super) fn page(
         next,
         total,
     })
+}
+
+/// Writes the query of a page, and adds the condition where it begins.
+fn page_sql(query: &ListQuery, conditions: &mut Conditions) -> String {
+    let order = Order::of(query.order);
+    if let Some(after) = &query.after {
+        order.begin_after(after, conditions);
+    }
+    format!(
+        "{}{} ORDER BY {} LIMIT {}",
+        rows::SELECT_KEY_PAIR,
+        conditions.clause(),
+        order.clause(),
+        u32::from(query.page_size.get()) + 1,
+    )
+}
+
+/// The columns that an order goes by: together unique, and with an index for each.
+struct Order {
+    columns: &'static [&'static str],
+    field: OrderField,
+    descending: bool,
+}
+
+impl Order {
+    const fn of(order: ListOrder) -> Self {
+        Self {
+            columns: match order.field {
+                OrderField::CreateTime => &["key_pairs.sequence"],
+                OrderField::Id => &["key_pairs.id"],
+                OrderField::Expires => &["key_pairs.not_after", "key_pairs.sequence"],
+                OrderField::SubjectDn => &["key_pairs.subject_dn", "key_pairs.sequence"],
+            },
+            field: order.field,
+            descending: order.descending,
+        }
+    }
+
+    fn clause(&self) -> String {
+        let direction = if self.descending { " DESC" } else { " ASC" };
+        let columns: Vec<_> = self
+            .columns
+            .iter()
+            .map(|column| format!("{column}{direction}"))
+            .collect();
+        columns.join(", ")
+    }
+
+    /// Adds the condition that a key pair comes after the place of a token.
+    fn begin_after(&self, token: &PageToken, conditions: &mut Conditions) {
+        let sequence = Value::Integer(token.sequence);
+        let values = match self.field {
+            OrderField::CreateTime => vec![sequence],
+            OrderField::Id => vec![Value::Text(token.value.clone())],
+            OrderField::Expires => {
+                vec![
+                    Value::Integer(token.value.parse().unwrap_or_default()),
+                    sequence,
+                ]
+            }
+            OrderField::SubjectDn => vec![Value::Text(token.value.clone()), sequence],
+        };
+        let beyond = if self.descending { "<" } else { ">" };
+        let marks = vec!["?"; values.len()].join(", ");
+        let columns = self.columns.join(", ");
+        conditions.add(format!("({columns}) {beyond} ({marks})"), values);
+    }
 }
 
 /// Counts what meets the conditions: from the counters, where these suffice.
@@ -187,4 +219,25 @@ fn escape_like(text: &str) -> String {
             escape.into_iter().chain([character])
         })
         .collect()
+}
+
+/// Returns how SQLite goes about the second page of a list.
+#[cfg(test)]
+pub(super) fn plan(db: &Connection, order: ListOrder) -> Result<String, StoreError> {
+    let query = ListQuery {
+        filter: ListFilter::default(),
+        order,
+        page_size: crate::domain::PageSize::parse(0).map_err(|_| StoreError::Closed)?,
+        after: Some(PageToken {
+            sequence: 1,
+            value: "1".to_owned(),
+        }),
+    };
+    let mut conditions = Conditions::default();
+    let sql = format!("EXPLAIN QUERY PLAN {}", page_sql(&query, &mut conditions));
+    let mut statement = db.prepare(&sql)?;
+    let steps = statement.query_map(params_from_iter(&conditions.values), |row| {
+        row.get::<_, String>("detail")
+    })?;
+    Ok(steps.collect::<Result<Vec<_>, _>>()?.join("; "))
 }

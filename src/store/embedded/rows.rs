@@ -11,6 +11,8 @@ use crate::domain::{
 };
 
 /// Selects what [`key_pair`] reads. Conditions follow.
+///
+/// To SQLite, `CROSS JOIN` says which table to go through: by an index of `key_pairs`, in the order asked for.
 pub(super) const SELECT_KEY_PAIR: &str = "
     SELECT key_pairs.sequence, key_pairs.id, key_pairs.provider, key_pairs.origin, key_pairs.labels,
            key_pairs.create_time, key_pairs.revision, key_pairs.key_algorithm,
@@ -18,7 +20,7 @@ pub(super) const SELECT_KEY_PAIR: &str = "
            generations.token_attributes, generations.signature_algorithm, generations.certificate,
            generations.serial_number, generations.subject_dn, generations.issuer_dn,
            generations.subject_alternative_names, generations.not_before, generations.not_after
-    FROM key_pairs JOIN generations ON generations.key_pair = key_pairs.sequence
+    FROM key_pairs CROSS JOIN generations ON generations.key_pair = key_pairs.sequence
                                    AND generations.number = key_pairs.generation";
 
 /// Reads a row of [`SELECT_KEY_PAIR`].

@@ -1,0 +1,27 @@
+//! The manual: what a maintainer and an operator should know beyond the names of things.
+//!
+//! - [`architecture`]: the rooms, their direction, the route of a request, what is never where.
+//! - [`errors`]: what callers are told, case by case.
+//! - [`threat_model`]: what is defended against what, and what is not.
+//! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
+//! - [`benchmarks`]: figures, and the commands that make them.
+
+pub mod architecture {
+    #![doc = include_str!("architecture.md")]
+}
+
+pub mod errors {
+    #![doc = include_str!("errors.md")]
+}
+
+pub mod threat_model {
+    #![doc = include_str!("threat_model.md")]
+}
+
+pub mod adding_a_provider {
+    #![doc = include_str!("adding_a_provider.md")]
+}
+
+pub mod benchmarks {
+    #![doc = include_str!("benchmarks.md")]
+}
