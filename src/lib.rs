@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod certs;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod grpc;

@@ -1,1 +1,23 @@
-fn main() {}
+//! The client: reads the command line and the clock, and leaves the rest to the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use keypaird::cli::Cli;
+use prost_types::Timestamp;
+use tokio::runtime::Builder;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program's main function is where these are asked for"
+)]
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let now = Timestamp::from(std::time::SystemTime::now());
+    // https://no-color.org
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(cli.run(now, no_colour)),
+        Err(_) => ExitCode::FAILURE,
+    }
+}

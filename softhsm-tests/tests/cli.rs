@@ -1,0 +1,386 @@
+//! keypairctl, as a person and as a script meet it.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use softhsm_tests::daemon::{Daemon, Home, binary};
+use softhsm_tests::token::Token;
+
+const SUBJECT: [&str; 10] = [
+    "--common-name",
+    "Example",
+    "--organization",
+    "Acme",
+    "--country",
+    "US",
+    "--valid-days",
+    "20",
+    "--key-algorithm",
+    "EC",
+];
+
+fn command(daemon: &Daemon, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("keypairctl"));
+    command
+        .args(arguments)
+        .env("KEYPAIRCTL_ADDRESS", daemon.address().to_string())
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(daemon: &Daemon, arguments: &[&str]) -> Output {
+    command(daemon, arguments).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn succeeded(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = run(daemon, arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {}",
+        err(&output)
+    );
+    out(&output)
+}
+
+fn json(daemon: &Daemon, arguments: &[&str]) -> Value {
+    serde_json::from_str(&succeeded(daemon, arguments)).unwrap()
+}
+
+/// Runs a command line in a terminal of its own, and returns what that shows.
+fn in_terminal(daemon: &Daemon, arguments: &[&str], typed: &str) -> String {
+    let line = std::iter::once(binary("keypairctl").display().to_string())
+        .chain(arguments.iter().map(ToString::to_string))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .env("KEYPAIRCTL_ADDRESS", daemon.address().to_string())
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = script.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(typed.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    out(&output)
+}
+
+#[test]
+fn a_key_pair_is_made_shown_listed_and_deleted() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    for (id, provider) in [("h", "HSM"), ("l", "LOCAL")] {
+        let flags = [
+            "generate",
+            "--id",
+            id,
+            "--crypto-provider",
+            provider,
+            "--san",
+            "a.example",
+        ];
+        let made = succeeded(&daemon, &[&flags[..], &SUBJECT].concat());
+        for expected in [
+            "subject               CN=Example, O=Acme, C=US",
+            "status                VALID",
+        ] {
+            assert!(made.contains(expected), "{made}");
+        }
+        assert!(
+            made.contains("(20 days left)") || made.contains("(19 days left)"),
+            "{made}"
+        );
+        assert_eq!(succeeded(&daemon, &["get", id]), made);
+    }
+    let listed = succeeded(&daemon, &["list", "--order-by", "id desc"]);
+    let rows: Vec<Vec<_>> = listed
+        .lines()
+        .map(|line| line.split("   ").collect())
+        .collect();
+    assert_eq!(rows[0][0], "ID");
+    assert_eq!((rows[1][0], rows[2][0]), ("l", "h"));
+    let one = json(
+        &daemon,
+        &["list", "--crypto-provider", "hsm", "--output", "json"],
+    );
+    assert_eq!(one["totalSize"], 1);
+    assert_eq!(one["keyPairs"][0]["id"], "h");
+    let page = succeeded(&daemon, &["list", "--page-size", "1"]);
+    let next = page.lines().last().unwrap();
+    assert!(
+        next.starts_with("1 of 2 key pairs. The next: --page-token "),
+        "{page}"
+    );
+    let next_token = next.split(' ').nth(8).unwrap().trim_end_matches(',');
+    let second = succeeded(
+        &daemon,
+        &["list", "--page-size", "1", "--page-token", next_token],
+    );
+    assert!(second.lines().nth(1).unwrap().starts_with("l "), "{second}");
+    let all = json(&daemon, &["--output", "json", "list", "--all"]);
+    assert_eq!(all["keyPairs"].as_array().unwrap().len(), 2);
+
+    let etag = json(&daemon, &["get", "h", "--output", "json"])["keyPair"]["etag"].clone();
+    let stale = run(&daemon, &["delete", "h", "--yes", "--etag", "00"]);
+    assert_eq!(stale.status.code(), Some(1));
+    assert!(
+        err(&stale).contains("read it again and decide anew"),
+        "{}",
+        err(&stale)
+    );
+    let deleted = succeeded(
+        &daemon,
+        &["delete", "h", "--yes", "--etag", etag.as_str().unwrap()],
+    );
+    assert_eq!(deleted, "deleted h; its private key is destroyed\n");
+    let gone = run(&daemon, &["get", "h"]);
+    assert_eq!(gone.status.code(), Some(3));
+    assert_eq!(err(&gone), "keypairctl: there is no key pair \"h\"\n");
+    assert_eq!(token.count("Private Key"), 0);
+}
+
+#[test]
+fn refusals_name_the_flags_and_are_json_for_programs() {
+    let daemon = Home::local().start();
+    let wrong = [
+        "generate",
+        "--common-name",
+        "",
+        "--organization",
+        "A",
+        "--country",
+        "USA",
+        "--valid-days",
+        "0",
+        "--key-algorithm",
+        "EC",
+        "--key-size",
+        "1",
+        "--san",
+        "a b",
+        "--crypto-provider",
+        "HSM",
+    ];
+    let refused = run(&daemon, &wrong);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = err(&refused);
+    for expected in [
+        "keypairctl: the request is refused because of these:\n",
+        "  commonName (--common-name): is required; ",
+        "  country (--country): must be two letters, ",
+        "  validDays (--valid-days): must be 1 to 36500\n",
+        "  keySize (--key-size): must be 256, 384 or 521 for EC\n",
+        "  subjectAlternativeNames[0] (--san): \"a b\" is not a DNS name",
+        "  cryptoProvider (--crypto-provider): is applicable in hybrid mode only",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+    let refused = run(&daemon, &[&["--output", "json"], &wrong[..]].concat());
+    let error: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!(
+        (&error["code"], &error["reason"]),
+        (&"INVALID_ARGUMENT".into(), &"VALIDATION_FAILED".into())
+    );
+    assert_eq!(error["fieldViolations"].as_array().unwrap().len(), 6);
+    assert!(refused.stdout.is_empty());
+}
+
+#[test]
+fn a_repeated_request_and_a_dry_run_do_what_they_say() {
+    let daemon = Home::local().start();
+    let named = [
+        &["--output", "json", "generate", "--request-id", "r1"],
+        &SUBJECT[..],
+    ]
+    .concat();
+    assert_eq!(json(&daemon, &named), json(&daemon, &named));
+    let dry = [&["generate", "--validate-only"], &SUBJECT[..]].concat();
+    let preview = succeeded(&daemon, &dry);
+    assert!(
+        preview.contains("key                   EC-256"),
+        "{preview}"
+    );
+    assert!(!preview.contains("fingerprint"), "{preview}");
+    assert_eq!(json(&daemon, &["--output", "json", "list"])["totalSize"], 1);
+}
+
+#[test]
+fn a_certificate_goes_to_standard_output_or_to_a_new_file() {
+    let daemon = Home::local().start();
+    succeeded(
+        &daemon,
+        &[&["generate", "--id", "x"], &SUBJECT[..]].concat(),
+    );
+    let printed = succeeded(&daemon, &["certificate", "x"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pem");
+    let to_file = ["certificate", "x", "--out", path.to_str().unwrap()];
+    assert_eq!(succeeded(&daemon, &to_file), "");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), printed);
+    softhsm_tests::tools::openssl_verifies(&path);
+    let again = run(&daemon, &to_file);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(
+        err(&again).contains("the file is there; --force replaces it"),
+        "{}",
+        err(&again)
+    );
+    succeeded(&daemon, &[&to_file[..], &["--force"]].concat());
+}
+
+#[test]
+fn what_cannot_be_reached_is_told_with_the_remedy() {
+    let output = Command::new(binary("keypairctl"))
+        .args(["--address", "127.0.0.1:1", "list"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let said = err(&output);
+    assert!(
+        said.starts_with("keypairctl: no daemon answers at http://127.0.0.1:1 (Connection refused"),
+        "{said}"
+    );
+    assert!(
+        said.contains("--address or KEYPAIRCTL_ADDRESS names another place"),
+        "{said}"
+    );
+    for (address, expected) in [
+        ("nonsense://", "is none: write http://HOST:PORT"),
+        ("https://127.0.0.1:1", "https needs --ca"),
+        ("unix:///nowhere.sock", "No such file or directory"),
+    ] {
+        let output = Command::new(binary("keypairctl"))
+            .args(["--address", address, "list"])
+            .output()
+            .unwrap();
+        assert!(
+            err(&output).contains(expected),
+            "{address}: {}",
+            err(&output)
+        );
+    }
+    let token = Token::none();
+    let daemon = Home::hybrid(&token).start_without_token();
+    let away = run(
+        &daemon,
+        &[&["generate", "--crypto-provider", "HSM"], &SUBJECT[..]].concat(),
+    );
+    assert_eq!(away.status.code(), Some(4));
+    assert_eq!(
+        err(&away),
+        "keypairctl: the provider HSM is not available at the moment; try again\nIt may be tried again in 1s.\n"
+    );
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_error() {
+    let daemon = Home::local().start();
+    let mut child = command(&daemon, &["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), err(&output)),
+        (Some(0), String::new())
+    );
+}
+
+#[test]
+fn people_at_a_terminal_are_asked_shown_colours_and_a_spinner() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let slow = [
+        "--key-algorithm",
+        "RSA",
+        "--key-size",
+        "4096",
+        "--crypto-provider",
+        "HSM",
+        "--id",
+        "x",
+    ];
+    let shown = in_terminal(&daemon, &[&["generate"], &SUBJECT[..8], &slow].concat(), "");
+    assert!(
+        shown.contains("generating a key pair, RSA-4096 in HSM … "),
+        "{shown}"
+    );
+    let piped = [&["generate"], &SUBJECT[..8], &slow[..6]].concat();
+    assert!(err(&run(&daemon, &piped)).is_empty());
+
+    // 20 days are few: yellow.
+    assert!(in_terminal(&daemon, &["list"], "").contains("\u{1b}[38;5;11m"));
+    assert!(!succeeded(&daemon, &["list"]).contains('\u{1b}'));
+
+    let unsure = in_terminal(&daemon, &["delete", "x"], "n\n");
+    assert!(
+        unsure.contains("Delete x and destroy its private key? This cannot be undone. [y/N]"),
+        "{unsure}"
+    );
+    assert!(unsure.contains("nothing was deleted"), "{unsure}");
+    let sure = in_terminal(&daemon, &["delete", "x"], "y\n");
+    assert!(
+        sure.contains("deleted x; its private key is destroyed"),
+        "{sure}"
+    );
+    let nobody = run(&daemon, &["delete", "x"]);
+    assert_eq!(nobody.status.code(), Some(2));
+    assert!(
+        err(&nobody).contains("--yes confirms it"),
+        "{}",
+        err(&nobody)
+    );
+}
+
+#[test]
+fn every_command_has_examples_and_every_shell_completions() {
+    let help = |arguments: &[&str]| {
+        let output = Command::new(binary("keypairctl"))
+            .args(arguments)
+            .arg("--help")
+            .output()
+            .unwrap();
+        out(&output)
+    };
+    assert!(help(&[]).contains("Exit codes:"));
+    for command in [
+        "generate",
+        "get",
+        "list",
+        "delete",
+        "algorithms",
+        "certificate",
+        "completions",
+    ] {
+        assert!(help(&[command]).contains("Examples:\n"), "{command}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(binary("keypairctl"))
+            .args(["completions", shell])
+            .output()
+            .unwrap();
+        assert!(
+            out(&output).contains("--key-algorithm") || out(&output).contains("key-algorithm"),
+            "{shell}"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! `keypairctl algorithms`.
+
+use clap::Args;
+use comfy_table::Cell;
+
+use super::Context;
+use super::error::Failure;
+use super::generate::parse_provider;
+use super::output::Output;
+use crate::proto::{CryptoProvider, KeyAlgorithm, ListKeyAlgorithmsRequest};
+
+/// List what each provider can do now.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Algorithms {
+    /// Only LOCAL or HSM. For daemons in hybrid mode.
+    #[arg(long, value_parser = parse_provider)]
+    crypto_provider: Option<CryptoProvider>,
+}
+
+impl Algorithms {
+    pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?;
+        let request = context.connection.request(ListKeyAlgorithmsRequest {
+            crypto_provider: self.crypto_provider.unwrap_or_default().into(),
+        });
+        let answer = client.list_key_algorithms(request).await?.into_inner();
+        if context.output == Output::Json {
+            return context.json("ListKeyAlgorithmsResponse", &answer);
+        }
+        let rows = answer.key_algorithms.iter().map(row).collect();
+        context.table(
+            &["ALGORITHM", "KEY SIZES", "SIGNATURE ALGORITHMS", "PROVIDER"],
+            rows,
+        )
+    }
+}
+
+/// The defaults are marked with a star.
+fn row(algorithm: &KeyAlgorithm) -> Vec<Cell> {
+    let sizes = algorithm
+        .key_sizes
+        .iter()
+        .map(|size| match *size == algorithm.default_key_size {
+            true => format!("{size}*"),
+            false => size.to_string(),
+        });
+    let signatures = algorithm.signature_algorithms.iter().map(|name| {
+        match *name == algorithm.default_signature_algorithm {
+            true => format!("{name}*"),
+            false => name.clone(),
+        }
+    });
+    let provider = match algorithm.crypto_provider() {
+        CryptoProvider::Unspecified => "",
+        provider => provider.as_str_name(),
+    };
+    vec![
+        Cell::new(&algorithm.name),
+        Cell::new(sizes.collect::<Vec<_>>().join(", ")),
+        Cell::new(signatures.collect::<Vec<_>>().join(", ")),
+        Cell::new(provider),
+    ]
+}
+
+const EXAMPLES: &str = "\
+What is used when nothing is said has a star.
+
+Examples:
+  keypairctl algorithms
+  keypairctl algorithms --crypto-provider HSM --output json";

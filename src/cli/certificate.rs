@@ -1,0 +1,69 @@
+//! `keypairctl certificate`.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Context;
+use super::error::Failure;
+use super::output::Output;
+use crate::proto::ExportCertificateRequest;
+
+/// Print the certificate of a key pair in PEM.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Certificate {
+    /// Identifier of the key pair.
+    id: String,
+    /// With the issuing certificates behind it.
+    #[arg(long)]
+    chain: bool,
+    /// Write to a file instead.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace that file if it is there.
+    #[arg(long, requires = "out")]
+    force: bool,
+}
+
+impl Certificate {
+    pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?;
+        let request = context.connection.request(ExportCertificateRequest {
+            id: self.id,
+            include_chain: self.chain,
+        });
+        let answer = client.export_certificate(request).await?.into_inner();
+        match (&self.out, context.output) {
+            (Some(path), _) => {
+                let written = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .create_new(!self.force)
+                    .truncate(self.force)
+                    .open(path)
+                    .and_then(|mut file| file.write_all(answer.certificate_pem.as_bytes()));
+                written.map_err(|error| {
+                    Failure::Usage(match error.kind() {
+                        io::ErrorKind::AlreadyExists => {
+                            format!(
+                                "--out {}: the file is there; --force replaces it",
+                                path.display()
+                            )
+                        }
+                        _ => format!("--out {}: {error}", path.display()),
+                    })
+                })
+            }
+            (None, Output::Json) => context.json("ExportCertificateResponse", &answer),
+            (None, Output::Table) => Ok(write!(context.out, "{}", answer.certificate_pem)?),
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  keypairctl certificate payments | openssl x509 -noout -text
+  keypairctl certificate payments --out payments.pem";

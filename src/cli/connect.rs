@@ -1,0 +1,141 @@
+//! How the daemon is reached.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tonic::Request;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use super::error::Failure;
+use crate::proto::key_pair_service_client::KeyPairServiceClient;
+
+/// Options that say how the daemon is reached.
+#[derive(Debug, Args)]
+pub(super) struct Connection {
+    /// Where the daemon answers: `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT` (without TLS), or
+    /// `unix:///PATH`.
+    #[arg(
+        long,
+        global = true,
+        env = "KEYPAIRCTL_ADDRESS",
+        default_value = "http://127.0.0.1:9443"
+    )]
+    address: String,
+    /// PEM file with the CA of the daemon's certificate. Needed for https.
+    #[arg(long, global = true, env = "KEYPAIRCTL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM file with this client's certificate, where the daemon wants one.
+    #[arg(
+        long,
+        global = true,
+        env = "KEYPAIRCTL_CERT",
+        value_name = "FILE",
+        requires = "key"
+    )]
+    cert: Option<PathBuf>,
+    /// PEM file with the private key of that certificate.
+    #[arg(
+        long,
+        global = true,
+        env = "KEYPAIRCTL_KEY",
+        value_name = "FILE",
+        requires = "cert"
+    )]
+    key: Option<PathBuf>,
+    /// How long to wait for an answer.
+    #[arg(long, global = true, default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+impl Connection {
+    /// Connects to the daemon.
+    pub(super) async fn open(&self) -> Result<KeyPairServiceClient<Channel>, Failure> {
+        let address = self.normal_address();
+        let failed = |cause: tonic::transport::Error| Failure::Connect {
+            address: address.clone(),
+            cause: Box::new(cause),
+        };
+        let mut endpoint = Endpoint::from_shared(address.clone()).map_err(|_| {
+            Failure::Usage(format!(
+                "--address {:?} is none: write http://HOST:PORT, https://HOST:PORT or unix:///PATH",
+                self.address
+            ))
+        })?;
+        if address.starts_with("https://") {
+            endpoint = endpoint.tls_config(self.tls()?).map_err(failed)?;
+        }
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT.min(self.timeout))
+            .connect()
+            .await
+            .map_err(failed)?;
+        Ok(KeyPairServiceClient::new(channel).max_decoding_message_size(ANSWER_MAX))
+    }
+
+    /// Makes a request that ends with the deadline.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+
+    fn normal_address(&self) -> String {
+        match self.address.contains("://") {
+            true => self.address.clone(),
+            false => format!("http://{}", self.address),
+        }
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, Failure> {
+        let Some(ca) = &self.ca else {
+            return Err(Failure::Usage(
+                "https needs --ca: the PEM file of the CA that issued the daemon's certificate"
+                    .into(),
+            ));
+        };
+        let mut tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca, "--ca")?));
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            tls = tls.identity(Identity::from_pem(
+                read(cert, "--cert")?,
+                read(key, "--key")?,
+            ));
+        }
+        Ok(tls)
+    }
+}
+
+fn read(path: &Path, flag: &str) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| Failure::Usage(format!("{flag} {}: {error}", path.display())))
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A page of 1000 key pairs with a thousand names each.
+const ANSWER_MAX: usize = 256 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_scheme_is_one_without_tls() {
+        let normal = |address: &str| {
+            Connection {
+                address: address.into(),
+                ca: None,
+                cert: None,
+                key: None,
+                timeout: Duration::from_secs(1),
+            }
+            .normal_address()
+        };
+        assert_eq!(normal("127.0.0.1:9443"), "http://127.0.0.1:9443");
+        assert_eq!(
+            normal("https://kms.example:9443"),
+            "https://kms.example:9443"
+        );
+        assert_eq!(normal("unix:///run/k.sock"), "unix:///run/k.sock");
+    }
+}

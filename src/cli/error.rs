@@ -1,0 +1,272 @@
+//! Errors as sentences with the remedy, or as JSON.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::output::Output;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The command line cannot be followed.
+    Usage(String),
+    /// No daemon answers.
+    Connect {
+        /// Where one was looked for.
+        address: String,
+        /// Why.
+        cause: Box<tonic::transport::Error>,
+    },
+    /// The daemon refused the call.
+    Refused(Box<Status>),
+    /// The answer cannot be written.
+    Write(io::Error),
+    /// The answer is not what it should be.
+    Answer(String),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl Failure {
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::Connect { .. } => 4,
+            Self::Refused(status) => match status.code() {
+                Code::NotFound => 3,
+                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => 4,
+                _ => 1,
+            },
+            Self::Write(_) | Self::Answer(_) => 1,
+        })
+    }
+
+    /// Writes the failure for a person, or for a program.
+    pub(super) fn write(&self, err: &mut dyn Write, output: Output) -> io::Result<()> {
+        match (output, self) {
+            (Output::Json, Self::Refused(status)) => writeln!(err, "{:#}", refused_json(status)),
+            (Output::Json, _) => {
+                let reason = match self {
+                    Self::Usage(_) => "USAGE",
+                    Self::Connect { .. } => "UNREACHABLE",
+                    _ => "CLIENT",
+                };
+                writeln!(
+                    err,
+                    "{:#}",
+                    json!({"reason": reason, "message": self.sentence()})
+                )
+            }
+            (Output::Table, Self::Refused(status)) => write_refused(err, status),
+            (Output::Table, _) => writeln!(err, "keypairctl: {}", self.sentence()),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        match self {
+            Self::Usage(sentence) | Self::Answer(sentence) => sentence.clone(),
+            Self::Connect { address, cause } => connect_sentence(address, cause),
+            Self::Refused(status) => status.message().to_owned(),
+            Self::Write(error) => format!("the answer cannot be written: {error}"),
+        }
+    }
+}
+
+fn connect_sentence(address: &str, cause: &dyn Error) -> String {
+    let mut innermost = cause;
+    while let Some(next) = innermost.source() {
+        innermost = next;
+    }
+    let why = innermost.to_string();
+    let remedy = if why.contains("certificate") || why.contains("UnknownIssuer") {
+        "check --ca, and --cert and --key if the daemon wants a client certificate"
+    } else if address.starts_with("http://") {
+        "is keypaird running there, and without TLS? --address or KEYPAIRCTL_ADDRESS names another place"
+    } else {
+        "is keypaird running there? --address or KEYPAIRCTL_ADDRESS names another place"
+    };
+    format!("no daemon answers at {address} ({why}); {remedy}")
+}
+
+/// Says what was refused, with a line for each field and the flag that sets it.
+fn write_refused(err: &mut dyn Write, status: &Status) -> io::Result<()> {
+    let details = status.get_error_details();
+    let fields = details
+        .bad_request()
+        .map(|bad| &*bad.field_violations)
+        .unwrap_or_default();
+    if fields.is_empty() {
+        writeln!(err, "keypairctl: {}", with_remedy(status))?;
+    } else {
+        let these = if fields.len() == 1 { "this" } else { "these" };
+        writeln!(
+            err,
+            "keypairctl: the request is refused because of {these}:"
+        )?;
+        for field in fields {
+            match (&*field.field, flag(&field.field)) {
+                ("", _) => writeln!(err, "  {}", field.description)?,
+                (name, None) => writeln!(err, "  {name}: {}", field.description)?,
+                (name, Some(flag)) => writeln!(err, "  {name} ({flag}): {}", field.description)?,
+            }
+        }
+    }
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        writeln!(
+            err,
+            "It may be tried again in {}.",
+            humantime::format_duration(delay)
+        )?;
+    }
+    Ok(())
+}
+
+fn with_remedy(status: &Status) -> String {
+    let message = status.message();
+    match status.code() {
+        Code::DeadlineExceeded | Code::Cancelled => {
+            format!("{message}; --timeout allows more time")
+        }
+        // A connection that broke has a message of the transport, and no details.
+        Code::Unknown | Code::Unavailable if status.details().is_empty() => {
+            "the connection to the daemon broke before it answered".to_owned()
+        }
+        _ => message.to_owned(),
+    }
+}
+
+fn refused_json(status: &Status) -> serde_json::Value {
+    let details = status.get_error_details();
+    let fields = details
+        .bad_request()
+        .map(|bad| &*bad.field_violations)
+        .unwrap_or_default();
+    let mut error = json!({
+        "code": code_name(status.code()),
+        "reason": details.error_info().map(|info| &*info.reason).unwrap_or_default(),
+        "message": status.message(),
+    });
+    if !fields.is_empty() {
+        let fields = fields.iter();
+        error["fieldViolations"] = fields
+            .map(|field| json!({"field": field.field, "description": field.description}))
+            .collect();
+    }
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        error["retryAfter"] = humantime::format_duration(delay).to_string().into();
+    }
+    error
+}
+
+/// Returns the name of a code as gRPC spells it: `NOT_FOUND`.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for character in format!("{code:?}").chars() {
+        if character.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(character.to_ascii_uppercase());
+    }
+    name
+}
+
+/// Returns the flag that sets a field of a request: `commonName` is `--common-name`.
+fn flag(field: &str) -> Option<String> {
+    let name = field
+        .split(['[', '.'])
+        .next_back()
+        .filter(|_| field.starts_with("filter."));
+    let name = name.unwrap_or_else(|| field.split(['[', '.']).next().unwrap_or_default());
+    match name {
+        "" | "id" | "rotationSettings" => None,
+        "subjectAlternativeNames" => Some("--san".to_owned()),
+        "labels" => Some("--label".to_owned()),
+        _ => {
+            let mut flag = "--".to_owned();
+            for character in name.chars() {
+                if character.is_ascii_uppercase() {
+                    flag.push('-');
+                }
+                flag.push(character.to_ascii_lowercase());
+            }
+            Some(flag)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, FieldViolation};
+
+    use super::*;
+
+    fn written(failure: &Failure, output: Output) -> String {
+        let mut text = Vec::new();
+        failure.write(&mut text, output).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    fn refused(details: ErrorDetails) -> Failure {
+        Status::with_error_details(Code::InvalidArgument, "the message", details).into()
+    }
+
+    #[test]
+    fn fields_are_named_with_their_flags() {
+        for (field, expected) in [
+            ("commonName", Some("--common-name")),
+            ("subjectAlternativeNames[3]", Some("--san")),
+            ("labels.team", Some("--label")),
+            ("filter.expiresBefore", Some("--expires-before")),
+            ("pageToken", Some("--page-token")),
+            ("id", None),
+            ("", None),
+        ] {
+            assert_eq!(flag(field).as_deref(), expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn every_refused_field_has_a_line() {
+        let mut details = ErrorDetails::with_error_info("VALIDATION_FAILED", "keypaird", []);
+        details.set_bad_request(vec![
+            FieldViolation::new("commonName", "is required"),
+            FieldViolation::new("", "and 3 more fields"),
+        ]);
+        assert_eq!(
+            written(&refused(details.clone()), Output::Table),
+            "keypairctl: the request is refused because of these:\n  \
+             commonName (--common-name): is required\n  \
+             and 3 more fields\n"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&written(&refused(details), Output::Json)).unwrap();
+        assert_eq!(json["code"], "INVALID_ARGUMENT");
+        assert_eq!(json["reason"], "VALIDATION_FAILED");
+        assert_eq!(json["fieldViolations"][0]["field"], "commonName");
+    }
+
+    #[test]
+    fn it_is_said_when_waiting_helps() {
+        let mut details = ErrorDetails::with_error_info("PROVIDER_BUSY", "keypaird", []);
+        details.set_retry_info(Some(std::time::Duration::from_secs(1)));
+        assert_eq!(
+            written(&refused(details), Output::Table),
+            "keypairctl: the message\nIt may be tried again in 1s.\n"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! keypairctl: a client of the gRPC API, and of nothing else in this library.
+//!
+//! Values are not judged here: the daemon knows what is allowed, and says so field by field. The client
+//! turns flags into requests, answers into tables or JSON, and errors into sentences.
+
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
+
+mod algorithms;
+mod certificate;
+mod completions;
+mod connect;
+mod delete;
+mod error;
+mod generate;
+mod get;
+mod list;
+mod output;
+mod progress;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use prost_types::Timestamp;
+
+use connect::Connection;
+use error::Failure;
+use output::Output;
+
+/// The command line of keypairctl.
+#[derive(Debug, Parser)]
+#[command(name = "keypairctl", version, about = ABOUT, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    /// How answers are written: `table` for people, `json` for programs.
+    #[arg(
+        long,
+        global = true,
+        env = "KEYPAIRCTL_OUTPUT",
+        default_value = "table"
+    )]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Generate),
+    Get(get::Get),
+    List(list::List),
+    Delete(delete::Delete),
+    Algorithms(algorithms::Algorithms),
+    Certificate(certificate::Certificate),
+    Completions(completions::Completions),
+}
+
+/// What a command works with.
+struct Context<'a> {
+    connection: &'a Connection,
+    output: Output,
+    /// Standard output.
+    out: &'a mut dyn Write,
+    /// Whether colours are of use there.
+    colour: bool,
+    /// The current time.
+    now: Timestamp,
+}
+
+impl Cli {
+    /// Runs the command and returns the exit code. Answers go to standard output, errors to standard error.
+    pub async fn run(self, now: Timestamp, no_colour: bool) -> ExitCode {
+        let mut out = io::stdout().lock();
+        let mut context = Context {
+            connection: &self.connection,
+            output: self.output,
+            colour: out.is_terminal() && !no_colour,
+            out: &mut out,
+            now,
+        };
+        let done = match self.command {
+            Command::Generate(command) => command.run(&mut context).await,
+            Command::Get(command) => command.run(&mut context).await,
+            Command::List(command) => command.run(&mut context).await,
+            Command::Delete(command) => command.run(&mut context).await,
+            Command::Algorithms(command) => command.run(&mut context).await,
+            Command::Certificate(command) => command.run(&mut context).await,
+            Command::Completions(command) => command.run(&mut context),
+        };
+        let flushed = out.flush().map_err(Failure::Write);
+        match done.and(flushed) {
+            Ok(()) => ExitCode::SUCCESS,
+            // Whoever read us has read enough.
+            Err(Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                // When standard error is closed too, only the exit code is left to tell.
+                let _ = failure.write(&mut io::stderr(), self.output);
+                failure.exit_code()
+            }
+        }
+    }
+}
+
+const ABOUT: &str = "Client of keypaird: signing key pairs in a PKCS#11 token or in software";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the daemon refused the request, or failed
+  2  wrong usage
+  3  there is no such key pair
+  4  the daemon, or the provider, cannot be reached; trying again may help
+
+Examples:
+  keypairctl generate --common-name Payments --organization Acme --country US --valid-days 365 --key-algorithm EC
+  keypairctl list --expires-before 2027-01-01
+  keypairctl --address unix:///run/keypaird/keypaird.sock certificate payments > payments.pem";

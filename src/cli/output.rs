@@ -1,0 +1,266 @@
+//! Answers as tables for people, or as protobuf's own JSON for programs.
+
+use clap::ValueEnum;
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::Context;
+use super::error::Failure;
+use crate::proto::{CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, KeyPairView};
+
+/// The form of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Context<'_> {
+    /// Writes a message in the JSON form of protobuf: fields in camelCase, enum values by name, times in
+    /// RFC 3339. What is absent is left out.
+    pub(super) fn json(&mut self, name: &str, message: &impl Message) -> Result<(), Failure> {
+        let json = to_json(name, message).map_err(Failure::Answer)?;
+        writeln!(self.out, "{json}")?;
+        Ok(())
+    }
+
+    /// Writes a table of a header and rows.
+    pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
+        let mut table = Table::new();
+        match self.colour {
+            true => table.enforce_styling(),
+            false => table.force_no_tty(),
+        };
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(header.iter().map(Cell::new))
+            .add_rows(rows);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 3));
+        }
+        for line in table.lines() {
+            writeln!(self.out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Writes all of a key pair that a person wants to know, a line for each.
+    pub(super) fn view(&mut self, view: &KeyPairView) -> Result<(), Failure> {
+        let width = 21;
+        for (name, value) in lines(view, self.now) {
+            writeln!(self.out, "{name:width$} {value}")?;
+        }
+        Ok(())
+    }
+
+    /// Returns a cell in a colour, where colours are of use.
+    pub(super) fn cell(&self, text: impl ToString, colour: Option<Color>) -> Cell {
+        match colour.filter(|_| self.colour) {
+            Some(colour) => Cell::new(text).fg(colour),
+            None => Cell::new(text),
+        }
+    }
+}
+
+/// What a view shows, in the order of importance. Empty values are left out.
+fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
+    let expires = match days_left(view, now) {
+        Some(days) => format!("{} ({days} days left)", time(view.expires)),
+        None => time(view.expires),
+    };
+    let token = view.token_attributes.map(|attributes| {
+        let stated = [
+            (attributes.sensitive, "sensitive"),
+            (attributes.always_sensitive, "always sensitive"),
+            (attributes.never_extractable, "never extractable"),
+            (attributes.local, "made on the token"),
+        ];
+        let stated: Vec<_> = stated
+            .iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, name)| *name)
+            .collect();
+        stated.join(", ")
+    });
+    let mut labels: Vec<_> = view
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    labels.sort();
+    let status = match view.status() {
+        CertificateValidity::Unspecified => String::new(),
+        status => status.as_str_name().to_owned(),
+    };
+    let mut lines = vec![
+        ("id", view.id.clone()),
+        ("subject", view.subject_dn.clone()),
+        (
+            "alternative names",
+            view.subject_alternative_names.join(", "),
+        ),
+        ("key", key(view)),
+        ("signature algorithm", view.signature_algorithm.clone()),
+        ("provider", provider(view)),
+        ("the token states", token.unwrap_or_default()),
+        ("status", status),
+        ("valid from", time(view.valid_from)),
+        ("expires", expires),
+        ("serial number", view.serial_number.clone()),
+        ("SHA-256 fingerprint", view.sha256_fingerprint.clone()),
+        ("SHA-1 fingerprint", view.sha1_fingerprint.clone()),
+        ("labels", labels.join(", ")),
+        ("etag", view.etag.clone()),
+    ];
+    if view.issuer_dn != view.subject_dn {
+        lines.insert(2, ("issuer", view.issuer_dn.clone()));
+    }
+    lines.retain(|(_, value)| !value.is_empty());
+    lines
+}
+
+/// Returns algorithm and size: `EC-256`, `ED25519`.
+pub(super) fn key(view: &KeyPairView) -> String {
+    match &*view.key_algorithm {
+        "ED25519" => "ED25519".to_owned(),
+        algorithm => format!("{algorithm}-{}", view.key_size),
+    }
+}
+
+/// Returns the provider, empty where it is not shown.
+pub(super) fn provider(view: &KeyPairView) -> String {
+    match view.crypto_provider() {
+        CryptoProvider::Unspecified => String::new(),
+        provider => provider.as_str_name().to_owned(),
+    }
+}
+
+/// Returns how many whole days are left until a certificate expires, negative when it has.
+pub(super) fn days_left(view: &KeyPairView, now: Timestamp) -> Option<i64> {
+    let seconds = view.expires?.seconds - now.seconds;
+    Some(seconds.div_euclid(86_400))
+}
+
+/// Shows a time in UTC, to the second.
+pub(super) fn time(timestamp: Option<Timestamp>) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+    timestamp
+        .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
+        .and_then(|time| time.format(format).ok())
+        .unwrap_or_default()
+}
+
+fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).map_err(|error| error.to_string())?;
+    let descriptor = pool
+        .get_message_by_name(&format!("keypaird.v1.{name}"))
+        .ok_or_else(|| format!("there is no message {name}"))?;
+    let dynamic = DynamicMessage::decode(descriptor, &*message.encode_to_vec())
+        .map_err(|error| error.to_string())?;
+    let mut json = serde_json::Serializer::pretty(Vec::new());
+    dynamic
+        .serialize_with_options(&mut json, &SerializeOptions::new())
+        .map_err(|error| error.to_string())?;
+    String::from_utf8(json.into_inner()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::proto::TokenAttributes;
+
+    pub(crate) const NOW: Timestamp = Timestamp {
+        seconds: 1_795_478_957,
+        nanos: 0,
+    };
+
+    pub(crate) fn view() -> KeyPairView {
+        KeyPairView {
+            id: "payments".into(),
+            serial_number: "235146864432115932".into(),
+            subject_dn: "CN=Example, O=Acme, C=US".into(),
+            issuer_dn: "CN=Example, O=Acme, C=US".into(),
+            key_algorithm: "EC".into(),
+            key_size: 256,
+            signature_algorithm: "SHA256withECDSA".into(),
+            status: CertificateValidity::Valid.into(),
+            crypto_provider: CryptoProvider::Hsm.into(),
+            valid_from: Some(NOW),
+            expires: Some(Timestamp {
+                seconds: NOW.seconds + 365 * 86_400,
+                nanos: 0,
+            }),
+            token_attributes: Some(TokenAttributes {
+                sensitive: true,
+                always_sensitive: true,
+                never_extractable: true,
+                local: true,
+            }),
+            labels: [("team".to_owned(), "payments".to_owned())].into(),
+            ..KeyPairView::default()
+        }
+    }
+
+    #[test]
+    fn a_view_shows_what_there_is_and_leaves_out_the_rest() {
+        let shown: Vec<_> = lines(&view(), NOW)
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "id: payments",
+                "subject: CN=Example, O=Acme, C=US",
+                "key: EC-256",
+                "signature algorithm: SHA256withECDSA",
+                "provider: HSM",
+                "the token states: sensitive, always sensitive, never extractable, made on the token",
+                "status: VALID",
+                "valid from: 2026-11-24 00:09:17 UTC",
+                "expires: 2027-11-24 00:09:17 UTC (365 days left)",
+                "serial number: 235146864432115932",
+                "labels: team=payments",
+            ]
+        );
+    }
+
+    #[test]
+    fn json_is_that_of_the_contract() {
+        let json = to_json("KeyPairView", &view()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["subjectDN"], "CN=Example, O=Acme, C=US");
+        assert_eq!(json["cryptoProvider"], "HSM");
+        assert_eq!(json["status"], "VALID");
+        assert_eq!(json["validFrom"], "2026-11-24T00:09:17Z");
+        assert!(json.get("rotationSettings").is_none());
+        let local = KeyPairView {
+            crypto_provider: CryptoProvider::Unspecified.into(),
+            ..view()
+        };
+        let json = to_json("KeyPairView", &local).unwrap();
+        assert!(!json.contains("cryptoProvider"), "{json}");
+    }
+
+    #[test]
+    fn days_are_counted_down_and_below_zero() {
+        let expires_in = |seconds: i64| KeyPairView {
+            expires: Some(Timestamp {
+                seconds: NOW.seconds + seconds,
+                nanos: 0,
+            }),
+            ..KeyPairView::default()
+        };
+        assert_eq!(days_left(&expires_in(86_400), NOW), Some(1));
+        assert_eq!(days_left(&expires_in(86_399), NOW), Some(0));
+        assert_eq!(days_left(&expires_in(-1), NOW), Some(-1));
+        assert_eq!(days_left(&KeyPairView::default(), NOW), None);
+    }
+}
