@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ./softhsm-tests/setup.sh
 # Tests in one file run side by side, each with its own token, store and port.
-exec cargo test --workspace --all-targets "$@"
+exec cargo test --workspace "$@"

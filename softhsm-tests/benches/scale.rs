@@ -1,7 +1,7 @@
 //! Many key pairs: 100,000 in the store, and 5,000 on a token.
 //!
 //! `cargo bench -p softhsm-tests --bench scale` prints the tables of the manual; it takes some minutes, most
-//! of them to fill the token. KEYS_ON_TOKEN changes how many keys that gets.
+//! of them to fill the token. `KEYS_ON_TOKEN` changes how many keys that gets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -232,14 +232,13 @@ impl TokenObjects for Pkcs11Provider {
         certificate: &Certificate,
     ) -> Result<(), ProviderError> {
         self.with(Operation::PublishCertificate, |_, session| {
-            certificate::publish(session, name, certificate).map_err(|failure| {
+            certificate::publish(session, name, certificate).inspect_err(|failure| {
                 // What is left of it has no CKA_ID yet, perhaps, by which it would be found later.
                 if !failure.breaks_connection()
                     && let Err(cleanup) = inventory::sweep_half_made(session)
                 {
                     warn!(error = %cleanup, "a half-made certificate object may be left on the token");
                 }
-                failure
             })
         })
     }
