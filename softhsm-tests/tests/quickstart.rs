@@ -25,30 +25,51 @@ fn it_shows_a_key_pair_of_each_kind_and_goes_on_with_its_token_the_second_time()
         succeeded("quickstart.sh".as_ref(), &output)
     };
     let first = run();
-    assert!(first.contains("initialised the token \"quickstart\""), "{first}");
-    for expected in ["provider              HSM", "provider              LOCAL", "grpcurl -plaintext 127.0.0.1:"] {
+    assert!(
+        first.contains("initialised the token \"quickstart\""),
+        "{first}"
+    );
+    for expected in [
+        "provider              HSM",
+        "provider              LOCAL",
+        "grpcurl -plaintext 127.0.0.1:",
+    ] {
         assert!(first.contains(expected), "{expected} is not in {first}");
     }
     let second = run();
     assert!(!second.contains("initialised the token"), "{second}");
-    let listed = second.lines().filter(|line| line.contains("VALID  ")).count();
+    let listed = second
+        .lines()
+        .filter(|line| line.contains("VALID  "))
+        .count();
     assert_eq!(listed, 4, "{second}");
 }
 
 #[test]
 fn it_stays_until_it_is_interrupted_and_takes_the_daemon_along() {
     let home = tempfile::tempdir().unwrap();
-    let mut child = quickstart(home.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = quickstart(home.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let log = home.path().join("log");
     let begun = Instant::now();
-    let logged = |text: &str| std::fs::read_to_string(&log).is_ok_and(|log| log.matches(text).count() > 0);
+    let logged =
+        |text: &str| std::fs::read_to_string(&log).is_ok_and(|log| log.matches(text).count() > 0);
     while !logged("key=RSA-2048") {
-        assert!(begun.elapsed() < Duration::from_secs(120), "no key pair was made");
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "no key pair was made"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it did not stay");
-    kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
+    kill_process(
+        Pid::from_raw(child.id().try_into().unwrap()).unwrap(),
+        Signal::INT,
+    )
+    .unwrap();
     assert!(child.wait().unwrap().success());
     assert!(logged("stopped"), "the daemon was left running");
 }

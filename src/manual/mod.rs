@@ -6,7 +6,10 @@
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
 //! - [`benchmarks`]: figures, and the commands that make them.
 
-#![expect(clippy::doc_markdown, reason = "tables of names are not made clearer by more backticks")]
+#![expect(
+    clippy::doc_markdown,
+    reason = "tables of names are not made clearer by more backticks"
+)]
 
 pub mod architecture {
     #![doc = include_str!("architecture.md")]

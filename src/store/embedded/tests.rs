@@ -364,22 +364,34 @@ proptest! {
 }
 
 #[test]
-fn no_list_is_sorted_at_run_time() {
+fn no_long_list_is_sorted_at_run_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let mut db = open::open(&path).unwrap();
     open::migrate(&path, &mut db).unwrap();
-    for field in [
-        OrderField::CreateTime,
-        OrderField::Id,
-        OrderField::Expires,
-        OrderField::SubjectDn,
-    ] {
-        for descending in [false, true] {
-            let order = ListOrder { field, descending };
-            let plan = list::plan(&db, order).unwrap();
-            assert!(!plan.contains("TEMP B-TREE"), "{order:?}: {plan}");
-            assert!(plan.contains("SEARCH key_pairs"), "{order:?}: {plan}");
+    let filters = [
+        ListFilter::default(),
+        ListFilter {
+            provider: Some(ProviderKind::Local),
+            algorithm: Some(KeyAlgorithm::Ec),
+            status: Some(CertificateValidity::Valid),
+            expires_before: Some(NOW),
+            text: Some("x".to_owned()),
+        },
+    ];
+    for filter in filters {
+        for field in [
+            OrderField::CreateTime,
+            OrderField::Id,
+            OrderField::Expires,
+            OrderField::SubjectDn,
+        ] {
+            for descending in [false, true] {
+                let order = ListOrder { field, descending };
+                let plan = list::plan(&db, filter.clone(), order).unwrap();
+                assert!(!plan.contains("TEMP B-TREE"), "{order:?}: {plan}");
+                assert!(plan.contains("SEARCH key_pairs"), "{order:?}: {plan}");
+            }
         }
     }
 }

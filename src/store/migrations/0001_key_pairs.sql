@@ -22,7 +22,8 @@ CREATE TABLE key_pairs (
 
 CREATE INDEX key_pairs_by_provider ON key_pairs (provider, sequence);
 CREATE INDEX key_pairs_by_algorithm ON key_pairs (key_algorithm, sequence);
-CREATE INDEX key_pairs_by_expiry ON key_pairs (not_after, sequence, not_before);
+CREATE INDEX key_pairs_by_expiry ON key_pairs (not_after, sequence);
+CREATE INDEX key_pairs_by_start ON key_pairs (not_before);
 CREATE INDEX key_pairs_by_subject ON key_pairs (subject_dn, sequence);
 
 -- The keys that key pairs have over time, with their certificates.
