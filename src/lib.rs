@@ -3,7 +3,10 @@
 //! This library is what the daemon `keypaird` and the client `keypairctl` are made of. Start with the
 //! [`manual`], and there with its page on the [architecture](manual::architecture).
 
-#![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for maintainers, and made with private items")]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the documentation is for maintainers, and made with private items"
+)]
 
 pub mod app;
 pub mod certs;
