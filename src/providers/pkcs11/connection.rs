@@ -90,6 +90,11 @@ impl Connection {
         self.broken.load(Ordering::Acquire)
     }
 
+    /// Marks the connection as one to be made anew.
+    pub(super) fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
     /// Lends a session, and judges the failure if there is one.
     pub(super) fn lend<T>(
         &self,
@@ -128,7 +133,7 @@ impl Connection {
     pub(super) fn probe(&self) -> Result<(), Failure> {
         match self.pkcs11.get_token_info(self.slot) {
             Err(error @ Error::Pkcs11(..)) => {
-                self.broken.store(true, Ordering::Release);
+                self.give_up();
                 Err(error.into())
             }
             // An odd field in the answer is an answer.

@@ -36,6 +36,9 @@ pub(super) enum Failure {
         "the token refused this PIN before, and a few tries lock it; it is tried again when the PIN changes"
     )]
     LoginRefusedBefore,
+    /// Calls are still in the module, so it cannot be finalised.
+    #[error("calls do not come back from the module")]
+    CallsInModule,
     /// There is no private key with the `CKA_ID`.
     #[error("the token has no private key with this CKA_ID")]
     KeyMissing,
@@ -164,6 +167,7 @@ impl Failure {
             | Self::NoSuchToken { .. }
             | Self::AmbiguousToken { .. }
             | Self::Pin(_)
+            | Self::CallsInModule
             | Self::OutcomeUnknown(_) => ProviderErrorKind::Unavailable,
             Self::KeyMissing => ProviderErrorKind::KeyMissing,
             Self::Unsupported => ProviderErrorKind::Unsupported,

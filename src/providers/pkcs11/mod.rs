@@ -20,8 +20,12 @@ mod sign;
 mod template;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use secrecy::SecretString;
 use tracing::warn;
 
@@ -64,9 +68,10 @@ pub enum TokenSelector {
 #[derive(Debug)]
 pub struct Pkcs11Provider {
     config: Pkcs11Config,
-    /// Readers are calls in the module; the writer is `connect`, so that `C_Finalize` is never called
-    /// while a thread is in the module.
-    connection: RwLock<Option<Connection>>,
+    /// Every call in the module holds a share of it, so that `C_Finalize` can wait until there is none.
+    connection: ArcSwapOption<Connection>,
+    /// Held by whoever makes or ends a connection.
+    changing: Mutex<()>,
     /// The PIN that the token refused. It is not tried again: a few tries lock the token.
     refused_pin: Mutex<Option<SecretString>>,
 }
@@ -76,7 +81,8 @@ impl Pkcs11Provider {
     pub fn new(config: Pkcs11Config) -> Self {
         Self {
             config,
-            connection: RwLock::new(None),
+            connection: ArcSwapOption::empty(),
+            changing: Mutex::default(),
             refused_pin: Mutex::new(None),
         }
     }
@@ -87,8 +93,7 @@ impl Pkcs11Provider {
         operation: Operation,
         work: impl FnOnce(&Connection, &cryptoki::session::Session) -> Result<T, Failure>,
     ) -> Result<T, ProviderError> {
-        let guard = self.connection.read();
-        let Some(connection) = guard.as_ref().filter(|connection| !connection.is_broken()) else {
+        let Some(connection) = self.connected() else {
             return Err(self.not_connected(operation));
         };
         connection
@@ -96,26 +101,51 @@ impl Pkcs11Provider {
             .map_err(|failure| failure.into_provider_error(operation))
     }
 
+    /// Returns the connection, if there is one that can be used.
+    fn connected(&self) -> Option<Arc<Connection>> {
+        let connection = self.connection.load_full()?;
+        (!connection.is_broken()).then_some(connection)
+    }
+
     fn not_connected(&self, operation: Operation) -> ProviderError {
-        let kind = match *self.refused_pin.lock() {
-            Some(_) => ProviderErrorKind::LoginRefused,
-            None => ProviderErrorKind::Unavailable,
+        let kind = match self.refused_pin.try_lock().as_deref() {
+            Some(Some(_)) => ProviderErrorKind::LoginRefused,
+            _ => ProviderErrorKind::Unavailable,
         };
         ProviderError::new(ProviderKind::Hsm, operation, kind)
     }
 
+    /// Ends the connection, if there is one, when the last call has left the module.
+    fn end_connection(&self) -> Result<(), Failure> {
+        let Some(mut ending) = self.connection.swap(None) else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        loop {
+            match Arc::try_unwrap(ending) {
+                Ok(unshared) => {
+                    unshared.finalize();
+                    return Ok(());
+                }
+                Err(shared) if begun.elapsed() < CALLS_LEAVE_MAX => {
+                    thread::sleep(CALLS_LEAVE_POLL);
+                    ending = shared;
+                }
+                Err(shared) => {
+                    shared.give_up();
+                    self.connection.store(Some(shared));
+                    return Err(Failure::CallsInModule);
+                }
+            }
+        }
+    }
+
     fn try_connect(&self) -> Result<(), Failure> {
-        // Waits for the calls that are in the module, and keeps new ones out.
-        let mut slot = self.connection.write();
-        if slot
-            .as_ref()
-            .is_some_and(|connection| !connection.is_broken())
-        {
+        let _changing = self.changing.lock();
+        if self.connected().is_some() {
             return Ok(());
         }
-        if let Some(old) = slot.take() {
-            old.finalize();
-        }
+        self.end_connection()?;
         let pin = self.config.pin.read().map_err(Failure::Pin)?;
         let mut refused = self.refused_pin.lock();
         if refused
@@ -127,7 +157,7 @@ impl Pkcs11Provider {
         *refused = None;
         match Connection::open(&self.config, &pin) {
             Ok(connection) => {
-                *slot = Some(connection);
+                self.connection.store(Some(Arc::new(connection)));
                 Ok(())
             }
             Err(failure) => {
@@ -146,23 +176,9 @@ impl CryptoProvider for Pkcs11Provider {
     }
 
     fn availability(&self) -> Result<(), ProviderError> {
-        // A writer that waits or works means that there is no connection.
-        let connected = self.connection.try_read().is_some_and(|guard| {
-            guard
-                .as_ref()
-                .is_some_and(|connection| !connection.is_broken())
-        });
-        if connected {
-            Ok(())
-        } else {
-            Err(ProviderError::new(
-                ProviderKind::Hsm,
-                Operation::Connect,
-                match self.refused_pin.try_lock().as_deref() {
-                    Some(Some(_)) => ProviderErrorKind::LoginRefused,
-                    _ => ProviderErrorKind::Unavailable,
-                },
-            ))
+        match self.connected() {
+            Some(_) => Ok(()),
+            None => Err(self.not_connected(Operation::Connect)),
         }
     }
 
@@ -172,8 +188,9 @@ impl CryptoProvider for Pkcs11Provider {
     }
 
     fn disconnect(&self) {
-        if let Some(connection) = self.connection.write().take() {
-            connection.finalize();
+        let _changing = self.changing.lock();
+        if let Err(failure) = self.end_connection() {
+            warn!(error = %failure, "the connection to the token is not ended properly");
         }
     }
 
@@ -182,18 +199,10 @@ impl CryptoProvider for Pkcs11Provider {
     }
 
     fn capabilities(&self) -> Result<Capabilities, ProviderError> {
-        let guard = self.connection.try_read();
-        guard
-            .as_deref()
-            .and_then(Option::as_ref)
-            .map(|connection| connection.capabilities().clone())
-            .ok_or_else(|| {
-                ProviderError::new(
-                    ProviderKind::Hsm,
-                    Operation::Connect,
-                    ProviderErrorKind::Unavailable,
-                )
-            })
+        match self.connected() {
+            Some(connection) => Ok(connection.capabilities().clone()),
+            None => Err(self.not_connected(Operation::Connect)),
+        }
     }
 
     fn generate(&self, name: &KeyName, spec: KeySpec) -> Result<GeneratedKey, ProviderError> {
@@ -284,3 +293,7 @@ fn undo(
         }
     }
 }
+
+/// How long calls may take to leave the module before it is finalised.
+const CALLS_LEAVE_MAX: Duration = Duration::from_secs(1);
+const CALLS_LEAVE_POLL: Duration = Duration::from_millis(1);
