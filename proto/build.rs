@@ -18,11 +18,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler
         .include_imports(true)
         .include_source_info(true)
-        .open_files(["keypaird/v1/key_pair_service.proto"])?;
+        .open_files([
+            "keypaird/v1/key_pair_service.proto",
+            "keypaird/v1/signing_service.proto",
+        ])?;
 
     // `compile_fds` does not write the descriptor set by itself.
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("keypaird.v1.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        // What tonic-types puts into errors of calls, errors of single signatures are too.
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        // Messages to be signed are not copied out of the request.
+        .bytes(".keypaird.v1.SignRequest.message")
+        .bytes(".keypaird.v1.SignRequest.digest")
+        .bytes(".keypaird.v1.VerifyRequest.message")
+        .bytes(".keypaird.v1.VerifyRequest.digest")
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -1,11 +1,14 @@
 //! Programs of others, by which the daemon's work is judged.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use keypaird::domain::SignatureAlgorithm;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Runs a program to its end and returns its standard output, or panics with all it said.
 pub fn run<S: AsRef<OsStr>>(
@@ -146,6 +149,52 @@ pub fn openssl_verifies(certificate: &Path) {
         ],
     );
     assert_eq!(said.trim(), format!("{certificate}: OK"));
+}
+
+/// OpenSSL, as it verifies signatures with one public key.
+#[derive(Debug)]
+pub struct OpensslVerifier {
+    folder: TempDir,
+}
+
+impl OpensslVerifier {
+    /// Takes a public key in PEM.
+    pub fn new(public_key_pem: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("key.pem"), public_key_pem).unwrap();
+        Self { folder }
+    }
+
+    /// Panics unless a signature, ECDSA in DER, is one over the message.
+    pub fn accepts(&self, algorithm: SignatureAlgorithm, message: &[u8], signature: &[u8]) {
+        let said = self.verify(algorithm, message, signature);
+        assert!(
+            said.contains("Signature Verified Successfully"),
+            "{algorithm}: {said}"
+        );
+    }
+
+    fn verify(&self, algorithm: SignatureAlgorithm, message: &[u8], signature: &[u8]) -> String {
+        let path = |name: &str| self.folder.path().join(name);
+        fs::write(path("message"), message).unwrap();
+        fs::write(path("signature"), signature).unwrap();
+        let mut openssl = Command::new("openssl");
+        openssl
+            .args(["pkeyutl", "-verify", "-pubin", "-rawin", "-inkey"])
+            .arg(path("key.pem"))
+            .arg("-in")
+            .arg(path("message"))
+            .arg("-sigfile")
+            .arg(path("signature"));
+        if let Some(hash) = algorithm.hash() {
+            openssl.args(["-digest", &hash.name().replace('-', "").to_lowercase()]);
+        }
+        if matches!(algorithm, SignatureAlgorithm::RsaPss(_)) {
+            openssl.args(["-pkeyopt", "rsa_padding_mode:pss"]);
+            openssl.args(["-pkeyopt", "rsa_pss_saltlen:digest"]);
+        }
+        succeeded("openssl".as_ref(), &openssl.output().unwrap())
+    }
 }
 
 /// Lints certificates with pkilint, a strict linter of RFC 5280, and panics at anything but information.

@@ -12,6 +12,7 @@ use keypaird::providers::{CryptoProvider as _, KeyName, StoredKey};
 use keypaird::store::{EmbeddedStore, MetadataStore};
 use rand::Rng;
 use softhsm_tests::client::{Client, settings};
+use softhsm_tests::conformance::a_message;
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::{pkcs11_tool, run};
@@ -272,15 +273,15 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
                     generation: current.number,
                     key_ref: current.key_ref,
                 },
-                spec,
+                public_key: current.public_key.clone(),
                 sealed: store.sealed_key(current.key_ref).await.unwrap(),
             };
             let signed = local
-                .sign(&stored, current.signature_algorithm, b"message")
+                .sign(&stored, current.signature_algorithm, &a_message())
                 .unwrap();
             current
                 .public_key
-                .verify(current.signature_algorithm, b"message", &signed)
+                .verify(current.signature_algorithm, &a_message(), &signed)
                 .unwrap();
         } else {
             std::fs::write(&key, current.public_key.pem()).unwrap();

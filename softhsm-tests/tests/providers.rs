@@ -2,7 +2,9 @@
 
 use keypaird::providers::CryptoProvider;
 use keypaird::providers::local::{KeyEncryptionKey, LocalProvider};
-use keypaird::providers::pkcs11::{PinSource, Pkcs11Config, Pkcs11Provider, TokenSelector};
+use keypaird::providers::pkcs11::{
+    PinSource, Pkcs11Config, Pkcs11Provider, TokenSelector, VerifySignatures,
+};
 use softhsm_tests::conformance::{destroy, generate, sign};
 use softhsm_tests::own_process::{self, TokenHere};
 use softhsm_tests::token::{LABEL, MODULE};
@@ -17,6 +19,7 @@ fn token(here: &TokenHere) -> Pkcs11Provider {
         module: MODULE.into(),
         token: TokenSelector::Label(LABEL.into()),
         pin: PinSource::File(here.pin_file.clone()),
+        verify_signatures: VerifySignatures::Always,
     });
     provider.connect().unwrap();
     provider

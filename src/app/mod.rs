@@ -76,7 +76,7 @@ impl App {
         let routes = grpc::routes(Arc::clone(&self.service), &self.grpc, &health)
             .map_err(StartError::Reflection)?;
         let server = Server::builder()
-            .layer(grpc::call_layer(&self.grpc, Arc::new(SystemEntropy)))
+            .layer(grpc::call_layer(&self.grpc, &SystemEntropy))
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         let background = CancellationToken::new();

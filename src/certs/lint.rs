@@ -270,6 +270,10 @@ fn algorithm_identifier(algorithm: SignatureAlgorithm) -> (ObjectIdentifier, Opt
             };
             (ObjectIdentifier::new_unwrap(oid), Some(Any::null()))
         }
+        // Not offered for certificates, and so never found in one.
+        SignatureAlgorithm::RsaPss(_) => {
+            (ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10"), None)
+        }
         SignatureAlgorithm::Ecdsa(hash) => {
             let oid = match hash {
                 Hash::Sha256 => "1.2.840.10045.4.3.2",

@@ -1,5 +1,6 @@
 //! What stands in a self-signed certificate, and how rcgen is made to write it.
 
+use bytes::Bytes;
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
@@ -9,8 +10,8 @@ use sha2::Digest as _;
 
 use super::{CertError, lint};
 use crate::domain::{
-    Certificate, Curve, DnField, Hash, KeySpec, PublicKey, SignatureAlgorithm, Subject,
-    SubjectAlternativeName, Validity,
+    Certificate, Curve, DnField, Hash, KeySpec, PublicKey, SignatureAlgorithm, SigningInput,
+    Subject, SubjectAlternativeName, Validity,
 };
 
 /// All that stands in a certificate.
@@ -61,7 +62,7 @@ impl SerialNumber {
 pub struct Linted {
     profile: Profile,
     params: CertificateParams,
-    tbs_der: Vec<u8>,
+    tbs_der: Bytes,
 }
 
 impl Profile {
@@ -74,7 +75,7 @@ impl Profile {
         if !findings.is_empty() {
             return Err(CertError::Lint(findings));
         }
-        let tbs_der = captured.seen.take();
+        let tbs_der = captured.seen.take().into();
         Ok(Linted {
             profile: self,
             params,
@@ -113,8 +114,8 @@ impl Profile {
 
 impl Linted {
     /// Returns what is to be signed: the `TBSCertificate` in DER.
-    pub fn to_be_signed(&self) -> &[u8] {
-        &self.tbs_der
+    pub fn to_be_signed(&self) -> SigningInput {
+        SigningInput::Message(self.tbs_der.clone())
     }
 
     /// Completes the certificate with its signature, which must be one of the subject's own key.
@@ -122,7 +123,7 @@ impl Linted {
         let algorithm = self.profile.signature_algorithm;
         self.profile
             .public_key
-            .verify(algorithm, &self.tbs_der, &signature)?;
+            .verify(algorithm, &self.to_be_signed(), &signature)?;
         let signer = Signer::with_signature(&self.profile, self.tbs_der, signature);
         self.profile.write(&self.params, &signer)
     }
@@ -198,7 +199,7 @@ struct Signer {
     algorithm: SignatureAlgorithm,
     signature: Vec<u8>,
     /// What the signature is over; none when it stands for one to come.
-    signed: Option<Vec<u8>>,
+    signed: Option<Bytes>,
     seen: std::cell::Cell<Vec<u8>>,
 }
 
@@ -213,7 +214,7 @@ impl Signer {
         }
     }
 
-    fn with_signature(profile: &Profile, signed: Vec<u8>, signature: Vec<u8>) -> Self {
+    fn with_signature(profile: &Profile, signed: Bytes, signature: Vec<u8>) -> Self {
         Self {
             signature,
             signed: Some(signed),
@@ -233,6 +234,8 @@ impl PublicKeyData for Signer {
             SignatureAlgorithm::RsaPkcs1(Hash::Sha256) => &rcgen::PKCS_RSA_SHA256,
             SignatureAlgorithm::RsaPkcs1(Hash::Sha384) => &rcgen::PKCS_RSA_SHA384,
             SignatureAlgorithm::RsaPkcs1(Hash::Sha512) => &rcgen::PKCS_RSA_SHA512,
+            // Not offered for certificates. The linter would refuse what comes of it.
+            SignatureAlgorithm::RsaPss(_) => &rcgen::PKCS_RSA_SHA256,
             SignatureAlgorithm::Ecdsa(Hash::Sha256) => &rcgen::PKCS_ECDSA_P256_SHA256,
             SignatureAlgorithm::Ecdsa(Hash::Sha384) => &rcgen::PKCS_ECDSA_P384_SHA384,
             SignatureAlgorithm::Ecdsa(Hash::Sha512) => &rcgen::PKCS_ECDSA_P521_SHA512,

@@ -64,7 +64,8 @@ fn signed() -> (Certificate, Profile) {
     };
     let linted = profile.clone().build().unwrap();
     let random = aws_lc_rs::rand::SystemRandom::new();
-    let signature = key.sign(&random, linted.to_be_signed()).unwrap();
+    let to_be_signed = linted.to_be_signed();
+    let signature = key.sign(&random, to_be_signed.message().unwrap()).unwrap();
     (
         linted.complete(signature.as_ref().to_vec()).unwrap(),
         profile,
@@ -196,12 +197,13 @@ fn a_signature_of_another_key_or_over_something_else_is_refused() {
         let linted = profile.clone().build().unwrap();
         linted.complete(signature.to_vec())
     };
-    let to_be_signed = profile.clone().build().unwrap().to_be_signed().to_vec();
-    assert!(complete(key.sign(&to_be_signed).as_ref()).is_ok());
+    let to_be_signed = profile.clone().build().unwrap().to_be_signed();
+    let to_be_signed = to_be_signed.message().unwrap();
+    assert!(complete(key.sign(to_be_signed).as_ref()).is_ok());
     let other = Ed25519KeyPair::generate().unwrap();
     for wrong in [
         key.sign(b"something else").as_ref(),
-        other.sign(&to_be_signed).as_ref(),
+        other.sign(to_be_signed).as_ref(),
         &[0; 64],
         &[],
     ] {

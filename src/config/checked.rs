@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::raw::{self, Leaf, Raw};
 use super::{Config, ConfigError, Environment, Fault};
 use crate::domain::{ProviderKind, ProviderMode, ProviderPolicy};
-use crate::providers::pkcs11::{PinSource, Pkcs11Config, TokenSelector};
+use crate::providers::pkcs11::{PinSource, Pkcs11Config, TokenSelector, VerifySignatures};
 use crate::telemetry::{self, LogFormat, TelemetryConfig};
 
 /// Where and how calls are answered.
@@ -324,6 +324,19 @@ impl Faults {
             raw.operation_timeout,
             Duration::from_secs(30),
         );
+        let verify_signatures =
+            self.given("crypto.pkcs11.verify_signatures", raw.verify_signatures);
+        let verify_signatures = match verify_signatures.as_deref() {
+            None | Some("always") => VerifySignatures::Always,
+            Some("sampled") => VerifySignatures::Sampled,
+            Some("never") => VerifySignatures::Never,
+            Some(other) => {
+                let message =
+                    format!("must be \"always\", \"sampled\" or \"never\", and is {other:?}");
+                self.add("crypto.pkcs11.verify_signatures", message);
+                VerifySignatures::Always
+            }
+        };
         if !used {
             return None;
         }
@@ -369,6 +382,7 @@ impl Faults {
                 module: module?,
                 token: token?,
                 pin: pin?,
+                verify_signatures,
             },
             sessions,
             queue_length,

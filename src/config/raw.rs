@@ -85,6 +85,9 @@ pub(super) struct Pkcs11 {
     pub(super) queue_length: Leaf<u64>,
     /// How long a caller waits for one operation of the token; `30s` when absent.
     pub(super) operation_timeout: Leaf<String>,
+    /// `always`, `sampled` or `never`: which signatures of the token are verified before they are returned;
+    /// `always` when absent.
+    pub(super) verify_signatures: Leaf<String>,
 }
 
 /// `[crypto.local]`: the software provider.
@@ -244,6 +247,7 @@ const KEYS: &[&str] = &[
     "crypto.pkcs11.sessions",
     "crypto.pkcs11.queue_length",
     "crypto.pkcs11.operation_timeout",
+    "crypto.pkcs11.verify_signatures",
     "crypto.local.key_encryption_key_file",
     "crypto.local.allow_export",
     "store.url",

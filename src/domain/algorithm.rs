@@ -90,6 +90,21 @@ impl KeyAlgorithm {
         }
     }
 
+    /// Returns the signature algorithms that such a key can sign with, those of certificates first.
+    pub const fn signing_algorithms(self) -> &'static [SignatureAlgorithm] {
+        match self {
+            Self::Rsa => &[
+                SignatureAlgorithm::RsaPkcs1(Hash::Sha256),
+                SignatureAlgorithm::RsaPkcs1(Hash::Sha384),
+                SignatureAlgorithm::RsaPkcs1(Hash::Sha512),
+                SignatureAlgorithm::RsaPss(Hash::Sha256),
+                SignatureAlgorithm::RsaPss(Hash::Sha384),
+                SignatureAlgorithm::RsaPss(Hash::Sha512),
+            ],
+            Self::Ec | Self::Ed25519 => self.signature_algorithms(),
+        }
+    }
+
     /// Returns the signature algorithm a request means that names none.
     pub const fn default_signature_algorithm(self) -> SignatureAlgorithm {
         match self {
@@ -99,9 +114,21 @@ impl KeyAlgorithm {
         }
     }
 
-    /// Finds a signature algorithm that fits keys of this algorithm by its name on the wire.
+    /// Finds an algorithm that certificates of such keys can be signed with, by its name on the wire.
     pub fn signature_algorithm(self, name: &str) -> Result<SignatureAlgorithm, Refusal> {
-        let allowed = self.signature_algorithms();
+        self.choose(self.signature_algorithms(), name)
+    }
+
+    /// Finds an algorithm that such keys can sign with, by its name on the wire.
+    pub fn signing_algorithm(self, name: &str) -> Result<SignatureAlgorithm, Refusal> {
+        self.choose(self.signing_algorithms(), name)
+    }
+
+    fn choose(
+        self,
+        allowed: &[SignatureAlgorithm],
+        name: &str,
+    ) -> Result<SignatureAlgorithm, Refusal> {
         if name.starts_with("SHA1with") {
             let allowed = one_of(allowed.iter().map(|algorithm| algorithm.name().to_owned()));
             return Err(Refusal::new(format!(
@@ -202,7 +229,25 @@ pub enum Hash {
 }
 
 impl Hash {
-    /// Returns the digest of a message: 32, 48 or 64 bytes.
+    /// Returns the name: `SHA-256`, `SHA-384` or `SHA-512`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "SHA-256",
+            Self::Sha384 => "SHA-384",
+            Self::Sha512 => "SHA-512",
+        }
+    }
+
+    /// Returns the length of a digest in bytes: 32, 48 or 64.
+    pub const fn digest_len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// Returns the digest of a message.
     pub fn digest(self, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha256 => sha2::Sha256::digest(message).to_vec(),
@@ -217,6 +262,8 @@ impl Hash {
 pub enum SignatureAlgorithm {
     /// RSASSA-PKCS1-v1_5 (RFC 8017 section 8.2).
     RsaPkcs1(Hash),
+    /// RSASSA-PSS (RFC 8017 section 8.1): the salt is as long as the hash, which is that of MGF1 too.
+    RsaPss(Hash),
     /// ECDSA (FIPS 186-5), whatever the curve.
     Ecdsa(Hash),
     /// Ed25519 (RFC 8032), over the message itself.
@@ -225,10 +272,13 @@ pub enum SignatureAlgorithm {
 
 impl SignatureAlgorithm {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::RsaPkcs1(Hash::Sha256),
         Self::RsaPkcs1(Hash::Sha384),
         Self::RsaPkcs1(Hash::Sha512),
+        Self::RsaPss(Hash::Sha256),
+        Self::RsaPss(Hash::Sha384),
+        Self::RsaPss(Hash::Sha512),
         Self::Ecdsa(Hash::Sha256),
         Self::Ecdsa(Hash::Sha384),
         Self::Ecdsa(Hash::Sha512),
@@ -241,6 +291,9 @@ impl SignatureAlgorithm {
             Self::RsaPkcs1(Hash::Sha256) => "SHA256withRSA",
             Self::RsaPkcs1(Hash::Sha384) => "SHA384withRSA",
             Self::RsaPkcs1(Hash::Sha512) => "SHA512withRSA",
+            Self::RsaPss(Hash::Sha256) => "SHA256withRSAandMGF1",
+            Self::RsaPss(Hash::Sha384) => "SHA384withRSAandMGF1",
+            Self::RsaPss(Hash::Sha512) => "SHA512withRSAandMGF1",
             Self::Ecdsa(Hash::Sha256) => "SHA256withECDSA",
             Self::Ecdsa(Hash::Sha384) => "SHA384withECDSA",
             Self::Ecdsa(Hash::Sha512) => "SHA512withECDSA",
@@ -255,10 +308,18 @@ impl SignatureAlgorithm {
             .find(|algorithm| algorithm.name() == name)
     }
 
+    /// Returns the hash of which the digest is signed; none for Ed25519, which signs the message.
+    pub const fn hash(self) -> Option<Hash> {
+        match self {
+            Self::RsaPkcs1(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => Some(hash),
+            Self::Ed25519 => None,
+        }
+    }
+
     /// Returns the family of keys it works with.
     pub const fn key_algorithm(self) -> KeyAlgorithm {
         match self {
-            Self::RsaPkcs1(_) => KeyAlgorithm::Rsa,
+            Self::RsaPkcs1(_) | Self::RsaPss(_) => KeyAlgorithm::Rsa,
             Self::Ecdsa(_) => KeyAlgorithm::Ec,
             Self::Ed25519 => KeyAlgorithm::Ed25519,
         }
@@ -307,6 +368,12 @@ mod tests {
             for signature in algorithm.signature_algorithms() {
                 assert_eq!(
                     algorithm.signature_algorithm(signature.name()),
+                    Ok(*signature)
+                );
+            }
+            for signature in algorithm.signing_algorithms() {
+                assert_eq!(
+                    algorithm.signing_algorithm(signature.name()),
                     Ok(*signature)
                 );
                 assert_eq!(signature.key_algorithm(), algorithm);

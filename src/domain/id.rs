@@ -1,5 +1,6 @@
 //! Identifiers: of key pairs, of keys in their provider, of requests.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -49,6 +50,13 @@ impl KeyPairId {
 
     /// Returns the identifier as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// So that a map of identifiers can be asked by text. Both hash and compare alike.
+impl Borrow<str> for KeyPairId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

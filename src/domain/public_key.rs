@@ -2,18 +2,20 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{self, Digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1, ECDSA_P384_SHA256_ASN1,
     ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA512_ASN1, ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1,
     ECDSA_P521_SHA512_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
+    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
 };
 use der::asn1::{Any, BitString, ObjectIdentifier, UintRef};
-use der::{Encode, Sequence};
+use der::{Decode, Encode, Sequence};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::certificate::pem;
-use super::{Curve, Hash, KeySpec, SignatureAlgorithm};
+use super::{Curve, Hash, KeySpec, SignatureAlgorithm, SigningInput};
 
 /// A public key with its kind.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,6 +53,18 @@ impl PublicKey {
         &self.bits
     }
 
+    /// Returns modulus and public exponent, big-endian without leading zeros; none when this is no RSA key.
+    pub fn rsa_numbers(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let KeySpec::Rsa(_) = self.spec else {
+            return None;
+        };
+        let key = RsaPublicKey::from_der(&self.bits).ok()?;
+        Some((
+            key.modulus.as_bytes().to_vec(),
+            key.public_exponent.as_bytes().to_vec(),
+        ))
+    }
+
     /// Returns the SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7).
     pub fn spki_der(&self) -> Vec<u8> {
         let (oid, parameters) = match self.spec {
@@ -75,17 +89,24 @@ impl PublicKey {
         pem("PUBLIC KEY", &self.spki_der())
     }
 
-    /// Checks a signature over a message. ECDSA signatures are in DER (RFC 3279 section 2.2.3).
+    /// Checks a signature. ECDSA signatures are in DER (RFC 3279 section 2.2.3).
     pub fn verify(
         &self,
         algorithm: SignatureAlgorithm,
-        message: &[u8],
+        input: &SigningInput,
         signature: &[u8],
     ) -> Result<(), SignatureMismatch> {
         let verification = verification(self.spec, algorithm).ok_or(SignatureMismatch)?;
-        UnparsedPublicKey::new(verification, &self.bits)
-            .verify(message, signature)
-            .map_err(|_| SignatureMismatch)
+        let key = UnparsedPublicKey::new(verification, &self.bits);
+        let verified = match (input, algorithm.hash()) {
+            (SigningInput::Message(message), _) => key.verify(message, signature),
+            (SigningInput::Digest(bytes), Some(hash)) => {
+                Digest::import_less_safe(bytes, digest_algorithm(hash))
+                    .and_then(|digest| key.verify_digest(&digest, signature))
+            }
+            (SigningInput::Digest(_), None) => return Err(SignatureMismatch),
+        };
+        verified.map_err(|_| SignatureMismatch)
     }
 }
 
@@ -125,6 +146,11 @@ fn verification(
             Hash::Sha384 => &RSA_PKCS1_2048_8192_SHA384,
             Hash::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
         },
+        (KeySpec::Rsa(_), SignatureAlgorithm::RsaPss(hash)) => match hash {
+            Hash::Sha256 => &RSA_PSS_2048_8192_SHA256,
+            Hash::Sha384 => &RSA_PSS_2048_8192_SHA384,
+            Hash::Sha512 => &RSA_PSS_2048_8192_SHA512,
+        },
         (KeySpec::Ec(curve), SignatureAlgorithm::Ecdsa(hash)) => match (curve, hash) {
             (Curve::P256, Hash::Sha256) => &ECDSA_P256_SHA256_ASN1,
             (Curve::P256, Hash::Sha384) => &ECDSA_P256_SHA384_ASN1,
@@ -139,6 +165,14 @@ fn verification(
         (KeySpec::Ed25519, SignatureAlgorithm::Ed25519) => &ED25519,
         _ => return None,
     })
+}
+
+const fn digest_algorithm(hash: Hash) -> &'static digest::Algorithm {
+    match hash {
+        Hash::Sha256 => &digest::SHA256,
+        Hash::Sha384 => &digest::SHA384,
+        Hash::Sha512 => &digest::SHA512,
+    }
 }
 
 /// RFC 3279 section 2.3.1.
@@ -175,7 +209,10 @@ mod tests {
         let key = Ed25519KeyPair::generate().unwrap();
         let public = PublicKey::new(KeySpec::Ed25519, key.public_key().as_ref());
         let signature = key.sign(b"message");
-        let verify = |algorithm, message| public.verify(algorithm, message, signature.as_ref());
+        let verify = |algorithm, message: &'static [u8]| {
+            let message = SigningInput::Message(message.into());
+            public.verify(algorithm, &message, signature.as_ref())
+        };
         assert_eq!(verify(SignatureAlgorithm::Ed25519, b"message"), Ok(()));
         assert_eq!(
             verify(SignatureAlgorithm::Ed25519, b"other"),

@@ -1,4 +1,4 @@
-//! What every call passes on its way in and out: a request id, a deadline, a span, and for errors that
+//! What every call passes on its way in and out: a request id for the log, a deadline, and for errors that
 //! tonic made by itself, the details that ours have.
 
 use std::any::Any;
@@ -7,38 +7,46 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, Request, Response};
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
-use tracing::{Instrument, debug, error, info_span};
+use tracing::{Level, debug, enabled, error};
 
 use super::status::{complete, internal, to_status};
 use crate::domain::{Entropy, KeyPairId};
 use crate::service::ServiceError;
+use crate::telemetry::{Call, CallId};
 
 /// Puts [`CallService`] around the routes.
 #[derive(Clone, Debug)]
 pub struct CallLayer {
     request_timeout: Duration,
     max_message_bytes: usize,
-    entropy: Arc<dyn Entropy>,
+    /// Tells the ids that are made here from those of other runs of the daemon.
+    run: Arc<str>,
+    calls: Arc<AtomicU64>,
 }
 
 impl CallLayer {
     pub(super) fn new(
         request_timeout: Duration,
         max_message_bytes: usize,
-        entropy: Arc<dyn Entropy>,
+        entropy: &dyn Entropy,
     ) -> Self {
+        let run = KeyPairId::from_random(entropy.bits_128().unwrap_or_default());
         Self {
             request_timeout,
             max_message_bytes,
-            entropy,
+            run: run.as_str().get(..RUN_LEN).unwrap_or_default().into(),
+            calls: Arc::default(),
         }
     }
 }
@@ -74,43 +82,77 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let request_id = self.request_id(&request);
-        let span =
-            info_span!("call", request_id = %show(&request_id), method = request.uri().path());
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let call = Call::new(request.uri().path(), self.call_id(&request));
         let asked = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
+        if let Some(asked) = asked {
+            // Of a stream, only the beginning passes here.
+            request
+                .extensions_mut()
+                .insert(Deadline(Instant::now() + asked));
+        }
         let timeout = asked.map_or(self.layer.request_timeout, |asked| {
             asked.min(self.layer.request_timeout)
         });
         let max_message_bytes = self.layer.max_message_bytes;
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        let work = async move {
-            let begun = tokio::time::Instant::now();
+        Box::pin(Arc::clone(&call).answer(async move {
+            let begun = Instant::now();
             let mut response = match tokio::time::timeout(timeout, answer).await {
                 Ok(Ok(Ok(response))) => completed(response, max_message_bytes),
-                Ok(Err(panic)) => lost(&*panic),
+                Ok(Err(panic)) => lost(&*panic, &call),
                 Err(_) => to_status(&ServiceError::DeadlineExceeded).into_http(),
             };
-            let took = begun.elapsed();
-            debug!(code = %grpc_code(&response), ?took, "answered");
-            response.headers_mut().insert(X_REQUEST_ID, request_id);
+            if enabled!(Level::DEBUG) {
+                let took = begun.elapsed();
+                call.span()
+                    .in_scope(|| debug!(code = %grpc_code(&response), ?took, "answered"));
+            }
+            if let Some(id) = call
+                .known_id()
+                .and_then(|id| HeaderValue::from_str(id).ok())
+            {
+                response.headers_mut().insert(X_REQUEST_ID, id);
+            }
             Ok(response)
+        }))
+    }
+}
+
+/// When the caller stops waiting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    /// Ends a stream of responses with an error at the deadline.
+    pub(super) fn limit<T>(
+        self,
+        responses: impl Stream<Item = Result<T, Status>>,
+    ) -> impl Stream<Item = Result<T, Status>> {
+        let passed = async move {
+            let passed = Instant::now() >= self.0;
+            passed.then(|| Err(to_status(&ServiceError::DeadlineExceeded)))
         };
-        Box::pin(work.instrument(span))
+        responses
+            .take_until(tokio::time::sleep_until(self.0))
+            .chain(futures_util::stream::once(passed).filter_map(std::future::ready))
     }
 }
 
 impl<S> CallService<S> {
-    /// Takes the caller's `x-request-id` when it is of use in a log, or makes one.
-    fn request_id(&self, request: &Request<Body>) -> HeaderValue {
+    /// Takes the caller's `x-request-id` when it is of use in a log, or a number.
+    fn call_id(&self, request: &Request<Body>) -> CallId {
         let given = request.headers().get(X_REQUEST_ID).filter(|id| {
             (1..=REQUEST_ID_LEN_MAX).contains(&id.len())
                 && id.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        given.cloned().unwrap_or_else(|| {
-            let made = KeyPairId::from_random(self.layer.entropy.bits_128().unwrap_or_default());
-            HeaderValue::from_str(made.as_str()).unwrap_or(HeaderValue::from_static("unknown"))
-        })
+        match given.and_then(|id| id.to_str().ok()) {
+            Some(id) => CallId::Given(id.into()),
+            None => CallId::Made(
+                Arc::clone(&self.layer.run),
+                self.layer.calls.fetch_add(1, Ordering::Relaxed),
+            ),
+        }
     }
 }
 
@@ -129,15 +171,13 @@ fn completed(response: Response<Body>, max_message_bytes: usize) -> Response<Bod
 }
 
 /// Answers for a handler that panicked.
-fn lost(panic: &(dyn Any + Send)) -> Response<Body> {
+fn lost(panic: &(dyn Any + Send), call: &Call) -> Response<Body> {
     let said = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    error!(
-        said = said.unwrap_or("a panic without a message"),
-        "a call panicked"
-    );
+    let said = said.unwrap_or("a panic without a message");
+    call.span().in_scope(|| error!(said, "a call panicked"));
     internal().into_http()
 }
 
@@ -146,10 +186,6 @@ fn grpc_code(response: &Response<Body>) -> Code {
         .headers()
         .get(GRPC_STATUS)
         .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
-}
-
-fn show(value: &HeaderValue) -> &str {
-    value.to_str().unwrap_or_default()
 }
 
 /// Reads `grpc-timeout`: up to 8 digits and a unit, one of `HMSmun` (gRPC over HTTP/2, Requests).
@@ -174,6 +210,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+/// How many characters tell one run of the daemon from another.
+const RUN_LEN: usize = 8;
 const REQUEST_ID_LEN_MAX: usize = 128;
 
 #[cfg(test)]

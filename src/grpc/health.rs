@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: the daemon as a whole, its service, and each provider by itself.
+//! `grpc.health.v1`: the daemon as a whole, its services, and each provider by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::domain::ProviderKind;
-use crate::proto::key_pair_service_server::SERVICE_NAME;
+use crate::proto::{key_pair_service_server, signing_service_server};
 use crate::service::Service;
 
 /// What the health service answers.
@@ -40,9 +40,10 @@ impl Health {
                 for (kind, available) in &now {
                     self.set(service_name(*kind), *available).await;
                 }
-                self.set("", now.iter().any(|(_, available)| *available))
-                    .await;
-                self.set(SERVICE_NAME, true).await;
+                let any = now.iter().any(|(_, available)| *available);
+                self.set("", any).await;
+                self.set(key_pair_service_server::SERVICE_NAME, true).await;
+                self.set(signing_service_server::SERVICE_NAME, any).await;
                 last = now;
             }
             tokio::time::sleep(INTERVAL).await;
@@ -55,7 +56,8 @@ impl Health {
             self.set(service_name(kind), false).await;
         }
         self.set("", false).await;
-        self.set(SERVICE_NAME, false).await;
+        self.set(key_pair_service_server::SERVICE_NAME, false).await;
+        self.set(signing_service_server::SERVICE_NAME, false).await;
     }
 
     async fn set(&self, name: &str, serving: bool) {

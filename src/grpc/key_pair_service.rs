@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert;
-use super::status::to_status;
+use super::convert::key_pair as convert;
+use super::status::answer;
 use crate::proto::key_pair_service_server::KeyPairService;
 use crate::proto::{
     DeleteSigningKeyPairRequest, DeleteSigningKeyPairResponse, ExportCertificateRequest,
@@ -13,7 +13,7 @@ use crate::proto::{
     GetSigningKeyPairRequest, GetSigningKeyPairResponse, ListKeyAlgorithmsRequest,
     ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest, ListSigningKeyPairsResponse,
 };
-use crate::service::{GenerateOutcome, Service, ServiceError};
+use crate::service::{GenerateOutcome, Service};
 
 /// The service.
 #[derive(Debug)]
@@ -95,8 +95,4 @@ impl KeyPairService for KeyPairGrpc {
         let exported = self.service.export_certificate(&request.get_ref().id).await;
         answer(exported.map(|certificate_pem| ExportCertificateResponse { certificate_pem }))
     }
-}
-
-fn answer<T>(result: Result<T, ServiceError>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| to_status(&error))
 }

@@ -4,6 +4,7 @@ mod call;
 mod convert;
 mod health;
 mod key_pair_service;
+mod signing_service;
 mod status;
 
 use std::sync::Arc;
@@ -17,8 +18,10 @@ pub use health::{Health, service_name as health_service_name};
 use crate::domain::Entropy;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::key_pair_service_server::KeyPairServiceServer;
+use crate::proto::signing_service_server::SigningServiceServer;
 use crate::service::Service;
 use key_pair_service::KeyPairGrpc;
+use signing_service::SigningGrpc;
 
 /// How calls are answered.
 #[derive(Clone, Debug)]
@@ -35,7 +38,9 @@ pub fn routes(
     config: &GrpcConfig,
     health: &Health,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(service))
+    let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(Arc::clone(&service)))
+        .max_decoding_message_size(config.max_message_bytes);
+    let signing = SigningServiceServer::new(SigningGrpc::new(service))
         .max_decoding_message_size(config.max_message_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -44,7 +49,8 @@ pub fn routes(
             // With it, grpcurl shows the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Routes::new(key_pairs)
+    Ok(Routes::new(signing)
+        .add_service(key_pairs)
         .add_service(health.server())
         .add_service(reflection().build_v1()?)
         // Older grpcurl and Python know this one only.
@@ -53,6 +59,6 @@ pub fn routes(
 }
 
 /// Makes the layer that every call passes first.
-pub fn call_layer(config: &GrpcConfig, entropy: Arc<dyn Entropy>) -> CallLayer {
+pub fn call_layer(config: &GrpcConfig, entropy: &dyn Entropy) -> CallLayer {
     CallLayer::new(config.request_timeout, config.max_message_bytes, entropy)
 }

@@ -2,11 +2,27 @@
 
 use std::collections::HashMap;
 
-use tonic::{Code, Status};
+use prost::Message as _;
+use tonic::{Code, Response, Status};
 use tonic_types::{BadRequest, ErrorDetails, FieldViolation, StatusExt};
 
 use crate::service::ServiceError;
 use crate::service::report::{self, Report, report};
+
+/// Turns what came of a use case into what came of a call.
+pub(super) fn answer<T>(result: Result<T, ServiceError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+/// Returns the message that stands for an error inside of a response.
+pub(super) fn rpc_status(status: &Status) -> tonic_types::Status {
+    // It is among the details already.
+    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: i32::from(status.code()),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}
 
 /// Reports an error, and renders the report with all its details.
 pub(super) fn to_status(error: &ServiceError) -> Status {

@@ -7,11 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender, TrySendError};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
-use tracing::{Span, error};
+use tracing::{Span, error, warn};
 
-use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind};
-use crate::domain::ProviderKind;
+use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind, StoredKey};
+use crate::domain::{Curve, KeySpec, ProviderKind, SignatureAlgorithm, SigningInput};
 
 /// A provider with the threads that call it.
 ///
@@ -23,7 +24,19 @@ pub struct ProviderHandle {
     provider: Arc<dyn CryptoProvider>,
     sign: Sender<Job>,
     manage: Sender<Job>,
+    sign_threads: usize,
     operation_timeout: Duration,
+}
+
+/// A signature to be made.
+#[derive(Clone, Debug)]
+pub struct SigningOrder {
+    /// With which key.
+    pub key: Arc<StoredKey>,
+    /// In what way.
+    pub algorithm: SignatureAlgorithm,
+    /// Of what.
+    pub input: SigningInput,
 }
 
 /// How many threads a provider gets, how much work may wait, and for how long.
@@ -49,25 +62,48 @@ pub enum Lane {
     Manage,
 }
 
+impl Lane {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sign => "sign",
+            Self::Manage => "manage",
+        }
+    }
+
+    /// Has the thread of a lane give way to those of more urgent ones: a token in software takes the
+    /// processor for seconds to find the primes of an RSA key.
+    fn yield_to_others(self) {
+        if self == Self::Manage
+            && let Err(error) = rustix::process::nice(MANAGE_NICE)
+        {
+            warn!(%error, "key generation runs with the same priority as signing");
+        }
+    }
+}
+
 type Job = Box<dyn FnOnce(&dyn CryptoProvider) + Send>;
 
 impl ProviderHandle {
     /// Starts the threads of a provider.
     pub fn start(provider: Arc<dyn CryptoProvider>, lanes: &Lanes) -> std::io::Result<Self> {
         let kind = provider.kind().name().to_ascii_lowercase();
-        let start = |lane: &str, threads: usize| -> std::io::Result<Sender<Job>> {
+        let start = |lane: Lane, threads: usize| -> std::io::Result<Sender<Job>> {
             let (sender, receiver) = async_channel::bounded(lanes.queue_length);
             for number in 1..=threads {
                 let (provider, receiver) = (Arc::clone(&provider), receiver.clone());
                 thread::Builder::new()
-                    .name(format!("{kind}-{lane}-{number}"))
-                    .spawn(move || work(&*provider, &receiver))?;
+                    .name(format!("{kind}-{}-{number}", lane.name()))
+                    .spawn(move || {
+                        lane.yield_to_others();
+                        work(&*provider, &receiver);
+                    })?;
             }
             Ok(sender)
         };
         Ok(Self {
-            sign: start("sign", lanes.sign_threads)?,
-            manage: start("manage", lanes.manage_threads)?,
+            sign: start(Lane::Sign, lanes.sign_threads)?,
+            manage: start(Lane::Manage, lanes.manage_threads)?,
+            sign_threads: lanes.sign_threads,
             operation_timeout: lanes.operation_timeout,
             provider,
         })
@@ -81,6 +117,48 @@ impl ProviderHandle {
     /// Returns the provider, for questions that it answers at once.
     pub fn provider(&self) -> &dyn CryptoProvider {
         &*self.provider
+    }
+
+    /// Makes a signature.
+    pub async fn sign(&self, order: SigningOrder) -> Result<Vec<u8>, ProviderError> {
+        if self.provider.signs_at_once(&order.key, &order.input) {
+            // Counts as some work, so that a task that signs on and on lets others have their turn.
+            tokio::task::coop::consume_budget().await;
+            return order.sign(&*self.provider);
+        }
+        let job = move |provider: &dyn CryptoProvider| order.sign(provider);
+        self.run(Lane::Sign, Operation::Sign, job).await
+    }
+
+    /// Makes many signatures, in their order.
+    ///
+    /// They are queued a few at a time, as many as there are threads, so that others come in between.
+    pub async fn sign_all(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
+        let portions = portions(orders).map(|portion| self.sign_portion(portion));
+        let signed = stream::iter(portions).buffered(self.sign_threads);
+        signed.map(stream::iter).flatten().collect().await
+    }
+
+    /// Makes some signatures in one job.
+    async fn sign_portion(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
+        let at_once = |order: &SigningOrder| self.provider.signs_at_once(&order.key, &order.input);
+        if orders.iter().all(at_once) {
+            tokio::task::yield_now().await;
+            let signed = orders.iter().map(|order| order.sign(&*self.provider));
+            return signed.collect();
+        }
+        let count = orders.len();
+        let job = move |provider: &dyn CryptoProvider| {
+            let signed: Vec<_> = orders.iter().map(|order| order.sign(provider)).collect();
+            Ok::<_, ProviderError>(signed)
+        };
+        match self.run(Lane::Sign, Operation::Sign, job).await {
+            Ok(signed) => signed,
+            // What befell the job befell each of them.
+            Err(failed) => (0..count)
+                .map(|_| Err(self.error(Operation::Sign, failed.kind)))
+                .collect(),
+        }
     }
 
     /// Runs a job and waits for its result, up to the operation timeout.
@@ -167,6 +245,35 @@ impl ProviderHandle {
     }
 }
 
+impl SigningOrder {
+    fn sign(&self, provider: &dyn CryptoProvider) -> Result<Vec<u8>, ProviderError> {
+        provider.sign(&self.key, self.algorithm, &self.input)
+    }
+}
+
+/// Splits orders into portions of about two milliseconds.
+fn portions(orders: Vec<SigningOrder>) -> impl Iterator<Item = Vec<SigningOrder>> {
+    let mut orders = orders.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut portion = Vec::new();
+        let mut room = PORTION;
+        while let Some(order) = orders.next_if(|order| portion.is_empty() || effort(order) <= room)
+        {
+            room = room.saturating_sub(effort(&order));
+            portion.push(order);
+        }
+        (!portion.is_empty()).then_some(portion)
+    })
+}
+
+/// Tells how long a signature takes, in relation to others: about so many times 120 µs in SoftHSM2.
+fn effort(order: &SigningOrder) -> usize {
+    match order.key.public_key.spec() {
+        KeySpec::Ec(Curve::P256) | KeySpec::Ed25519 => 1,
+        KeySpec::Ec(Curve::P384 | Curve::P521) | KeySpec::Rsa(_) => PORTION,
+    }
+}
+
 /// The life of a thread: one job after the other, until the handle is gone.
 fn work(provider: &dyn CryptoProvider, jobs: &Receiver<Job>) {
     while let Ok(job) = jobs.recv_blocking() {
@@ -181,3 +288,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned())
 }
+
+/// The effort of a portion.
+const PORTION: usize = 16;
+/// How nice the threads are that take long (`nice(2)`, per thread on Linux).
+const MANAGE_NICE: i32 = 10;

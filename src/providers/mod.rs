@@ -16,19 +16,20 @@ use std::fmt;
 
 pub use capabilities::Capabilities;
 pub use error::{Operation, ProviderError, ProviderErrorKind};
-pub use handle::{Lane, Lanes, ProviderHandle};
+pub use handle::{Lane, Lanes, ProviderHandle, SigningOrder};
 pub use registry::Registry;
 pub use token::{TokenObject, TokenObjectClass, TokenObjects};
 
 use crate::domain::{
     Generation, KeyPairId, KeyRef, KeySpec, ProviderKind, PublicKey, SealedKey, SignatureAlgorithm,
-    TokenAttributes,
+    SigningInput, TokenAttributes,
 };
 
 /// A place where keys live and work: a PKCS#11 token, or the software provider.
 ///
 /// Calls block. They are made only by [`ProviderHandle`], on its own threads, but for
-/// [`CryptoProvider::availability`], which answers at once.
+/// [`CryptoProvider::availability`], which answers at once, and for what
+/// [`CryptoProvider::signs_at_once`].
 pub trait CryptoProvider: fmt::Debug + Send + Sync {
     /// Returns which of the two it is.
     fn kind(&self) -> ProviderKind;
@@ -54,13 +55,19 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync {
     /// [`ProviderErrorKind::Unavailable`]: then [`CryptoProvider::destroy`] must be called later.
     fn generate(&self, name: &KeyName, spec: KeySpec) -> Result<GeneratedKey, ProviderError>;
 
-    /// Signs a message. The provider hashes it; ECDSA signatures are in DER, as X.509 wants them.
+    /// Signs. A message is hashed by the provider, on our side; ECDSA signatures are in DER, as X.509 wants
+    /// them.
     fn sign(
         &self,
         key: &StoredKey,
         algorithm: SignatureAlgorithm,
-        message: &[u8],
+        input: &SigningInput,
     ) -> Result<Vec<u8>, ProviderError>;
+
+    /// Tells whether to sign takes less time than to have another thread do it, and waits for no device.
+    fn signs_at_once(&self, _key: &StoredKey, _input: &SigningInput) -> bool {
+        false
+    }
 
     /// Destroys everything the provider has under this name. What is not there is no error.
     fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError>;
@@ -98,8 +105,8 @@ pub struct GeneratedKey {
 pub struct StoredKey {
     /// What it is called.
     pub name: KeyName,
-    /// What kind it is.
-    pub spec: KeySpec,
+    /// Its public half.
+    pub public_key: PublicKey,
     /// Its private half, when the provider does not keep it.
     pub sealed: Option<SealedKey>,
 }

@@ -9,6 +9,7 @@ use super::{Service, ServiceError};
 use crate::domain::KeyPair;
 use crate::providers::{Lane, Operation, ProviderHandle};
 use crate::store::Intent;
+use crate::telemetry::Call;
 
 impl Service {
     /// Deletes a key pair and destroys its private key in its provider.
@@ -40,7 +41,9 @@ impl Service {
                 None => service.finish_deletion(&id).await,
             }
         };
-        self.tasks.spawn(work.in_current_span()).await?
+        self.tasks
+            .spawn(work.instrument(Call::current_span()))
+            .await?
     }
 
     async fn delete_found(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
@@ -53,6 +56,7 @@ impl Service {
                 None => ServiceError::KeyPairNotFound(id),
             });
         }
+        self.signing_keys.forget(&key_pair.id);
         let intent = Intent {
             key_ref: key_pair.current.key_ref,
             id: key_pair.id.clone(),

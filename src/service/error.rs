@@ -1,7 +1,7 @@
 //! Why a use case did not do what was asked.
 
 use crate::certs::CertError;
-use crate::domain::{EntropyError, ProviderKind, ProviderMode, Violations};
+use crate::domain::{CertificateValidity, EntropyError, ProviderKind, ProviderMode, Violations};
 use crate::providers::ProviderError;
 use crate::store::StoreError;
 
@@ -33,6 +33,17 @@ pub enum ServiceError {
         /// The mode.
         mode: ProviderMode,
     },
+    /// The certificate is expired, or not valid yet.
+    #[error("the certificate of {id} is {status:?}")]
+    OutsideValidity {
+        /// The key pair.
+        id: String,
+        /// What the certificate is.
+        status: CertificateValidity,
+    },
+    /// A provider returned an ECDSA signature that is none.
+    #[error("the provider returned something else than an ECDSA signature")]
+    SignatureForm,
     /// The key pair changed since the caller saw it.
     #[error("the key pair {0} has another etag")]
     EtagMismatch(String),

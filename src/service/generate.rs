@@ -20,6 +20,7 @@ use crate::providers::{
     StoredKey,
 };
 use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
+use crate::telemetry::Call;
 
 /// A key pair as a caller asked for it.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +100,10 @@ impl Service {
         let service = Arc::clone(self);
         // Half a key pair is worse than a late one: the work goes on without its caller.
         let work = async move { service.make(order).await };
-        let key_pair = self.tasks.spawn(work.in_current_span()).await??;
+        let key_pair = self
+            .tasks
+            .spawn(work.instrument(Call::current_span()))
+            .await??;
         Ok(GenerateOutcome::Made(Box::new(self.view(key_pair))))
     }
 
@@ -332,7 +336,7 @@ impl Making {
         let shown_names = template.names.iter().map(ToString::to_string).collect();
         let key = StoredKey {
             name: name.clone(),
-            spec: template.spec,
+            public_key: generated.public_key.clone(),
             sealed: generated.sealed,
         };
         let profile = Profile {

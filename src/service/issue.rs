@@ -16,7 +16,7 @@ pub(super) fn self_signed(
 ) -> Result<Certificate, ServiceError> {
     let algorithm = profile.signature_algorithm;
     let linted = profile.build()?;
-    let signature = provider.sign(key, algorithm, linted.to_be_signed())?;
+    let signature = provider.sign(key, algorithm, &linted.to_be_signed())?;
     Ok(linted.complete(signature)?)
 }
 

@@ -12,9 +12,13 @@ mod get;
 mod issue;
 mod key_algorithms;
 mod list;
+mod public_keys;
 mod reconcile;
 pub mod report;
 mod request_lock;
+mod sign;
+mod signing_keys;
+mod verify;
 mod view;
 
 use std::sync::Arc;
@@ -25,12 +29,16 @@ pub use error::ServiceError;
 pub use generate::{GenerateOutcome, GenerateRequest};
 pub use key_algorithms::AvailableAlgorithm;
 pub use list::{KeyPairPage, ListRequest};
+pub use public_keys::{PublicKeysPage, PublicKeysRequest, PublishedKey};
+pub use sign::{SignRequest, Signed};
+pub use verify::{GenerationState, Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
 
 use crate::domain::{Clock, Entropy, KeyPair, ProviderKind};
 use crate::providers::{ProviderHandle, Registry};
 use crate::store::MetadataStore;
 use request_lock::RequestLocks;
+use signing_keys::SigningKeys;
 
 /// The use cases, over the store, the providers, time and chance that `app` gives them.
 #[derive(Debug)]
@@ -40,6 +48,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     request_locks: RequestLocks,
+    signing_keys: SigningKeys,
     tasks: TaskTracker,
 }
 
@@ -57,6 +66,7 @@ impl Service {
             clock,
             entropy,
             request_locks: RequestLocks::default(),
+            signing_keys: SigningKeys::default(),
             tasks: TaskTracker::new(),
         }
     }

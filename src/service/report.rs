@@ -5,10 +5,10 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::ServiceError;
-use crate::domain::Violations;
+use crate::domain::{CertificateValidity, Violations};
 use crate::providers::{ProviderError, ProviderErrorKind};
 use crate::store::StoreError;
-use crate::telemetry::chain;
+use crate::telemetry::{Call, chain};
 
 /// What a caller is told. The cause is not among it, and cannot be reached from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,12 +54,12 @@ pub enum Code {
 pub fn report(error: &ServiceError) -> Report {
     let report = describe(error);
     let error = chain(error);
-    match report.code {
+    Call::current_span().in_scope(|| match report.code {
         Code::Internal | Code::Unavailable => {
             error!(reason = report.reason, error, "a call failed");
         }
         _ => warn!(reason = report.reason, error, "a call was refused"),
-    }
+    });
     report
 }
 
@@ -99,6 +99,21 @@ fn describe(error: &ServiceError) -> Report {
                 "the key pair {id} is kept, but lives in {provider}, which is off in {mode} mode; set crypto.mode to hybrid to use it"
             ),
         ),
+        ServiceError::OutsideValidity { id, status } => {
+            let (reason, what) = match status {
+                CertificateValidity::NotYetValid => ("KEY_PAIR_NOT_YET_VALID", "not valid yet"),
+                CertificateValidity::Expired
+                | CertificateValidity::Revoked
+                | CertificateValidity::Valid => ("KEY_PAIR_EXPIRED", "expired"),
+            };
+            Report::new(
+                FailedPrecondition,
+                reason,
+                format!(
+                    "the certificate of the key pair {id} is {what}; set allowOutsideValidity to sign all the same"
+                ),
+            )
+        }
         ServiceError::EtagMismatch(id) => Report::new(
             Aborted,
             "ETAG_MISMATCH",
@@ -120,6 +135,7 @@ fn describe(error: &ServiceError) -> Report {
         ServiceError::Store(error) => describe_store(error),
         ServiceError::Certificate(_)
         | ServiceError::Entropy(_)
+        | ServiceError::SignatureForm
         | ServiceError::Panicked
         | ServiceError::Lost(_) => Report::new(Internal, "INTERNAL", INTERNAL),
     }

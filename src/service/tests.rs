@@ -11,7 +11,7 @@ use super::report::{Code, report};
 use super::*;
 use crate::domain::{
     Certificate, EntropyError, KeyRef, KeySpec, NewKeyPairSettings, ProviderMode, ProviderPolicy,
-    SignatureAlgorithm,
+    SignatureAlgorithm, SigningInput,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
 use crate::providers::{
@@ -105,14 +105,17 @@ impl CryptoProvider for Failing {
         &self,
         key: &StoredKey,
         algorithm: SignatureAlgorithm,
-        message: &[u8],
+        input: &SigningInput,
     ) -> Result<Vec<u8>, ProviderError> {
         self.check(Operation::Sign)?;
         let fault = *self.fault.lock();
         match fault {
-            Fault::SignsWrongly => self.inner.sign(key, algorithm, b"something else"),
+            Fault::SignsWrongly => {
+                let other = SigningInput::Message(b"something else"[..].into());
+                self.inner.sign(key, algorithm, &other)
+            }
             Fault::Panics => panic!("told to"),
-            Fault::None | Fault::Fails(_) => self.inner.sign(key, algorithm, message),
+            Fault::None | Fault::Fails(_) => self.inner.sign(key, algorithm, input),
         }
     }
 

@@ -2,8 +2,12 @@
 //!
 //! Secrets are of types whose `Debug` says nothing, so none can be logged by mistake.
 
+mod call;
+
 use std::error::Error;
 use std::io;
+
+pub use call::{Call, CallId};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;

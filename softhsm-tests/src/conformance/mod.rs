@@ -4,7 +4,7 @@ pub mod destroy;
 pub mod generate;
 pub mod sign;
 
-use keypaird::domain::{Generation, KeyPairId, KeyRef, KeySpec};
+use keypaird::domain::{Generation, KeyPairId, KeyRef, KeySpec, SigningInput};
 use keypaird::providers::{CryptoProvider, GeneratedKey, KeyName, StoredKey};
 
 /// Returns a name that no key has yet.
@@ -22,7 +22,7 @@ pub fn generate_key(provider: &dyn CryptoProvider, spec: KeySpec) -> (GeneratedK
     let generated = provider.generate(&name, spec).unwrap();
     let stored = StoredKey {
         name,
-        spec,
+        public_key: generated.public_key.clone(),
         sealed: generated.sealed.clone(),
     };
     (generated, stored)
@@ -33,4 +33,9 @@ pub fn specs() -> impl Iterator<Item = KeySpec> {
     keypaird::domain::KeyAlgorithm::ALL
         .into_iter()
         .flat_map(|algorithm| algorithm.specs().iter().copied())
+}
+
+/// The message that is signed.
+pub fn a_message() -> SigningInput {
+    SigningInput::Message(b"a message"[..].into())
 }

@@ -1,7 +1,7 @@
 //! A connection to a token: module, slot, login, sessions, and what was learnt through them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use tracing::{debug, info, warn};
 
 use super::error::Failure;
-use super::{Pkcs11Config, TokenSelector, capabilities};
+use super::{Pkcs11Config, TokenSelector, VerifySignatures, capabilities};
 use crate::domain::KeyRef;
 use crate::providers::Capabilities;
 
@@ -28,10 +28,21 @@ pub(super) struct Connection {
     /// Sessions that nobody uses at the moment. There are never more than threads that call us.
     idle: Mutex<Vec<Session>>,
     /// Handles of private keys, since to find an object takes the longer the more there are.
-    private_keys: Mutex<HashMap<KeyRef, ObjectHandle>>,
+    private_keys: Mutex<HashMap<KeyRef, KeyHandle>>,
     /// What is left to look at of an inventory.
     pub(super) inventory: Mutex<Vec<ObjectHandle>>,
     broken: AtomicBool,
+    /// Counts signatures, of which some are verified.
+    signatures: AtomicU64,
+}
+
+/// Where a private key lies on the token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyHandle {
+    /// The object.
+    pub(super) handle: ObjectHandle,
+    /// Whether a signature made with it verified with the key pair's public key.
+    pub(super) proved: bool,
 }
 
 impl Connection {
@@ -77,6 +88,7 @@ impl Connection {
             private_keys: Mutex::default(),
             inventory: Mutex::default(),
             broken: AtomicBool::new(false),
+            signatures: AtomicU64::new(0),
         })
     }
 
@@ -142,13 +154,39 @@ impl Connection {
     }
 
     /// Returns the handle of a private key, when it is known.
-    pub(super) fn known_private_key(&self, key_ref: KeyRef) -> Option<ObjectHandle> {
+    pub(super) fn known_private_key(&self, key_ref: KeyRef) -> Option<KeyHandle> {
         self.private_keys.lock().get(&key_ref).copied()
     }
 
     /// Remembers the handle of a private key.
     pub(super) fn remember_private_key(&self, key_ref: KeyRef, handle: ObjectHandle) {
-        self.private_keys.lock().insert(key_ref, handle);
+        let mut private_keys = self.private_keys.lock();
+        let known = private_keys.get(&key_ref);
+        // What was proved of a handle stays true of it.
+        if known.is_none_or(|known| known.handle != handle) {
+            let proved = false;
+            private_keys.insert(key_ref, KeyHandle { handle, proved });
+        }
+    }
+
+    /// Notes that a handle stands for the private key of the public key in our books.
+    pub(super) fn prove_private_key(&self, key_ref: KeyRef, handle: ObjectHandle) {
+        let proved = true;
+        self.private_keys
+            .lock()
+            .insert(key_ref, KeyHandle { handle, proved });
+    }
+
+    /// Tells whether the signature that was just made is one to verify.
+    pub(super) fn is_due(&self, verify: VerifySignatures) -> bool {
+        match verify {
+            VerifySignatures::Always => true,
+            VerifySignatures::Sampled => {
+                let count = self.signatures.fetch_add(1, Ordering::Relaxed);
+                count.is_multiple_of(SAMPLED_OF)
+            }
+            VerifySignatures::Never => false,
+        }
     }
 
     /// Forgets the handle of a private key.
@@ -225,3 +263,6 @@ fn find_token(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenI
         }),
     }
 }
+
+/// Of how many signatures one is verified where they are sampled.
+const SAMPLED_OF: u64 = 64;

@@ -51,6 +51,9 @@ pub(super) enum Failure {
     /// The token does not do as told.
     #[error("the token {0}")]
     Untrustworthy(&'static str),
+    /// The token returned a signature that is none of the key.
+    #[error("the token returned a signature that does not verify with the public key")]
+    WrongSignature,
     /// A certificate of ours cannot be read.
     #[error("read the certificate")]
     Certificate(#[source] der::Error),
@@ -67,7 +70,7 @@ impl From<Error> for Failure {
 
 impl Failure {
     /// Tells whether the session can be used again. After an error within an operation it may be stuck in
-    /// `CKR_OPERATION_ACTIVE` for good.
+    /// `CKR_OPERATION_ACTIVE` for good, and one that signed wrongly is not trusted with another signature.
     pub(super) fn spares_session(&self) -> bool {
         matches!(
             self,
@@ -171,7 +174,9 @@ impl Failure {
             | Self::OutcomeUnknown(_) => ProviderErrorKind::Unavailable,
             Self::KeyMissing => ProviderErrorKind::KeyMissing,
             Self::Unsupported => ProviderErrorKind::Unsupported,
-            Self::Untrustworthy(_) | Self::AmbiguousKey(_) => ProviderErrorKind::Untrustworthy,
+            Self::Untrustworthy(_) | Self::AmbiguousKey(_) | Self::WrongSignature => {
+                ProviderErrorKind::Untrustworthy
+            }
             Self::LoginRefusedBefore => ProviderErrorKind::LoginRefused,
             Self::Module(_) | Self::Certificate(_) => ProviderErrorKind::Failed,
         }

@@ -3,7 +3,7 @@
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
-use super::connection::Connection;
+use super::connection::{Connection, KeyHandle};
 use super::error::Failure;
 use crate::domain::KeyRef;
 
@@ -19,7 +19,7 @@ pub(super) fn private_key(
     connection: &Connection,
     session: &Session,
     key_ref: KeyRef,
-) -> Result<ObjectHandle, Failure> {
+) -> Result<KeyHandle, Failure> {
     if let Some(known) = connection.known_private_key(key_ref) {
         return Ok(known);
     }
@@ -29,7 +29,10 @@ pub(super) fn private_key(
         [] => Err(Failure::KeyMissing),
         [one] => {
             connection.remember_private_key(key_ref, one);
-            Ok(one)
+            Ok(KeyHandle {
+                handle: one,
+                proved: false,
+            })
         }
         _ => Err(Failure::AmbiguousKey(found.len())),
     }

@@ -4,9 +4,10 @@
 //! and large messages need not go through it. Ed25519 alone takes the message.
 
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
+use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 
-use crate::domain::{Curve, Hash, KeyAlgorithm};
+use crate::domain::{Curve, Hash, KeyAlgorithm, SignatureAlgorithm};
 
 /// Returns the mechanism that generates key pairs, by name.
 pub(super) const fn key_pair_generation(algorithm: KeyAlgorithm) -> MechanismType {
@@ -35,12 +36,26 @@ pub(super) const fn signature(algorithm: KeyAlgorithm) -> MechanismType {
     }
 }
 
-/// Returns the mechanism that signs.
-pub(super) fn sign(algorithm: KeyAlgorithm) -> Mechanism<'static> {
+/// Returns the mechanism that makes signatures of an algorithm.
+pub(super) fn sign(algorithm: SignatureAlgorithm) -> Mechanism<'static> {
     match algorithm {
-        KeyAlgorithm::Rsa => Mechanism::RsaPkcs,
-        KeyAlgorithm::Ec => Mechanism::Ecdsa,
-        KeyAlgorithm::Ed25519 => Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure)),
+        SignatureAlgorithm::RsaPkcs1(_) => Mechanism::RsaPkcs,
+        SignatureAlgorithm::RsaPss(hash) => {
+            let (hash_alg, mgf, salt_len) = match hash {
+                Hash::Sha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, 32),
+                Hash::Sha384 => (MechanismType::SHA384, PkcsMgfType::MGF1_SHA384, 48),
+                Hash::Sha512 => (MechanismType::SHA512, PkcsMgfType::MGF1_SHA512, 64),
+            };
+            Mechanism::RsaPkcsPss(PkcsPssParams {
+                hash_alg,
+                mgf,
+                s_len: salt_len.into(),
+            })
+        }
+        SignatureAlgorithm::Ecdsa(_) => Mechanism::Ecdsa,
+        SignatureAlgorithm::Ed25519 => {
+            Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Pure))
+        }
     }
 }
 

@@ -21,13 +21,15 @@ mod template;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use secrecy::SecretString;
-use tracing::warn;
+use tracing::{error, warn};
 
 use connection::Connection;
 use error::Failure;
@@ -38,7 +40,7 @@ use super::{
     Capabilities, CryptoProvider, GeneratedKey, KeyName, Operation, ProviderError,
     ProviderErrorKind, StoredKey, TokenObject, TokenObjects,
 };
-use crate::domain::{Certificate, KeyRef, KeySpec, ProviderKind, SignatureAlgorithm};
+use crate::domain::{Certificate, KeyRef, KeySpec, ProviderKind, SignatureAlgorithm, SigningInput};
 
 /// Which module, which token, and how to log in.
 #[derive(Clone, Debug)]
@@ -49,6 +51,22 @@ pub struct Pkcs11Config {
     pub token: TokenSelector,
     /// The user PIN.
     pub pin: PinSource,
+    /// Which signatures are verified before they are returned.
+    pub verify_signatures: VerifySignatures,
+}
+
+/// Which signatures of the token are verified with the public key before they are returned.
+///
+/// The first one made with an object handle always is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifySignatures {
+    /// All.
+    #[default]
+    Always,
+    /// One of 64.
+    Sampled,
+    /// None.
+    Never,
 }
 
 /// How a token is told from others.
@@ -74,6 +92,8 @@ pub struct Pkcs11Provider {
     changing: Mutex<()>,
     /// The PIN that the token refused. It is not tried again: a few tries lock the token.
     refused_pin: Mutex<Option<SecretString>>,
+    /// How many signatures did not verify since the start.
+    wrong_signatures: AtomicU64,
 }
 
 impl Pkcs11Provider {
@@ -84,6 +104,7 @@ impl Pkcs11Provider {
             connection: ArcSwapOption::empty(),
             changing: Mutex::default(),
             refused_pin: Mutex::new(None),
+            wrong_signatures: AtomicU64::new(0),
         }
     }
 
@@ -216,10 +237,19 @@ impl CryptoProvider for Pkcs11Provider {
         &self,
         key: &StoredKey,
         algorithm: SignatureAlgorithm,
-        message: &[u8],
+        input: &SigningInput,
     ) -> Result<Vec<u8>, ProviderError> {
+        let verify = self.config.verify_signatures;
         self.with(Operation::Sign, |connection, session| {
-            sign::sign(connection, session, key, algorithm, message)
+            sign::sign(connection, session, key, algorithm, input, verify).inspect_err(|failure| {
+                if matches!(failure, Failure::WrongSignature) {
+                    let wrong_signatures = 1 + self.wrong_signatures.fetch_add(1, Relaxed);
+                    error!(
+                        key_pair = %key.name.id, key_ref = %key.name.key_ref, wrong_signatures,
+                        "the token returned a wrong signature; it is not handed out, and the session is closed"
+                    );
+                }
+            })
         })
     }
 

@@ -1,11 +1,8 @@
-//! Messages to values and back. What protobuf cannot rule out, numbers that are no enum value, is refused
-//! here; all other rules are the domain's.
+//! Messages of `KeyPairService`.
 
-use prost_types::Timestamp;
-use time::OffsetDateTime;
-
+use super::{from_timestamp, malformed, to_timestamp};
 use crate::domain::{
-    CertificateValidity, KeyOrigin, NewKeyPairSettings, ProviderKind, Refusal, TokenAttributes,
+    CertificateValidity, KeyOrigin, NewKeyPairSettings, ProviderKind, TokenAttributes,
 };
 use crate::proto as pb;
 use crate::service::{
@@ -13,7 +10,7 @@ use crate::service::{
     ServiceError,
 };
 
-pub(super) fn generate_request(
+pub(in crate::grpc) fn generate_request(
     request: pb::GenerateSigningKeyPairRequest,
 ) -> Result<GenerateRequest, ServiceError> {
     let settings = request.settings.unwrap_or_default();
@@ -40,7 +37,7 @@ pub(super) fn generate_request(
     })
 }
 
-pub(super) fn list_request(
+pub(in crate::grpc) fn list_request(
     request: pb::ListSigningKeyPairsRequest,
 ) -> Result<ListRequest, ServiceError> {
     let filter = request.filter.unwrap_or_default();
@@ -66,7 +63,7 @@ pub(super) fn list_request(
     })
 }
 
-pub(super) fn list_response(page: KeyPairPage) -> pb::ListSigningKeyPairsResponse {
+pub(in crate::grpc) fn list_response(page: KeyPairPage) -> pb::ListSigningKeyPairsResponse {
     pb::ListSigningKeyPairsResponse {
         key_pairs: page.key_pairs.into_iter().map(key_pair_view).collect(),
         next_page_token: page.next_page_token,
@@ -74,7 +71,7 @@ pub(super) fn list_response(page: KeyPairPage) -> pb::ListSigningKeyPairsRespons
     }
 }
 
-pub(super) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
+pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
     let etag = view.key_pair.etag();
     let pair = view.key_pair;
     let current = pair.current;
@@ -120,7 +117,7 @@ pub(super) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
 }
 
 /// Fills in what is known before there is a key.
-pub(super) fn key_pair_preview(preview: KeyPairPreview) -> pb::KeyPairView {
+pub(in crate::grpc) fn key_pair_preview(preview: KeyPairPreview) -> pb::KeyPairView {
     let template = preview.template;
     let subject_dn = template.subject.to_string();
     pb::KeyPairView {
@@ -140,7 +137,7 @@ pub(super) fn key_pair_preview(preview: KeyPairPreview) -> pb::KeyPairView {
     }
 }
 
-pub(super) fn key_algorithm(available: &AvailableAlgorithm) -> pb::KeyAlgorithm {
+pub(in crate::grpc) fn key_algorithm(available: &AvailableAlgorithm) -> pb::KeyAlgorithm {
     let signatures = available.signature_algorithms.iter();
     pb::KeyAlgorithm {
         name: available.algorithm.name().to_owned(),
@@ -155,7 +152,7 @@ pub(super) fn key_algorithm(available: &AvailableAlgorithm) -> pb::KeyAlgorithm 
 }
 
 /// Reads a `CryptoProvider`; none when it is not stated.
-pub(super) fn provider(
+pub(in crate::grpc) fn provider(
     field: &'static str,
     number: i32,
 ) -> Result<Option<ProviderKind>, ServiceError> {
@@ -197,28 +194,6 @@ const fn token_attributes(attributes: TokenAttributes) -> pb::TokenAttributes {
         never_extractable: attributes.never_extractable,
         local: attributes.local,
     }
-}
-
-fn to_timestamp(time: OffsetDateTime) -> Timestamp {
-    Timestamp {
-        seconds: time.unix_timestamp(),
-        nanos: i32::try_from(time.nanosecond()).unwrap_or_default(),
-    }
-}
-
-fn from_timestamp(timestamp: &Timestamp) -> Option<OffsetDateTime> {
-    let nanos = u32::try_from(timestamp.nanos).ok()?;
-    OffsetDateTime::from_unix_timestamp(timestamp.seconds)
-        .ok()?
-        .replace_nanosecond(nanos)
-        .ok()
-}
-
-fn malformed(field: &'static str, sentence: &'static str) -> ServiceError {
-    ServiceError::Malformed(crate::domain::Violations::one(
-        field,
-        Refusal::new(sentence),
-    ))
 }
 
 const X509_VERSION: i32 = 3;

@@ -1,0 +1,113 @@
+//! `keypaird.v1.SigningService`: takes a request, calls the use case, gives its answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::call::Deadline;
+use super::convert::{malformed, signing as convert};
+use super::status::answer;
+use crate::proto::signing_service_server::SigningService;
+use crate::proto::{
+    BatchSignRequest, BatchSignResponse, ListPublicKeysRequest, ListPublicKeysResponse,
+    SignRequest, SignResponse, SignStreamRequest, SignStreamResponse, VerifyRequest,
+    VerifyResponse,
+};
+use crate::service::{Service, ServiceError, Signed};
+use crate::telemetry::Call;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct SigningGrpc {
+    service: Arc<Service>,
+}
+
+impl SigningGrpc {
+    pub(super) fn new(service: Arc<Service>) -> Self {
+        Self { service }
+    }
+}
+
+#[tonic::async_trait]
+impl SigningService for SigningGrpc {
+    type SignStreamStream = Pin<Box<dyn Stream<Item = Result<SignStreamResponse, Status>> + Send>>;
+
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        let signed = sign(&self.service, request.into_inner()).await;
+        answer(signed.map(convert::sign_response))
+    }
+
+    async fn batch_sign(
+        &self,
+        request: Request<BatchSignRequest>,
+    ) -> Result<Response<BatchSignResponse>, Status> {
+        let requests = request.into_inner().requests;
+        let requests = requests.into_iter().map(convert::sign_request).collect();
+        let results = self.service.sign_batch(requests).await;
+        answer(results.map(|results| BatchSignResponse {
+            results: results.into_iter().map(convert::batch_result).collect(),
+        }))
+    }
+
+    async fn sign_stream(
+        &self,
+        request: Request<Streaming<SignStreamRequest>>,
+    ) -> Result<Response<Self::SignStreamStream>, Status> {
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let service = Arc::clone(&self.service);
+        let call = Call::current();
+        let signed = request
+            .into_inner()
+            .map(move |request| {
+                let (service, call) = (Arc::clone(&service), call.clone());
+                let work = async move { Ok(stream_response(&service, request?).await) };
+                match call {
+                    Some(call) => call.answer(work).left_future(),
+                    None => work.right_future(),
+                }
+            })
+            .buffer_unordered(STREAM_WINDOW);
+        Ok(Response::new(match deadline {
+            None => Box::pin(signed),
+            Some(deadline) => Box::pin(deadline.limit(signed)),
+        }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<VerifyRequest>,
+    ) -> Result<Response<VerifyResponse>, Status> {
+        let verified = async {
+            let request = convert::verify_request(request.into_inner())?;
+            self.service.verify(request).await
+        };
+        answer(verified.await.map(convert::verify_response))
+    }
+
+    async fn list_public_keys(
+        &self,
+        request: Request<ListPublicKeysRequest>,
+    ) -> Result<Response<ListPublicKeysResponse>, Status> {
+        let request = convert::public_keys_request(request.into_inner());
+        let page = self.service.public_keys(request).await;
+        answer(page.map(convert::public_keys_response))
+    }
+}
+
+async fn sign(service: &Service, request: SignRequest) -> Result<Signed, ServiceError> {
+    service.sign(convert::sign_request(request)?).await
+}
+
+/// Answers one message of a stream.
+async fn stream_response(service: &Service, message: SignStreamRequest) -> SignStreamResponse {
+    let signed = match message.request {
+        Some(request) => sign(service, request).await,
+        None => Err(malformed("request", "is required")),
+    };
+    convert::stream_result(message.correlation_id, signed)
+}
+
+/// How many signatures of one stream are under way at once.
+const STREAM_WINDOW: usize = 64;

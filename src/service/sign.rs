@@ -1,0 +1,201 @@
+//! Signs.
+
+use std::sync::Arc;
+
+use super::signing_keys::SigningKey;
+use super::{Service, ServiceError};
+use crate::domain::{
+    CertificateValidity, Generation, Refusal, SignatureAlgorithm, SignatureEncoding, SigningInput,
+    Violations,
+};
+use crate::providers::{ProviderError, ProviderErrorKind, SigningOrder};
+
+/// A signature as a caller asked for it.
+#[derive(Clone, Debug)]
+pub struct SignRequest {
+    /// `id`.
+    pub id: String,
+    /// `message` or `digest`; none when neither is given.
+    pub input: Option<SigningInput>,
+    /// `signatureAlgorithm`; empty for the key pair's.
+    pub signature_algorithm: String,
+    /// `encoding`.
+    pub encoding: SignatureEncoding,
+    /// `allowOutsideValidity`.
+    pub allow_outside_validity: bool,
+}
+
+/// A signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// The signature, in the form asked for.
+    pub signature: Vec<u8>,
+    /// The algorithm it was made with.
+    pub signature_algorithm: SignatureAlgorithm,
+    /// The SHA-256 fingerprint of the key's certificate.
+    pub certificate_sha256_fingerprint: Arc<str>,
+    /// The generation that signed.
+    pub generation: Generation,
+}
+
+/// A request that can be carried out.
+struct Checked {
+    key: Arc<SigningKey>,
+    algorithm: SignatureAlgorithm,
+    input: SigningInput,
+    encoding: SignatureEncoding,
+}
+
+impl Service {
+    /// Makes a signature.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] with all that is wrong; [`ServiceError::KeyPairNotFound`];
+    /// [`ServiceError::OutsideValidity`] unless the request allows it; [`ServiceError::ProviderOff`];
+    /// [`ServiceError::Provider`].
+    pub async fn sign(&self, request: SignRequest) -> Result<Signed, ServiceError> {
+        let checked = self.check_signing(request).await?;
+        let signature = checked.key.provider.sign(checked.order()).await;
+        checked.finish(signature)
+    }
+
+    /// Makes many signatures. Each succeeds or fails by itself, in the order of the requests; what was wrong
+    /// with one before stays its result.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] when there are too many, or none.
+    pub async fn sign_batch(
+        &self,
+        requests: Vec<Result<SignRequest, ServiceError>>,
+    ) -> Result<Vec<Result<Signed, ServiceError>>, ServiceError> {
+        if !(1..=BATCH_MAX).contains(&requests.len()) {
+            let refusal = format!("must be 1 to {BATCH_MAX}, and are {}", requests.len());
+            return Err(ServiceError::invalid("requests", Refusal::new(refusal)));
+        }
+        let mut results: Vec<Option<Result<Signed, ServiceError>>> = Vec::new();
+        let mut good = Vec::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            let checked = match request {
+                Ok(request) => self.check_signing(request).await,
+                Err(error) => Err(error),
+            };
+            match checked {
+                Ok(checked) => {
+                    good.push((index, checked));
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        for handle in self.registry.iter() {
+            let (ours, others) = good
+                .into_iter()
+                .partition::<Vec<_>, _>(|(_, checked)| Arc::ptr_eq(&checked.key.provider, handle));
+            good = others;
+            let orders = ours.iter().map(|(_, checked)| checked.order()).collect();
+            let signatures = handle.sign_all(orders).await;
+            for ((index, checked), signature) in ours.into_iter().zip(signatures) {
+                results[index] = Some(checked.finish(signature));
+            }
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Finds the key, and checks all of a request at once.
+    async fn check_signing(&self, request: SignRequest) -> Result<Checked, ServiceError> {
+        let key = self.signing_key(&request.id).await?;
+        let (algorithm, input) = check_against(
+            &key,
+            request.input,
+            &request.signature_algorithm,
+            request.encoding,
+        )?;
+        let status = key.validity.at(self.clock.now());
+        if status != CertificateValidity::Valid && !request.allow_outside_validity {
+            return Err(ServiceError::OutsideValidity {
+                id: request.id,
+                status,
+            });
+        }
+        key.provider.provider().availability()?;
+        Ok(Checked {
+            key,
+            algorithm,
+            input,
+            encoding: request.encoding,
+        })
+    }
+}
+
+/// Checks what is signed, or was, and how, against the key.
+pub(super) fn check_against(
+    key: &SigningKey,
+    input: Option<SigningInput>,
+    algorithm: &str,
+    encoding: SignatureEncoding,
+) -> Result<(SignatureAlgorithm, SigningInput), ServiceError> {
+    let spec = key.stored.public_key.spec();
+    let mut violations = Violations::new();
+    let algorithm = match algorithm {
+        "" => Some(key.algorithm),
+        name => violations.check(
+            "signatureAlgorithm",
+            spec.algorithm().signing_algorithm(name),
+        ),
+    };
+    violations.check("encoding", encoding.check(spec));
+    match (&input, algorithm) {
+        (None, _) => violations.add(
+            "message",
+            Refusal::new("is required: give a message, or a digest"),
+        ),
+        (Some(input), Some(algorithm)) => input.check(algorithm, &mut violations),
+        (Some(_), None) => {}
+    }
+    match (algorithm, input) {
+        (Some(algorithm), Some(input)) if violations.is_empty() => Ok((algorithm, input)),
+        _ => Err(ServiceError::Invalid(violations)),
+    }
+}
+
+impl Checked {
+    fn order(&self) -> SigningOrder {
+        SigningOrder {
+            key: Arc::clone(&self.key.stored),
+            algorithm: self.algorithm,
+            input: self.input.clone(),
+        }
+    }
+
+    fn finish(self, signature: Result<Vec<u8>, ProviderError>) -> Result<Signed, ServiceError> {
+        let Self {
+            key,
+            algorithm,
+            encoding,
+            ..
+        } = self;
+        let signature = signature.map_err(|error| match error.kind {
+            // A token may lack a mechanism, such as CKM_RSA_PKCS_PSS.
+            ProviderErrorKind::Unsupported => ServiceError::invalid(
+                "signatureAlgorithm",
+                Refusal::new(format!(
+                    "{algorithm} cannot be done by {}; choose another one",
+                    error.provider
+                )),
+            ),
+            _ => error.into(),
+        })?;
+        let signature = encoding
+            .from_der(key.stored.public_key.spec(), signature)
+            .ok_or(ServiceError::SignatureForm)?;
+        Ok(Signed {
+            signature,
+            signature_algorithm: algorithm,
+            certificate_sha256_fingerprint: Arc::clone(&key.fingerprint),
+            generation: key.stored.name.generation,
+        })
+    }
+}
+
+/// How many signatures one call asks for at most.
+const BATCH_MAX: usize = 1000;

@@ -1,0 +1,103 @@
+//! The keys that signatures are made with, kept in memory from their first use on.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+
+use super::{Service, ServiceError};
+use crate::domain::{KeyPair, KeyPairGeneration, KeyPairId, SignatureAlgorithm, Validity};
+use crate::providers::{KeyName, ProviderHandle, StoredKey};
+
+/// What signing needs to know of a key pair.
+#[derive(Debug)]
+pub(super) struct SigningKey {
+    /// The key of the generation that signs.
+    pub(super) stored: Arc<StoredKey>,
+    /// Its provider.
+    pub(super) provider: Arc<ProviderHandle>,
+    /// The signature algorithm used when a request names none.
+    pub(super) algorithm: SignatureAlgorithm,
+    /// The certificate's validity.
+    pub(super) validity: Validity,
+    /// The certificate's SHA-256 fingerprint.
+    pub(super) fingerprint: Arc<str>,
+}
+
+/// Keys that were used lately.
+///
+/// What is kept is true: whoever changes or deletes a key pair calls [`SigningKeys::forget`] after that is
+/// recorded and before it is answered.
+#[derive(Debug)]
+pub(super) struct SigningKeys {
+    kept: Cache<KeyPairId, Arc<SigningKey>>,
+    /// How often something was forgotten: what was read from the store before is not kept after.
+    forgotten: Mutex<u64>,
+}
+
+impl Default for SigningKeys {
+    fn default() -> Self {
+        Self {
+            kept: Cache::new(KEPT_MAX),
+            forgotten: Mutex::default(),
+        }
+    }
+}
+
+impl SigningKeys {
+    /// Forgets a key pair.
+    pub(super) fn forget(&self, id: &KeyPairId) {
+        let mut forgotten = self.forgotten.lock();
+        *forgotten += 1;
+        self.kept.remove(id);
+    }
+
+    fn keep(&self, id: KeyPairId, key: &Arc<SigningKey>, forgotten_before: u64) {
+        let forgotten = self.forgotten.lock();
+        if *forgotten == forgotten_before {
+            self.kept.insert(id, Arc::clone(key));
+        }
+    }
+}
+
+impl Service {
+    /// Returns the key of a key pair by the id a caller wrote.
+    pub(super) async fn signing_key(&self, id: &str) -> Result<Arc<SigningKey>, ServiceError> {
+        if let Some(kept) = self.signing_keys.kept.get(id) {
+            return Ok(kept);
+        }
+        let forgotten_before = *self.signing_keys.forgotten.lock();
+        let key_pair = self.find(id).await?;
+        let provider = Arc::clone(self.provider_of(&key_pair)?);
+        let KeyPair { id, current, .. } = key_pair;
+        let key = Arc::new(self.load(&id, current, provider).await?);
+        self.signing_keys.keep(id, &key, forgotten_before);
+        Ok(key)
+    }
+
+    async fn load(
+        &self,
+        id: &KeyPairId,
+        current: KeyPairGeneration,
+        provider: Arc<ProviderHandle>,
+    ) -> Result<SigningKey, ServiceError> {
+        Ok(SigningKey {
+            algorithm: current.signature_algorithm,
+            validity: current.validity,
+            fingerprint: current.certificate.sha256_fingerprint().into(),
+            provider,
+            stored: Arc::new(StoredKey {
+                name: KeyName {
+                    id: id.clone(),
+                    generation: current.number,
+                    key_ref: current.key_ref,
+                },
+                public_key: current.public_key,
+                sealed: self.store.sealed_key(current.key_ref).await?,
+            }),
+        })
+    }
+}
+
+/// How many keys are kept, of less than a kilobyte each.
+const KEPT_MAX: usize = 16 * 1024;
