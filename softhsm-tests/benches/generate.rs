@@ -5,16 +5,13 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, CertificateType, ObjectClass};
-use cryptoki::session::{Session, UserType};
-use cryptoki::types::AuthPin;
 use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
+use softhsm_tests::bare::{BareKey, BareToken};
 use softhsm_tests::client::{Client, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::measure::{Samples, ms};
-use softhsm_tests::token::{LABEL, MODULE, PIN, Token};
+use softhsm_tests::token::Token;
 
 /// How often the two sides take turns, so that both have the machine in the same state.
 const TURNS: usize = 40;
@@ -41,7 +38,7 @@ fn main() {
 async fn run() {
     let conf = std::env::var("SOFTHSM2_CONF").unwrap();
     let token = Token::there(conf.as_ref());
-    let bare = Bare::open();
+    let bare = BareToken::open();
     let daemon = Home::hybrid(&token)
         .replacing("telemetry.log_filter", "telemetry.log_filter = \"info\"")
         .start();
@@ -51,14 +48,18 @@ async fn run() {
         "| in the HSM, one call after the other | bare `C_GenerateKeyPair` | `GenerateSigningKeyPair` | of it `C_CreateObject` of the certificate | ratio, whole | ratio without the certificate object |"
     );
     println!("|---|---|---|---|---|---|");
-    for (name, key_algorithm, per_turn) in [("EC-256", "EC", 5), ("RSA-2048", "RSA", 3)] {
+    for (name, key, per_turn) in [
+        ("EC-256", BareKey::P256, 5),
+        ("RSA-2048", BareKey::Rsa2048, 3),
+    ] {
+        let (key_algorithm, _) = key.settings();
         let mut bare_times = Samples::default();
         let mut daemon_times = Samples::default();
         let mut certificate_times = Samples::default();
         for _ in 0..TURNS {
             let mut made = Vec::new();
             for _ in 0..per_turn {
-                bare.generate(key_algorithm, &mut bare_times);
+                generate(&bare, key, &mut bare_times);
             }
             for _ in 0..per_turn {
                 let begun = Instant::now();
@@ -73,7 +74,7 @@ async fn run() {
                 client.delete(&id).await.unwrap();
             }
             for _ in 0..per_turn {
-                bare.certificate(&mut certificate_times);
+                certificate(&bare, &mut certificate_times);
             }
         }
         let (bare, whole, certificate) = (
@@ -171,91 +172,27 @@ fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64()
 }
 
-/// The token, used directly.
-struct Bare {
-    session: Session,
+/// Times one `C_GenerateKeyPair` of token objects.
+fn generate(token: &BareToken, key: BareKey, times: &mut Samples) {
+    let (public, private) = token.generate(key, times);
+    token.session.destroy_object(public).unwrap();
+    token.session.destroy_object(private).unwrap();
 }
 
-impl Bare {
-    fn open() -> Self {
-        let pkcs11 = Pkcs11::new(MODULE).unwrap();
-        pkcs11
-            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-            .unwrap();
-        let slots = pkcs11.get_slots_with_token().unwrap();
-        let slot = slots
-            .into_iter()
-            .find(|slot| {
-                pkcs11
-                    .get_token_info(*slot)
-                    .is_ok_and(|token| token.label() == LABEL)
-            })
-            .unwrap();
-        let session = pkcs11.open_rw_session(slot).unwrap();
-        session
-            .login(UserType::User, Some(&AuthPin::from(PIN)))
-            .unwrap();
-        Self { session }
-    }
-
-    /// Times one `C_GenerateKeyPair` of token objects with the daemon's attributes.
-    fn generate(&self, key_algorithm: &str, times: &mut Samples) {
-        let id: [u8; 16] = rand::random();
-        let named = || {
-            vec![
-                Attribute::Token(true),
-                Attribute::Id(id.to_vec()),
-                Attribute::Label(b"bare".to_vec()),
-            ]
-        };
-        let mut public = named();
-        public.extend([
-            Attribute::Private(false),
-            Attribute::Verify(true),
-            Attribute::Encrypt(false),
-        ]);
-        let mut private = named();
-        private.extend([
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Sign(true),
-            Attribute::Decrypt(false),
-        ]);
-        let mechanism = if key_algorithm == "EC" {
-            public.push(Attribute::EcParams(
-                b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec(),
-            ));
-            Mechanism::EccKeyPairGen
-        } else {
-            public.push(Attribute::ModulusBits(2048.into()));
-            public.push(Attribute::PublicExponent(vec![1, 0, 1]));
-            Mechanism::RsaPkcsKeyPairGen
-        };
-        let (public, private) = times.time(|| {
-            self.session
-                .generate_key_pair(&mechanism, &public, &private)
-                .unwrap()
-        });
-        self.session.destroy_object(public).unwrap();
-        self.session.destroy_object(private).unwrap();
-    }
-
-    /// Times one `C_CreateObject` of a certificate.
-    fn certificate(&self, times: &mut Samples) {
-        let template = [
-            Attribute::Class(ObjectClass::CERTIFICATE),
-            Attribute::CertificateType(CertificateType::X_509),
-            Attribute::Token(true),
-            Attribute::Private(false),
-            Attribute::Id(vec![7; 16]),
-            Attribute::Label(b"bare".to_vec()),
-            Attribute::Subject(vec![7; 60]),
-            Attribute::Issuer(vec![7; 60]),
-            Attribute::SerialNumber(vec![7; 19]),
-            Attribute::Value(vec![7; 480]),
-        ];
-        let object = times.time(|| self.session.create_object(&template).unwrap());
-        self.session.destroy_object(object).unwrap();
-    }
+/// Times one `C_CreateObject` of a certificate.
+fn certificate(token: &BareToken, times: &mut Samples) {
+    let template = [
+        Attribute::Class(ObjectClass::CERTIFICATE),
+        Attribute::CertificateType(CertificateType::X_509),
+        Attribute::Token(true),
+        Attribute::Private(false),
+        Attribute::Id(vec![7; 16]),
+        Attribute::Label(b"bare".to_vec()),
+        Attribute::Subject(vec![7; 60]),
+        Attribute::Issuer(vec![7; 60]),
+        Attribute::SerialNumber(vec![7; 19]),
+        Attribute::Value(vec![7; 480]),
+    ];
+    let object = times.time(|| token.session.create_object(&template).unwrap());
+    token.session.destroy_object(object).unwrap();
 }

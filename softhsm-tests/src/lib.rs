@@ -3,9 +3,11 @@
 //! Every test has a token directory, a store and a port of its own. What is missing on the machine fails
 //! a test with a sentence on how to install it; nothing is skipped.
 
+pub mod bare;
 pub mod client;
 pub mod conformance;
 pub mod daemon;
+pub mod load;
 pub mod measure;
 pub mod own_process;
 pub mod token;

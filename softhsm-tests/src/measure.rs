@@ -21,6 +21,21 @@ impl Samples {
         done
     }
 
+    /// Adds the samples of another.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns the value below which a share of the samples lies.
     pub fn quantile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
@@ -56,4 +71,22 @@ pub fn resident_mib(pid: u32) -> f64 {
         .unwrap();
     let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib / 1024.0
+}
+
+/// Returns the processor time that the living threads of a process have used.
+pub fn cpu_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanos = tasks.map(|task| {
+        // A thread may end meanwhile.
+        let stat = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
+        let running = stat.split_whitespace().next().unwrap_or_default();
+        running.parse::<u64>().unwrap_or_default()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// Returns the median of some figures.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }

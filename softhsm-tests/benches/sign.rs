@@ -1,0 +1,404 @@
+//! Signing, beside the bare operations, in one run on one machine.
+//!
+//! `cargo bench -p softhsm-tests --bench sign` prints the tables of the manual. A word behind `--` chooses some:
+//! `rates`, `latency`, `many-keys`. Daemon, client, token and bare loops share the machine and take turns.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cryptoki::object::ObjectHandle;
+use keypaird::proto::{
+    BatchSignRequest, CryptoProvider, NewKeyPairSettings, SignRequest, SignStreamRequest,
+    sign_request,
+};
+use softhsm_tests::bare::{BareKey, BareToken};
+use softhsm_tests::client::settings;
+use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::load::{self, Call, Outcome};
+use softhsm_tests::measure::{Samples, cpu_time, median};
+use softhsm_tests::token::Token;
+
+const ROUNDS: usize = 5;
+const TURN: Duration = Duration::from_millis(1000);
+/// As many as the machine has cores.
+const BARE_THREADS: usize = 2;
+
+fn main() {
+    // SOFTHSM2_CONF belongs to a process: this one starts itself again with it.
+    if std::env::var_os("SOFTHSM2_CONF").is_none() {
+        let token = Token::fresh();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(std::env::args_os().skip(1))
+            .env("SOFTHSM2_CONF", token.conf())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let wanted: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
+    let bare = BareToken::open();
+    if wants("rates") {
+        rates(&bare);
+    }
+    if wants("latency") {
+        latency(&bare);
+    }
+    if wants("many-keys") {
+        many_keys(&bare);
+    }
+}
+
+/// A daemon with a token of its own.
+struct Measured {
+    _token: Token,
+    daemon: Daemon,
+}
+
+impl Measured {
+    fn start(verify_signatures: &str) -> Self {
+        let token = Token::fresh();
+        let daemon = Home::hybrid(&token)
+            .replacing("telemetry.log_filter", "telemetry.log_filter = \"info\"")
+            .replacing(
+                "[crypto.pkcs11]",
+                &format!("[crypto.pkcs11]\nverify_signatures = \"{verify_signatures}\""),
+            )
+            .start();
+        Self {
+            _token: token,
+            daemon,
+        }
+    }
+
+    fn generate(&self, provider: CryptoProvider, key: BareKey) -> String {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (key_algorithm, key_size) = key.settings();
+            let wanted = NewKeyPairSettings {
+                key_algorithm: key_algorithm.into(),
+                key_size: Some(key_size),
+                ..settings(provider)
+            };
+            self.daemon
+                .client()
+                .await
+                .generate(wanted)
+                .await
+                .unwrap()
+                .id
+        })
+    }
+}
+
+/// How signatures are asked for.
+#[derive(Clone, Copy)]
+enum Way {
+    Unary(usize),
+    Streams(usize, usize),
+    Batches(usize, usize),
+}
+
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Self::Unary(in_flight) => format!("`Sign`, {in_flight} in flight"),
+            Self::Streams(streams, window) => {
+                format!("`SignStream`, {streams} streams of {window}")
+            }
+            Self::Batches(size, in_flight) => {
+                format!("`BatchSign` of {size}, {in_flight} in flight")
+            }
+        }
+    }
+
+    fn run(self, daemon: &Daemon, ids: &[String], key: BareKey, duration: Duration) -> Outcome {
+        let address = daemon.address();
+        let requests: Vec<_> = ids.iter().map(|id| request(id, key)).collect();
+        match self {
+            Self::Unary(in_flight) => {
+                load::closed(&Call::new(address, "Sign", &requests), in_flight, duration)
+            }
+            Self::Streams(streams, window) => {
+                let messages: Vec<_> = requests
+                    .into_iter()
+                    .map(|request| SignStreamRequest {
+                        correlation_id: "1".into(),
+                        request: Some(request),
+                    })
+                    .collect();
+                let call = Call::new(address, "SignStream", &messages);
+                load::streams(&call, streams, window, duration)
+            }
+            Self::Batches(size, in_flight) => {
+                let batch = BatchSignRequest {
+                    requests: requests.into_iter().cycle().take(size).collect(),
+                };
+                let call = Call::new(address, "BatchSign", &[batch]);
+                load::closed(&call, in_flight, duration)
+            }
+        }
+    }
+}
+
+fn request(id: &str, key: BareKey) -> SignRequest {
+    let input = vec![7; 32].into();
+    SignRequest {
+        id: id.to_owned(),
+        input: Some(match key {
+            BareKey::Ed25519 => sign_request::Input::Message(input),
+            _ => sign_request::Input::Digest(input),
+        }),
+        ..SignRequest::default()
+    }
+}
+
+fn rates(bare: &BareToken) {
+    let unary = Way::Unary(64);
+    let stream = Way::Streams(4, 16);
+    let batch = Way::Batches(64, 4);
+    println!(
+        "| signatures a second | bare, 2 threads | `never` verified | ratio | server CPU of one / bare | `always` verified | ratio |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let (never, always) = (Measured::start("never"), Measured::start("always"));
+    for (provider, key, ways) in [
+        (CryptoProvider::Hsm, BareKey::Rsa2048, &[unary][..]),
+        (CryptoProvider::Hsm, BareKey::P256, &[unary, stream, batch]),
+        (
+            CryptoProvider::Local,
+            BareKey::P256,
+            &[unary, stream, batch],
+        ),
+        (CryptoProvider::Hsm, BareKey::Ed25519, &[unary, batch]),
+        (CryptoProvider::Hsm, BareKey::P384, &[unary, batch]),
+        (CryptoProvider::Hsm, BareKey::Rsa4096, &[unary, batch]),
+        (CryptoProvider::Local, BareKey::Ed25519, &[unary, batch]),
+        (CryptoProvider::Local, BareKey::P384, &[unary, batch]),
+        (CryptoProvider::Local, BareKey::Rsa2048, &[unary, batch]),
+        (CryptoProvider::Local, BareKey::Rsa4096, &[unary, batch]),
+    ] {
+        let on_token = provider == CryptoProvider::Hsm;
+        let handle = on_token.then(|| bare.generate(key, &mut Samples::default()).1);
+        let ids = [&never, &always].map(|measured| vec![measured.generate(provider, key)]);
+        for way in ways {
+            let mut figures = Figures::default();
+            for _ in 0..ROUNDS {
+                figures.bare(bare, key, handle);
+                figures.never(*way, &never.daemon, &ids[0], key);
+                if on_token {
+                    figures.always(*way, &always.daemon, &ids[1], key);
+                }
+            }
+            figures.print(&format!(
+                "{} {key:?}, {}",
+                provider.as_str_name(),
+                way.name()
+            ));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    bare: Vec<f64>,
+    bare_cpu: Vec<f64>,
+    never: Vec<f64>,
+    never_cpu: Vec<f64>,
+    always: Vec<f64>,
+}
+
+impl Figures {
+    fn bare(&mut self, token: &BareToken, key: BareKey, handle: Option<ObjectHandle>) {
+        let bare = match handle {
+            Some(handle) => token.sign(key, handle, BARE_THREADS, TURN),
+            None => key.sign_in_software(BARE_THREADS, TURN),
+        };
+        self.bare.push(bare.rate);
+        self.bare_cpu.push(bare.cpu.as_secs_f64());
+    }
+
+    fn never(&mut self, way: Way, daemon: &Daemon, ids: &[String], key: BareKey) {
+        let before = cpu_time(daemon.pid());
+        let outcome = way.run(daemon, ids, key, TURN);
+        let cpu = cpu_time(daemon.pid()).saturating_sub(before);
+        assert_eq!(outcome.failed, 0);
+        let done = f64::from(u32::try_from(outcome.done).unwrap());
+        self.never.push(outcome.rate());
+        self.never_cpu.push(cpu.as_secs_f64() / done);
+    }
+
+    fn always(&mut self, way: Way, daemon: &Daemon, ids: &[String], key: BareKey) {
+        let outcome = way.run(daemon, ids, key, TURN);
+        assert_eq!(outcome.failed, 0);
+        self.always.push(outcome.rate());
+    }
+
+    fn print(self, name: &str) {
+        let bare = median(self.bare);
+        let never = median(self.never);
+        let cpu = median(self.never_cpu);
+        let bare_cpu = median(self.bare_cpu);
+        let (always, ratio) = match self.always.is_empty() {
+            true => (String::new(), String::new()),
+            false => {
+                let always = median(self.always);
+                (format!("{always:.0}"), format!("{:.2}", always / bare))
+            }
+        };
+        println!(
+            "| {name} | {bare:.0} | {never:.0} | **{:.2}** | {:.0} / {:.0} µs = {:.2} | {always} | {ratio} |",
+            never / bare,
+            cpu * 1e6,
+            bare_cpu * 1e6,
+            cpu / bare_cpu,
+        );
+    }
+}
+
+fn latency(bare: &BareToken) {
+    let key = BareKey::P256;
+    let handle = bare.generate(key, &mut Samples::default()).1;
+    let measured = Measured::start("never");
+    let ids = vec![measured.generate(CryptoProvider::Hsm, key)];
+    let daemon = &measured.daemon;
+    let call = Call::new(daemon.address(), "Sign", &[request(&ids[0], key)]);
+
+    let (mut alone, mut single) = (Samples::default(), Samples::default());
+    for _ in 0..ROUNDS {
+        alone.extend(bare.sign(key, handle, 1, TURN).latencies);
+        single.extend(load::closed(&call, 1, TURN).latencies);
+    }
+    println!();
+    println!("| HSM P-256, one call at a time | median | p99 |");
+    println!("|---|---|---|");
+    println!(
+        "| bare `C_Sign` | {} | {} |",
+        us(&alone, 0.5),
+        us(&alone, 0.99)
+    );
+    println!("| `Sign` | {} | {} |", us(&single, 0.5), us(&single, 0.99));
+
+    let saturated = median(
+        (0..ROUNDS)
+            .map(|_| load::closed(&call, 64, TURN).rate())
+            .collect(),
+    );
+    let half = saturated / 2.0;
+    println!();
+    println!(
+        "| HSM P-256 at {half:.0} a second, half of the saturated rate | median | p99 | p99.9 | key pairs made |"
+    );
+    println!("|---|---|---|---|---|");
+    let turns = TURN * 5;
+    let quiet = load::open(&call, half, turns);
+    println!(
+        "| nothing beside it | {} | {} | {} | |",
+        us(&quiet.latencies, 0.5),
+        us(&quiet.latencies, 0.99),
+        us(&quiet.latencies, 0.999)
+    );
+    let (busy, made) = beside_generation(&measured, || load::open(&call, half, turns * 4));
+    println!(
+        "| RSA-4096 key pairs made in the same token without pause | {} | {} | {} | {made} |",
+        us(&busy.latencies, 0.5),
+        us(&busy.latencies, 0.99),
+        us(&busy.latencies, 0.999)
+    );
+    let paced = |turns| bare.sign_paced(key, handle, BARE_THREADS, half, turns);
+    let bare_quiet = paced(turns);
+    let stop = AtomicBool::new(false);
+    let admin = bare.another();
+    let (bare_busy, made) = std::thread::scope(|scope| {
+        let stop = &stop;
+        let making = scope.spawn(move || {
+            let mut made = 0;
+            while !stop.load(Ordering::Relaxed) {
+                admin.generate(BareKey::Rsa4096, &mut Samples::default());
+                made += 1;
+            }
+            made
+        });
+        let busy = paced(turns * 4);
+        stop.store(true, Ordering::Relaxed);
+        (busy, making.join().unwrap())
+    });
+    for (name, samples, made) in [
+        (
+            "bare `C_Sign` at that rate, nothing beside it",
+            bare_quiet,
+            String::new(),
+        ),
+        (
+            "bare `C_Sign` at that rate, RSA-4096 key pairs made on a third thread",
+            bare_busy,
+            made.to_string(),
+        ),
+    ] {
+        println!(
+            "| {name} | {} | {} | {} | {made} |",
+            us(&samples, 0.5),
+            us(&samples, 0.99),
+            us(&samples, 0.999)
+        );
+    }
+}
+
+/// Does something while RSA-4096 key pairs are made without pause, and returns how many were made.
+fn beside_generation<T>(measured: &Measured, work: impl FnOnce() -> T) -> (T, usize) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| {
+            let mut made = 0;
+            while !stop.load(Ordering::Relaxed) {
+                measured.generate(CryptoProvider::Hsm, BareKey::Rsa4096);
+                made += 1;
+            }
+            made
+        });
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        (done, making.join().unwrap())
+    })
+}
+
+fn many_keys(bare: &BareToken) {
+    let key = BareKey::P256;
+    let handle = bare.generate(key, &mut Samples::default()).1;
+    let measured = Measured::start("never");
+    let mut ids = Vec::new();
+    let unary = Way::Unary(64);
+    println!();
+    println!(
+        "| HSM P-256, `Sign`, 64 in flight | bare, one key | with one of them | ratio | with all of them in turn | ratio |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for count in [1, 1000, 5000] {
+        while ids.len() < count {
+            ids.push(measured.generate(CryptoProvider::Hsm, key));
+        }
+        // The first use of each.
+        Way::Batches(1000, 1).run(&measured.daemon, &ids, key, TURN);
+        unary.run(&measured.daemon, &ids, key, TURN * 2);
+        let (mut bare_rates, mut one, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            bare_rates.push(bare.sign(key, handle, BARE_THREADS, TURN).rate);
+            one.push(unary.run(&measured.daemon, &ids[..1], key, TURN).rate());
+            all.push(unary.run(&measured.daemon, &ids, key, TURN).rate());
+        }
+        let (bare_rate, one, all) = (median(bare_rates), median(one), median(all));
+        println!(
+            "| {count} keys on the token | {bare_rate:.0} | {one:.0} | {:.2} | {all:.0} | {:.2} |",
+            one / bare_rate,
+            all / bare_rate
+        );
+    }
+}
+
+fn us(samples: &Samples, share: f64) -> String {
+    format!("{:.0} µs", samples.quantile(share).as_secs_f64() * 1e6)
+}
