@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod manual;
 pub mod proto;
 pub mod providers;
+pub mod rest;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -21,7 +21,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["certs", "domain", "providers", "store", "telemetry"],
     ),
     ("config", &["domain", "providers", "telemetry"]),
-    ("grpc", &["domain", "proto", "service"]),
+    ("grpc", &["domain", "proto", "service", "telemetry"]),
+    ("rest", &["service"]),
     ("cli", &["proto"]),
 ];
 
@@ -30,6 +31,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("cryptoki", &["providers/pkcs11"]),
     ("rcgen", &["certs"]),
     ("rusqlite", &["store"]),
+    ("axum", &["app", "rest"]),
     ("tonic", &["app", "cli", "grpc", "proto.rs"]),
     ("prost", &["cli", "grpc"]),
     ("tonic_types", &["cli", "grpc"]),

@@ -13,16 +13,14 @@ use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tower::layer::util::{Identity, Stack};
 use tracing::debug;
 
 use super::StartError;
+use super::front::Front;
 use super::tls::Tls;
 use crate::config::ServerConfig;
-use crate::grpc::CallLayer;
 
 /// The open addresses.
 #[derive(Debug)]
@@ -87,12 +85,12 @@ impl Listeners {
     /// Answers calls on all addresses until `stop`, and returns when the last call has ended.
     pub(super) async fn serve(
         self,
-        server: Server<Stack<CallLayer, Identity>>,
-        routes: Routes,
+        server: Server,
+        front: Front,
         stop: CancellationToken,
     ) -> Result<(), StartError> {
         let on_unix = {
-            let (server, routes, stop) = (server.clone(), routes.clone(), stop.clone());
+            let (server, front, stop) = (server.clone(), front.clone(), stop.clone());
             async move {
                 let Some(mut unix) = self.unix else {
                     return Ok(());
@@ -102,7 +100,7 @@ impl Listeners {
                 };
                 let incoming = UnixListenerStream::new(listener);
                 server
-                    .serve_with_incoming_shutdown(routes, incoming, stop.cancelled_owned())
+                    .serve_with_incoming_shutdown(front, incoming, stop.cancelled_owned())
                     .await
             }
         };
@@ -112,14 +110,14 @@ impl Listeners {
                 None => {
                     let incoming = TcpIncoming::from(self.tcp).with_nodelay(Some(true));
                     server
-                        .serve_with_incoming_shutdown(routes, incoming, stopped)
+                        .serve_with_incoming_shutdown(front, incoming, stopped)
                         .await
                 }
                 Some(tls) => {
                     let (shaken, incoming) = mpsc::channel(HANDSHAKES_READY_MAX);
                     let accepting = stop.run_until_cancelled(accept_tls(self.tcp, tls, shaken));
                     let serving = server.serve_with_incoming_shutdown(
-                        routes,
+                        front,
                         ReceiverStream::new(incoming),
                         stopped,
                     );

@@ -2,6 +2,7 @@
 
 mod ask_health;
 mod error;
+mod front;
 mod listen;
 mod shutdown;
 mod system;
@@ -27,8 +28,10 @@ use crate::grpc::{self, GrpcConfig, Health};
 use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProvider};
 use crate::providers::pkcs11::Pkcs11Provider;
 use crate::providers::{Lanes, ProviderHandle, Registry};
+use crate::rest;
 use crate::service::Service;
 use crate::store::{EmbeddedStore, MetadataStore};
+use front::Front;
 use listen::Listeners;
 use system::{SystemClock, SystemEntropy};
 
@@ -75,8 +78,10 @@ impl App {
         let health = Health::new();
         let routes = grpc::routes(Arc::clone(&self.service), &self.grpc, &health)
             .map_err(StartError::Reflection)?;
+        let calls = grpc::call_layer(&self.grpc, &SystemEntropy);
+        let front = Front::new(&calls, routes, rest::routes(Arc::clone(&self.service)));
         let server = Server::builder()
-            .layer(grpc::call_layer(&self.grpc, &SystemEntropy))
+            .accept_http1(true)
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         let background = CancellationToken::new();
@@ -95,7 +100,7 @@ impl App {
         );
         shutdown::notify_ready();
         let watchdog = tokio::spawn(shutdown::feed_watchdog());
-        let serving = self.listeners.serve(server, routes, stop.clone());
+        let serving = self.listeners.serve(server, front, stop.clone());
         let mut serving = std::pin::pin!(serving);
         let ended_early = tokio::select! {
             () = stop.cancelled() => None,

@@ -107,7 +107,7 @@ fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, StartError> {
     let mut server = builder
         .with_single_cert(chain, key)
         .map_err(|error| refused(&config.certificate, error.to_string()))?;
-    server.alpn_protocols = vec![b"h2".to_vec()];
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(server))
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tonic::service::Routes;
 
-pub use call::CallLayer;
+pub use call::{CallLayer, CallService};
 pub use health::{Health, service_name as health_service_name};
 
 use crate::domain::Entropy;
