@@ -1,10 +1,12 @@
 //! A gRPC client in Rust, for what needs many calls at once.
 
 use keypaird::proto::key_pair_service_client::KeyPairServiceClient;
+use keypaird::proto::signing_service_client::SigningServiceClient;
 use keypaird::proto::{
-    CryptoProvider, DeleteSigningKeyPairRequest, GenerateSigningKeyPairRequest,
-    GetSigningKeyPairRequest, KeyPairView, ListSigningKeyPairsRequest, ListSigningKeyPairsResponse,
-    NewKeyPairSettings,
+    BatchSignRequest, BatchSignResult, CryptoProvider, DeleteSigningKeyPairRequest,
+    GenerateSigningKeyPairRequest, GetSigningKeyPairRequest, KeyPairView,
+    ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, NewKeyPairSettings, SignRequest,
+    SignResponse, VerifyRequest, VerifyResponse,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -99,6 +101,35 @@ impl Client {
         };
         self.key_pairs().delete_signing_key_pair(request).await?;
         Ok(())
+    }
+
+    /// Returns the generated client of the signing service.
+    pub fn signing(&self) -> SigningServiceClient<Channel> {
+        SigningServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    /// Makes a signature.
+    pub async fn sign(&self, request: SignRequest) -> Result<SignResponse, Status> {
+        Ok(self.signing().sign(request).await?.into_inner())
+    }
+
+    /// Makes many signatures.
+    pub async fn sign_batch(
+        &self,
+        requests: Vec<SignRequest>,
+    ) -> Result<Vec<BatchSignResult>, Status> {
+        let request = BatchSignRequest { requests };
+        Ok(self
+            .signing()
+            .batch_sign(request)
+            .await?
+            .into_inner()
+            .results)
+    }
+
+    /// Checks a signature.
+    pub async fn verify(&self, request: VerifyRequest) -> Result<VerifyResponse, Status> {
+        Ok(self.signing().verify(request).await?.into_inner())
     }
 
     /// Asks for the health of a service.
