@@ -334,7 +334,8 @@ async fn a_deleted_key_pair_signs_no_more_from_the_moment_that_is_answered() {
                                 }
                                 // The key went while it was being used.
                                 Err(status) => {
-                                    assert_eq!(status.code(), Code::Internal, "{status:?}")
+                                    assert_eq!(status.code(), Code::Internal, "{status:?}");
+                                    assert!(!was_deleted, "not said to be deleted");
                                 }
                             }
                             made += 1;

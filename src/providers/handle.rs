@@ -293,3 +293,155 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 const PORTION: usize = 16;
 /// How nice the threads are that take long (`nice(2)`, per thread on Linux).
 const MANAGE_NICE: i32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::domain::{Generation, Hash, KeyPairId, KeyRef, PublicKey};
+    use crate::providers::{Capabilities, GeneratedKey, KeyName};
+
+    /// Signs when it is let, and counts.
+    #[derive(Debug)]
+    struct Gated {
+        gate: parking_lot::Mutex<mpsc::Receiver<()>>,
+        signed: AtomicUsize,
+    }
+
+    impl CryptoProvider for Gated {
+        fn kind(&self) -> ProviderKind {
+            ProviderKind::Hsm
+        }
+
+        fn availability(&self) -> Result<(), ProviderError> {
+            Ok(())
+        }
+
+        fn connect(&self) -> Result<(), ProviderError> {
+            Ok(())
+        }
+
+        fn disconnect(&self) {}
+
+        fn probe(&self) -> Result<(), ProviderError> {
+            Ok(())
+        }
+
+        fn capabilities(&self) -> Result<Capabilities, ProviderError> {
+            Ok(Capabilities::all())
+        }
+
+        fn generate(&self, _: &KeyName, _: KeySpec) -> Result<GeneratedKey, ProviderError> {
+            unreachable!("nothing is generated here")
+        }
+
+        fn sign(
+            &self,
+            _: &StoredKey,
+            _: SignatureAlgorithm,
+            _: &SigningInput,
+        ) -> Result<Vec<u8>, ProviderError> {
+            self.gate.lock().recv().unwrap();
+            self.signed.fetch_add(1, Ordering::SeqCst);
+            Ok(Vec::new())
+        }
+
+        fn destroy(&self, _: KeyRef) -> Result<(), ProviderError> {
+            Ok(())
+        }
+    }
+
+    fn gated(queue_length: usize) -> (Arc<Gated>, ProviderHandle, mpsc::Sender<()>) {
+        let (open, gate) = mpsc::channel();
+        let provider = Arc::new(Gated {
+            gate: parking_lot::Mutex::new(gate),
+            signed: AtomicUsize::new(0),
+        });
+        let lanes = Lanes {
+            sign_threads: 1,
+            manage_threads: 1,
+            queue_length,
+            operation_timeout: Duration::from_secs(20),
+        };
+        let handle = ProviderHandle::start(Arc::clone(&provider) as _, &lanes).unwrap();
+        (provider, handle, open)
+    }
+
+    fn order(spec: KeySpec) -> SigningOrder {
+        SigningOrder {
+            key: Arc::new(StoredKey {
+                name: KeyName {
+                    id: KeyPairId::from_random([0; 16]),
+                    generation: Generation::FIRST,
+                    key_ref: KeyRef::from_random([0; 16]),
+                },
+                public_key: PublicKey::new(spec, *b"key"),
+                sealed: None,
+            }),
+            algorithm: SignatureAlgorithm::Ecdsa(Hash::Sha256),
+            input: SigningInput::Message(b"message"[..].into()),
+        }
+    }
+
+    const P256: KeySpec = KeySpec::Ec(Curve::P256);
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_signed() {
+        let (provider, handle, open) = gated(100);
+        let patience = Duration::from_millis(20);
+        for _ in 0..10 {
+            // The first is begun and the others wait behind it, when their callers go away.
+            assert!(
+                tokio::time::timeout(patience, handle.sign(order(P256)))
+                    .await
+                    .is_err()
+            );
+        }
+        (0..11).for_each(|_| open.send(()).unwrap());
+        handle.sign(order(P256)).await.unwrap();
+        assert_eq!(provider.signed.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once_and_has_room_again_later() {
+        let (_, handle, open) = gated(2);
+        let handle = Arc::new(handle);
+        let mut waiting = Vec::new();
+        // One is with the thread, two are queued.
+        for _ in 0..3 {
+            let handle = Arc::clone(&handle);
+            waiting.push(tokio::spawn(async move { handle.sign(order(P256)).await }));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let refused = handle.sign(order(P256)).await.unwrap_err();
+        assert_eq!(refused.kind, ProviderErrorKind::Busy);
+        (0..4).for_each(|_| open.send(()).unwrap());
+        for call in waiting {
+            call.await.unwrap().unwrap();
+        }
+        handle.sign(order(P256)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn many_signatures_leave_room_in_the_queue_and_come_in_their_order() {
+        // No longer than the queue at any time, though there are more portions than places in it.
+        let (provider, handle, open) = gated(1);
+        let orders: Vec<_> = (0..100).map(|_| order(P256)).collect();
+        orders.iter().for_each(|_| open.send(()).unwrap());
+        let signed = handle.sign_all(orders).await;
+        assert!(signed.iter().all(Result::is_ok));
+        assert_eq!(provider.signed.load(Ordering::SeqCst), 100);
+    }
+
+    #[test]
+    fn portions_are_small_for_slow_keys() {
+        let rsa = KeySpec::Rsa(crate::domain::RsaSize::Bits4096);
+        let specs = [vec![P256; 20], vec![rsa; 2], vec![P256; 3]].concat();
+        let lengths: Vec<_> = portions(specs.into_iter().map(order).collect())
+            .map(|portion| portion.len())
+            .collect();
+        assert_eq!(lengths, [16, 4, 1, 1, 3]);
+    }
+}
