@@ -1,6 +1,7 @@
 //! The manual: what a maintainer and an operator should know beyond the names of things.
 //!
 //! - [`architecture`]: the rooms, their direction, the route of a request, what is never where.
+//! - [`signing`]: what is signed and how, what is promised, how public keys are published.
 //! - [`errors`]: what callers are told, case by case.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
@@ -13,6 +14,10 @@
 
 pub mod architecture {
     #![doc = include_str!("architecture.md")]
+}
+
+pub mod signing {
+    #![doc = include_str!("signing.md")]
 }
 
 pub mod errors {
