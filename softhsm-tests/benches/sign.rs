@@ -20,7 +20,7 @@ use softhsm_tests::measure::{Samples, cpu_time, median};
 use softhsm_tests::token::Token;
 
 const ROUNDS: usize = 5;
-const TURN: Duration = Duration::from_millis(1000);
+const TURN: Duration = Duration::from_secs(1);
 /// As many as the machine has cores.
 const BARE_THREADS: usize = 2;
 
@@ -243,12 +243,12 @@ impl Figures {
         let never = median(self.never);
         let cpu = median(self.never_cpu);
         let bare_cpu = median(self.bare_cpu);
-        let (always, ratio) = match self.always.is_empty() {
-            true => (String::new(), String::new()),
-            false => {
-                let always = median(self.always);
-                (format!("{always:.0}"), format!("{:.2}", always / bare))
-            }
+        // Software signatures are not verified: whoever has the key in memory has made them.
+        let (always, ratio) = if self.always.is_empty() {
+            (String::new(), String::new())
+        } else {
+            let always = median(self.always);
+            (format!("{always:.0}"), format!("{:.2}", always / bare))
         };
         println!(
             "| {name} | {bare:.0} | {never:.0} | **{:.2}** | {:.0} / {:.0} µs = {:.2} | {always} | {ratio} |",
@@ -264,7 +264,7 @@ fn latency(bare: &BareToken) {
     let key = BareKey::P256;
     let handle = bare.generate(key, &mut Samples::default()).1;
     let measured = Measured::start("never");
-    let ids = vec![measured.generate(CryptoProvider::Hsm, key)];
+    let ids = [measured.generate(CryptoProvider::Hsm, key)];
     let daemon = &measured.daemon;
     let call = Call::new(daemon.address(), "Sign", &[request(&ids[0], key)]);
 

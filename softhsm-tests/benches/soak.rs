@@ -17,8 +17,8 @@ use softhsm_tests::token::Token;
 
 #[tokio::main]
 async fn main() {
-    let numbers = std::env::args().filter_map(|word| word.parse().ok());
-    let length = Duration::from_secs(numbers.last().unwrap_or(600));
+    let given = std::env::args().find_map(|word| word.parse().ok());
+    let length = Duration::from_secs(given.unwrap_or(600));
     let token = Token::fresh();
     let daemon = Home::hybrid(&token)
         // A line for each call that was given up would be all there is.
@@ -65,7 +65,7 @@ async fn main() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let again = Instant::now();
     for id in &load.ids {
-        client.sign(load.request(id, 0)).await.unwrap();
+        client.sign(request(id, 0)).await.unwrap();
     }
     let took = again.elapsed();
     let left = Held::of(&daemon);
@@ -210,15 +210,7 @@ impl Load {
     }
 
     fn any(&self, len: usize) -> SignRequest {
-        self.request(&self.ids[rand::random_range(0..self.ids.len())], len)
-    }
-
-    fn request(&self, id: &str, len: usize) -> SignRequest {
-        SignRequest {
-            id: id.to_owned(),
-            input: Some(sign_request::Input::Message(vec![7; len].into())),
-            ..SignRequest::default()
-        }
+        request(&self.ids[rand::random_range(0..self.ids.len())], len)
     }
 
     fn count(&self, what: usize, how_many: usize) {
@@ -237,6 +229,14 @@ impl Load {
             held.threads,
             held.descriptors
         );
+    }
+}
+
+fn request(id: &str, len: usize) -> SignRequest {
+    SignRequest {
+        id: id.to_owned(),
+        input: Some(sign_request::Input::Message(vec![7; len].into())),
+        ..SignRequest::default()
     }
 }
 

@@ -52,6 +52,7 @@ impl BareToken {
     }
 
     /// Opens another session, which shares the login.
+    #[must_use]
     pub fn another(&self) -> Self {
         Self {
             pkcs11: self.pkcs11.clone(),

@@ -310,7 +310,7 @@ impl Connection {
             if frame.kind == FRAME_RST_STREAM || frame.flags & FLAG_END_STREAM != 0 {
                 // An error has no body.
                 let body = bodies.remove(&stream);
-                answers.push((stream, answer(batch, body)));
+                answers.push((stream, answer(batch, body.as_deref())));
             }
         });
         self.bodies = bodies;
@@ -404,8 +404,8 @@ impl Sender {
     }
 }
 
-fn answer(batch: bool, body: Option<Vec<u8>>) -> Answer {
-    let message = body.as_deref().and_then(split_message);
+fn answer(batch: bool, body: Option<&[u8]>) -> Answer {
+    let message = body.and_then(split_message);
     match (batch, message) {
         (true, Some((message, _))) => {
             let results = BatchSignResponse::decode(message).unwrap().results;

@@ -231,11 +231,12 @@ impl PublicKeyData for Signer {
     /// Only the signature algorithm is taken from this: for ECDSA, the hash whatever the curve.
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
         match self.algorithm {
-            SignatureAlgorithm::RsaPkcs1(Hash::Sha256) => &rcgen::PKCS_RSA_SHA256,
+            // RSASSA-PSS is not offered for certificates: the linter would refuse what comes of it.
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha256) | SignatureAlgorithm::RsaPss(_) => {
+                &rcgen::PKCS_RSA_SHA256
+            }
             SignatureAlgorithm::RsaPkcs1(Hash::Sha384) => &rcgen::PKCS_RSA_SHA384,
             SignatureAlgorithm::RsaPkcs1(Hash::Sha512) => &rcgen::PKCS_RSA_SHA512,
-            // Not offered for certificates. The linter would refuse what comes of it.
-            SignatureAlgorithm::RsaPss(_) => &rcgen::PKCS_RSA_SHA256,
             SignatureAlgorithm::Ecdsa(Hash::Sha256) => &rcgen::PKCS_ECDSA_P256_SHA256,
             SignatureAlgorithm::Ecdsa(Hash::Sha384) => &rcgen::PKCS_ECDSA_P384_SHA384,
             SignatureAlgorithm::Ecdsa(Hash::Sha512) => &rcgen::PKCS_ECDSA_P521_SHA512,

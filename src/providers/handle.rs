@@ -365,7 +365,8 @@ mod tests {
             queue_length,
             operation_timeout: Duration::from_secs(20),
         };
-        let handle = ProviderHandle::start(Arc::clone(&provider) as _, &lanes).unwrap();
+        let shared: Arc<dyn CryptoProvider> = provider.clone();
+        let handle = ProviderHandle::start(shared, &lanes).unwrap();
         (provider, handle, open)
     }
 
@@ -429,7 +430,9 @@ mod tests {
         // No longer than the queue at any time, though there are more portions than places in it.
         let (provider, handle, open) = gated(1);
         let orders: Vec<_> = (0..100).map(|_| order(P256)).collect();
-        orders.iter().for_each(|_| open.send(()).unwrap());
+        for _ in &orders {
+            open.send(()).unwrap();
+        }
         let signed = handle.sign_all(orders).await;
         assert!(signed.iter().all(Result::is_ok));
         assert_eq!(provider.signed.load(Ordering::SeqCst), 100);

@@ -63,8 +63,7 @@ impl Call {
     /// Returns what the call is known by, if the caller named it or something was said about it.
     pub fn known_id(&self) -> Option<&str> {
         match (&self.id, self.mentioned.get()) {
-            (CallId::Given(id), _) => Some(id),
-            (CallId::Made(..), Some((id, _))) => Some(id),
+            (CallId::Given(id), _) | (CallId::Made(..), Some((id, _))) => Some(id),
             (CallId::Made(..), None) => None,
         }
     }
