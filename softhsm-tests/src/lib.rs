@@ -7,6 +7,7 @@ pub mod bare;
 pub mod client;
 pub mod conformance;
 pub mod daemon;
+pub mod keypairctl;
 pub mod load;
 pub mod measure;
 pub mod own_process;

@@ -1,86 +1,11 @@
 //! keypairctl, as a person and as a script meet it.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use softhsm_tests::daemon::{Daemon, Home, binary};
+use softhsm_tests::daemon::{Home, binary};
+use softhsm_tests::keypairctl::{SUBJECT, command, err, in_terminal, json, out, run, succeeded};
 use softhsm_tests::token::Token;
-
-const SUBJECT: [&str; 10] = [
-    "--common-name",
-    "Example",
-    "--organization",
-    "Acme",
-    "--country",
-    "US",
-    "--valid-days",
-    "20",
-    "--key-algorithm",
-    "EC",
-];
-
-fn command(daemon: &Daemon, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary("keypairctl"));
-    command
-        .args(arguments)
-        .env("KEYPAIRCTL_ADDRESS", daemon.address().to_string())
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::null());
-    command
-}
-
-fn run(daemon: &Daemon, arguments: &[&str]) -> Output {
-    command(daemon, arguments).output().unwrap()
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn succeeded(daemon: &Daemon, arguments: &[&str]) -> String {
-    let output = run(daemon, arguments);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{arguments:?}: {}",
-        err(&output)
-    );
-    out(&output)
-}
-
-fn json(daemon: &Daemon, arguments: &[&str]) -> Value {
-    serde_json::from_str(&succeeded(daemon, arguments)).unwrap()
-}
-
-/// Runs a command line in a terminal of its own, and returns what that shows.
-fn in_terminal(daemon: &Daemon, arguments: &[&str], typed: &str) -> String {
-    let line = std::iter::once(binary("keypairctl").display().to_string())
-        .chain(arguments.iter().map(ToString::to_string))
-        .collect::<Vec<_>>()
-        .join(" ");
-    let mut script = Command::new("script");
-    script
-        .args(["-qec", &line, "/dev/null"])
-        .env("KEYPAIRCTL_ADDRESS", daemon.address().to_string())
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut child = script.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(typed.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    out(&output)
-}
 
 #[test]
 fn a_key_pair_is_made_shown_listed_and_deleted() {
@@ -369,6 +294,9 @@ fn every_command_has_examples_and_every_shell_completions() {
         "delete",
         "algorithms",
         "certificate",
+        "sign",
+        "verify",
+        "public-keys",
         "completions",
     ] {
         assert!(help(&[command]).contains("Examples:\n"), "{command}");

@@ -20,7 +20,7 @@ pub(super) struct Algorithms {
 
 impl Algorithms {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let mut client = context.connection.open().await?;
+        let mut client = context.connection.open().await?.key_pairs();
         let request = context.connection.request(ListKeyAlgorithmsRequest {
             crypto_provider: self.crypto_provider.unwrap_or_default().into(),
         });

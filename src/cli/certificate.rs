@@ -1,14 +1,12 @@
 //! `keypairctl certificate`.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::Context;
 use super::error::Failure;
-use super::output::Output;
+use super::output::{Output, write_file};
 use crate::proto::ExportCertificateRequest;
 
 /// Print the certificate of a key pair in PEM.
@@ -30,33 +28,14 @@ pub(super) struct Certificate {
 
 impl Certificate {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let mut client = context.connection.open().await?;
+        let mut client = context.connection.open().await?.key_pairs();
         let request = context.connection.request(ExportCertificateRequest {
             id: self.id,
             include_chain: self.chain,
         });
         let answer = client.export_certificate(request).await?.into_inner();
         match (&self.out, context.output) {
-            (Some(path), _) => {
-                let written = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .create_new(!self.force)
-                    .truncate(self.force)
-                    .open(path)
-                    .and_then(|mut file| file.write_all(answer.certificate_pem.as_bytes()));
-                written.map_err(|error| {
-                    Failure::Usage(match error.kind() {
-                        io::ErrorKind::AlreadyExists => {
-                            format!(
-                                "--out {}: the file is there; --force replaces it",
-                                path.display()
-                            )
-                        }
-                        _ => format!("--out {}: {error}", path.display()),
-                    })
-                })
-            }
+            (Some(path), _) => write_file(path, self.force, answer.certificate_pem.as_bytes()),
             (None, Output::Json) => context.json("ExportCertificateResponse", &answer),
             (None, Output::Table) => Ok(write!(context.out, "{}", answer.certificate_pem)?),
         }

@@ -10,6 +10,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::error::Failure;
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
+use crate::proto::signing_service_client::SigningServiceClient;
 
 /// Options that say how the daemon is reached.
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects to the daemon.
-    pub(super) async fn open(&self) -> Result<KeyPairServiceClient<Channel>, Failure> {
+    pub(super) async fn open(&self) -> Result<Daemon, Failure> {
         let address = self.normal_address();
         let failed = |cause: tonic::transport::Error| Failure::Connect {
             address: address.clone(),
@@ -71,7 +72,7 @@ impl Connection {
             .connect()
             .await
             .map_err(failed)?;
-        Ok(KeyPairServiceClient::new(channel).max_decoding_message_size(ANSWER_MAX))
+        Ok(Daemon { channel })
     }
 
     /// Makes a request that ends with the deadline.
@@ -104,6 +105,24 @@ impl Connection {
             ));
         }
         Ok(tls)
+    }
+}
+
+/// A daemon that is connected. Its clients share one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Daemon {
+    channel: Channel,
+}
+
+impl Daemon {
+    /// Returns a client of `KeyPairService`.
+    pub(super) fn key_pairs(&self) -> KeyPairServiceClient<Channel> {
+        KeyPairServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Returns a client of `SigningService`.
+    pub(super) fn signing(&self) -> SigningServiceClient<Channel> {
+        SigningServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
     }
 }
 

@@ -29,7 +29,7 @@ impl Delete {
             writeln!(context.out, "nothing was deleted")?;
             return Ok(());
         }
-        let mut client = context.connection.open().await?;
+        let mut client = context.connection.open().await?.key_pairs();
         let request = context.connection.request(DeleteSigningKeyPairRequest {
             id: self.id.clone(),
             etag: self.etag.unwrap_or_default(),

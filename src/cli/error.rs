@@ -24,6 +24,8 @@ pub(super) enum Failure {
     },
     /// The daemon refused the call.
     Refused(Box<Status>),
+    /// The signature is not valid. That is an answer, and has been written as one.
+    NotValid,
     /// The answer cannot be written.
     Write(io::Error),
     /// The answer is not what it should be.
@@ -52,6 +54,7 @@ impl Failure {
                 Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => 4,
                 _ => 1,
             },
+            Self::NotValid => 5,
             Self::Write(_) | Self::Answer(_) => 1,
         })
     }
@@ -59,6 +62,7 @@ impl Failure {
     /// Writes the failure for a person, or for a program.
     pub(super) fn write(&self, err: &mut dyn Write, output: Output) -> io::Result<()> {
         match (output, self) {
+            (_, Self::NotValid) => Ok(()),
             (Output::Json, Self::Refused(status)) => writeln!(err, "{:#}", refused_json(status)),
             (Output::Json, _) => {
                 let reason = match self {
@@ -82,6 +86,7 @@ impl Failure {
             Self::Usage(sentence) | Self::Answer(sentence) => sentence.clone(),
             Self::Connect { address, cause } => connect_sentence(address, cause),
             Self::Refused(status) => status.message().to_owned(),
+            Self::NotValid => "the signature is not valid".to_owned(),
             Self::Write(error) => format!("the answer cannot be written: {error}"),
         }
     }

@@ -67,7 +67,7 @@ impl Generate {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let request = self.request();
         let message = message(&request);
-        let mut client = context.connection.open().await?;
+        let mut client = context.connection.open().await?.key_pairs();
         let call = client.generate_signing_key_pair(context.connection.request(request));
         let answer = progress::spin(context.output, message, call)
             .await?

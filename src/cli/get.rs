@@ -17,7 +17,7 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let mut client = context.connection.open().await?;
+        let mut client = context.connection.open().await?.key_pairs();
         let request = context
             .connection
             .request(GetSigningKeyPairRequest { id: self.id });

@@ -66,7 +66,7 @@ impl List {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let all = self.all;
         let mut request = self.request();
-        let mut client = context.connection.open().await?;
+        let mut client = context.connection.open().await?.key_pairs();
         let mut answer = ListSigningKeyPairsResponse::default();
         loop {
             let page = client
@@ -235,6 +235,7 @@ mod tests {
                 connection: &only.connection,
                 output: Output::Table,
                 out: &mut out,
+                terminal: colour,
                 colour,
                 now: NOW,
             };

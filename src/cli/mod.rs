@@ -13,9 +13,13 @@ mod delete;
 mod error;
 mod generate;
 mod get;
+mod input;
 mod list;
 mod output;
 mod progress;
+mod public_keys;
+mod sign;
+mod verify;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -53,6 +57,9 @@ enum Command {
     Delete(delete::Delete),
     Algorithms(algorithms::Algorithms),
     Certificate(certificate::Certificate),
+    Sign(sign::Sign),
+    Verify(verify::Verify),
+    PublicKeys(public_keys::PublicKeys),
     Completions(completions::Completions),
 }
 
@@ -62,6 +69,8 @@ struct Context<'a> {
     output: Output,
     /// Standard output.
     out: &'a mut dyn Write,
+    /// Whether that is a terminal.
+    terminal: bool,
     /// Whether colours are of use there.
     colour: bool,
     /// The current time.
@@ -72,10 +81,12 @@ impl Cli {
     /// Runs the command and returns the exit code. Answers go to standard output, errors to standard error.
     pub async fn run(self, now: Timestamp, no_colour: bool) -> ExitCode {
         let mut out = io::stdout().lock();
+        let terminal = out.is_terminal();
         let mut context = Context {
             connection: &self.connection,
             output: self.output,
-            colour: out.is_terminal() && !no_colour,
+            terminal,
+            colour: terminal && !no_colour,
             out: &mut out,
             now,
         };
@@ -86,6 +97,9 @@ impl Cli {
             Command::Delete(command) => command.run(&mut context).await,
             Command::Algorithms(command) => command.run(&mut context).await,
             Command::Certificate(command) => command.run(&mut context).await,
+            Command::Sign(command) => command.run(&mut context).await,
+            Command::Verify(command) => command.run(&mut context).await,
+            Command::PublicKeys(command) => command.run(&mut context).await,
             Command::Completions(command) => command.run(&mut context),
         };
         let flushed = out.flush().map_err(Failure::Write);
@@ -112,8 +126,10 @@ Exit codes:
   2  wrong usage
   3  there is no such key pair
   4  the daemon, or the provider, cannot be reached; trying again may help
+  5  the signature is not valid
 
 Examples:
   keypairctl generate --common-name Payments --organization Acme --country US --valid-days 365 --key-algorithm EC
   keypairctl list --expires-before 2027-01-01
+  keypairctl sign payments --message order.xml --out order.sig
   keypairctl --address unix:///run/keypaird/keypaird.sock certificate payments > payments.pem";

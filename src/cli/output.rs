@@ -1,5 +1,9 @@
 //! Answers as tables for people, or as protobuf's own JSON for programs.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+
 use clap::ValueEnum;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use prost::Message;
@@ -10,7 +14,9 @@ use time::macros::format_description;
 
 use super::Context;
 use super::error::Failure;
-use crate::proto::{CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, KeyPairView};
+use crate::proto::{
+    CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, GenerationState, KeyPairView,
+};
 
 /// The form of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -67,6 +73,28 @@ impl Context<'_> {
             None => Cell::new(text),
         }
     }
+}
+
+/// Writes an answer to the file that `--out` names. One that is there is kept, unless it may be replaced.
+pub(super) fn write_file(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .create_new(!force)
+        .truncate(force)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes));
+    written.map_err(|error| {
+        Failure::Usage(match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                format!(
+                    "--out {}: the file is there; --force replaces it",
+                    path.display()
+                )
+            }
+            _ => format!("--out {}: {error}", path.display()),
+        })
+    })
 }
 
 /// What a view shows, in the order of importance. Empty values are left out.
@@ -139,6 +167,16 @@ pub(super) fn provider(view: &KeyPairView) -> String {
     match view.crypto_provider() {
         CryptoProvider::Unspecified => String::new(),
         provider => provider.as_str_name().to_owned(),
+    }
+}
+
+/// Returns what a generation is now.
+pub(super) fn generation_state(state: GenerationState) -> &'static str {
+    match state {
+        GenerationState::Unspecified => "",
+        GenerationState::Current => "current",
+        GenerationState::Pending => "pending",
+        GenerationState::Previous => "previous",
     }
 }
 
