@@ -297,6 +297,7 @@ fn every_command_has_examples_and_every_shell_completions() {
         "sign",
         "verify",
         "public-keys",
+        "bench",
         "completions",
     ] {
         assert!(help(&[command]).contains("Examples:\n"), "{command}");

@@ -1,4 +1,4 @@
-//! keypairctl signs, verifies and publishes; OpenSSL judges.
+//! keypairctl signs, verifies, publishes and measures; OpenSSL judges.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -305,4 +305,36 @@ fn public_keys_come_as_a_table_as_pem_and_as_a_jwk_set() {
     let by_two = ["public-keys", "--output", "json", "--page-size", "2"];
     assert_eq!(json(&desk.daemon, &by_two), answer);
     assert_eq!(answer["publicKeys"][1]["kid"], set["keys"][1]["kid"]);
+}
+
+#[test]
+fn a_bench_counts_signatures_by_each_call() {
+    let desk = Desk::local().key("x", "EC").key("e", "ED25519");
+    for (id, mode) in [
+        ("x", "unary"),
+        ("x", "stream"),
+        ("x", "batch"),
+        ("e", "unary"),
+    ] {
+        let bench = ["bench", id, "--mode", mode, "--duration", "300ms"];
+        let few = ["--in-flight", "8", "--batch-size", "4", "--output", "json"];
+        let figures = json(&desk.daemon, &[&bench[..], &few].concat());
+        assert_eq!(figures["errors"], 0, "{mode}: {figures}");
+        assert!(figures["signatures"].as_u64().unwrap() >= 8, "{figures}");
+        assert!(figures["signaturesPerSecond"].as_f64().unwrap() > 0.0);
+        let latency = |name: &str| figures["latencyMs"][name].as_f64().unwrap();
+        assert!(0.0 < latency("p50") && latency("p50") <= latency("p99"));
+        assert!(latency("p99") <= latency("max"), "{figures}");
+        assert!(figures["durationSeconds"].as_f64().unwrap() >= 0.3);
+    }
+    let table = desk.succeeded(&["bench", "x", "--duration", "100ms"]);
+    assert!(
+        table.starts_with("SIGNATURES   PER SECOND   P50 "),
+        "{table}"
+    );
+    assert!(table.ends_with("   none\n"), "{table}");
+    let watched = in_terminal(&desk.daemon, &["bench", "x", "--duration", "500ms"], "");
+    assert!(watched.contains(" signatures a second, p50 "), "{watched}");
+    let unknown = run(&desk.daemon, &["bench", "nobody"]);
+    assert_eq!(unknown.status.code(), Some(3));
 }

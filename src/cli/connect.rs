@@ -77,8 +77,13 @@ impl Connection {
 
     /// Makes a request that ends with the deadline.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        self.request_lasting(Duration::ZERO, message)
+    }
+
+    /// Makes a request that goes on for a while before the deadline begins to count.
+    pub(super) fn request_lasting<T>(&self, duration: Duration, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.set_timeout(self.timeout);
+        request.set_timeout(self.timeout.saturating_add(duration));
         request
     }
 

@@ -179,7 +179,7 @@ fn refused_json(status: &Status) -> serde_json::Value {
 }
 
 /// Returns the name of a code as gRPC spells it: `NOT_FOUND`.
-fn code_name(code: Code) -> String {
+pub(super) fn code_name(code: Code) -> String {
     let mut name = String::new();
     for character in format!("{code:?}").chars() {
         if character.is_ascii_uppercase() && !name.is_empty() {

@@ -133,7 +133,7 @@ impl InputOptions {
 
 /// A hash function of signature algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hash {
+pub(super) enum Hash {
     Sha256,
     Sha384,
     Sha512,
@@ -141,12 +141,21 @@ enum Hash {
 
 impl Hash {
     /// Returns the hash that the name of a signature algorithm begins with; none for Ed25519.
-    fn of(signature_algorithm: &str) -> Option<Self> {
+    pub(super) fn of(signature_algorithm: &str) -> Option<Self> {
         match signature_algorithm.split_once("with")?.0 {
             "SHA256" => Some(Self::Sha256),
             "SHA384" => Some(Self::Sha384),
             "SHA512" => Some(Self::Sha512),
             _ => None,
+        }
+    }
+
+    /// Returns the length of a digest in bytes.
+    pub(super) const fn digest_len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
         }
     }
 
@@ -160,7 +169,7 @@ impl Hash {
 }
 
 /// Asks for a key pair.
-async fn key_pair(
+pub(super) async fn key_pair(
     id: &str,
     daemon: &Daemon,
     context: &Context<'_>,
@@ -262,6 +271,7 @@ mod tests {
             for hash in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
                 let rest = &message[head.len()..len];
                 let digest = hash.digest(&head, rest).unwrap();
+                assert_eq!(digest.len(), hash.digest_len());
                 let whole = hash.digest(&[], &message[..len]).unwrap();
                 assert_eq!(digest, whole);
             }

@@ -6,6 +6,7 @@
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
 
 mod algorithms;
+mod bench;
 mod certificate;
 mod completions;
 mod connect;
@@ -14,6 +15,7 @@ mod error;
 mod generate;
 mod get;
 mod input;
+mod latencies;
 mod list;
 mod output;
 mod progress;
@@ -60,6 +62,7 @@ enum Command {
     Sign(sign::Sign),
     Verify(verify::Verify),
     PublicKeys(public_keys::PublicKeys),
+    Bench(bench::Bench),
     Completions(completions::Completions),
 }
 
@@ -100,6 +103,7 @@ impl Cli {
             Command::Sign(command) => command.run(&mut context).await,
             Command::Verify(command) => command.run(&mut context).await,
             Command::PublicKeys(command) => command.run(&mut context).await,
+            Command::Bench(command) => command.run(&mut context).await,
             Command::Completions(command) => command.run(&mut context),
         };
         let flushed = out.flush().map_err(Failure::Write);

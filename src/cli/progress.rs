@@ -11,7 +11,7 @@ use super::output::Output;
 /// Waits for something, with a spinner and the time elapsed on standard error once it takes a moment.
 /// There is none when nobody looks: when standard error is no terminal, or the output is for programs.
 pub(super) async fn spin<T>(output: Output, message: String, work: impl Future<Output = T>) -> T {
-    if output == Output::Json || !io::stderr().is_terminal() {
+    if !is_watched(output) {
         return work.await;
     }
     let mut work = std::pin::pin!(work);
@@ -28,6 +28,22 @@ pub(super) async fn spin<T>(output: Output, message: String, work: impl Future<O
     let done = work.await;
     spinner.finish_and_clear();
     done
+}
+
+/// Returns a line on standard error that shows how something goes. It stays empty when nobody looks.
+pub(super) fn line(output: Output) -> ProgressBar {
+    if !is_watched(output) {
+        return ProgressBar::hidden();
+    }
+    let line = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        line.set_style(style);
+    }
+    line
+}
+
+fn is_watched(output: Output) -> bool {
+    output == Output::Table && io::stderr().is_terminal()
 }
 
 const MOMENT: Duration = Duration::from_millis(300);
