@@ -4,9 +4,10 @@
 //! It prints what the daemon holds over time, and fails when threads or descriptors are left over, when it does not
 //! sign at once after the load is gone, or when its memory has grown by more than 5 % since the first minute.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use keypaird::proto::{CryptoProvider, SignRequest, SignStreamRequest, sign_request};
@@ -14,6 +15,7 @@ use softhsm_tests::client::{Client, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::measure::resident_mib;
 use softhsm_tests::token::Token;
+use tonic::Status;
 
 #[tokio::main]
 async fn main() {
@@ -39,6 +41,7 @@ async fn main() {
         ids,
         stop: AtomicBool::new(false),
         counts: Default::default(),
+        refusals: Mutex::default(),
     });
     let idle = Held::of(&daemon);
     let workers: Vec<_> = (0..48)
@@ -75,6 +78,7 @@ async fn main() {
         "Eight signatures after the load took {took:?}. Before it: {} threads, {} descriptors.",
         idle.threads, idle.descriptors
     );
+    println!("Refused: {:?}.", load.refusals.lock().unwrap());
     let grown = left.memory_mib / after_a_minute.unwrap();
     println!(
         "Memory has grown to {:.1} % of what it was after the first minute.",
@@ -120,6 +124,8 @@ struct Load {
     stop: AtomicBool,
     /// Signed, given up, refused.
     counts: [AtomicUsize; 3],
+    /// Why, and how often.
+    refusals: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Load {
@@ -140,8 +146,7 @@ impl Load {
 
     async fn patient(&self, client: &Client, until: Instant) {
         while Instant::now() < until {
-            let done = client.sign(self.any(0)).await;
-            self.count(if done.is_ok() { 0 } else { 2 }, 1);
+            self.answered(client.sign(self.any(0)).await, 1);
         }
     }
 
@@ -150,7 +155,7 @@ impl Load {
         while Instant::now() < until {
             let patience = Duration::from_micros(rand::random_range(0..3000));
             match tokio::time::timeout(patience, client.sign(self.any(1000))).await {
-                Ok(done) => self.count(if done.is_ok() { 0 } else { 2 }, 1),
+                Ok(done) => self.answered(done, 1),
                 Err(_) => self.count(1, 1),
             }
         }
@@ -202,8 +207,7 @@ impl Load {
             let requests: Vec<_> = (0..100).map(|_| self.any(0)).collect();
             let patience = Duration::from_millis(rand::random_range(0..60));
             match tokio::time::timeout(patience, client.sign_batch(requests)).await {
-                Ok(Ok(results)) => self.count(0, results.len()),
-                Ok(Err(_)) => self.count(2, 1),
+                Ok(done) => self.answered(done, 100),
                 Err(_) => self.count(1, 1),
             }
         }
@@ -211,6 +215,17 @@ impl Load {
 
     fn any(&self, len: usize) -> SignRequest {
         request(&self.ids[rand::random_range(0..self.ids.len())], len)
+    }
+
+    fn answered<T>(&self, done: Result<T, Status>, how_many: usize) {
+        match done {
+            Ok(_) => self.count(0, how_many),
+            Err(status) => {
+                let why = format!("{:?}: {}", status.code(), status.message());
+                *self.refusals.lock().unwrap().entry(why).or_default() += 1;
+                self.count(2, 1);
+            }
+        }
     }
 
     fn count(&self, what: usize, how_many: usize) {

@@ -83,6 +83,7 @@ impl App {
         let server = Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(CANCELLED_AT_ONCE_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         let background = CancellationToken::new();
         let connecting = tokio::spawn(Arc::clone(&self.service).keep_connected(background.clone()));
@@ -216,6 +217,9 @@ async fn disconnect(service: &Service) {
 }
 
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
+/// How many calls of one connection may be cancelled before they are looked at. One more ends the connection, with
+/// all its calls, as a defence against floods (CVE-2023-44487): the default of 20 is met by clients with short deadlines.
+const CANCELLED_AT_ONCE_MAX: usize = 256;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const LOCAL_QUEUE_LENGTH: usize = 1024;
 const LOCAL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
