@@ -103,7 +103,8 @@ fn grpcurl_generates_in_both_providers_with_no_proto_at_hand() {
         [
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
-            "keypaird.v1.KeyPairService"
+            "keypaird.v1.KeyPairService",
+            "keypaird.v1.SigningService"
         ]
     );
 }
