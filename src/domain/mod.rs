@@ -29,6 +29,7 @@ pub use key_pair::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey, TokenAttrib
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
+pub(crate) use public_key::digest_algorithm;
 pub use public_key::{PublicKey, SignatureMismatch};
 pub use san::SubjectAlternativeName;
 pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};

@@ -167,7 +167,8 @@ fn verification(
     })
 }
 
-const fn digest_algorithm(hash: Hash) -> &'static digest::Algorithm {
+/// Returns what aws-lc calls a hash.
+pub(crate) const fn digest_algorithm(hash: Hash) -> &'static digest::Algorithm {
     match hash {
         Hash::Sha256 => &digest::SHA256,
         Hash::Sha384 => &digest::SHA384,

@@ -67,6 +67,16 @@ impl SigningInput {
         }
     }
 
+    /// Returns what an algorithm makes a signature over: the digest, or for Ed25519 the message.
+    pub fn hashed(&self, algorithm: SignatureAlgorithm) -> Cow<'_, Self> {
+        match (self, algorithm.hash()) {
+            (Self::Message(message), Some(hash)) => {
+                Cow::Owned(Self::Digest(hash.digest(message).into()))
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
     /// Returns the digest, computed if need be.
     pub fn digest(&self, hash: Hash) -> Cow<'_, [u8]> {
         match self {

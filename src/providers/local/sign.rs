@@ -10,7 +10,7 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 
-use crate::domain::{Curve, Hash, KeySpec, SignatureAlgorithm, SigningInput};
+use crate::domain::{Curve, Hash, KeySpec, SignatureAlgorithm, SigningInput, digest_algorithm};
 
 /// A software key that is ready to sign. aws-lc wipes it when it is dropped.
 #[derive(Debug)]
@@ -78,12 +78,7 @@ fn sign_rsa(
     hash: Hash,
     input: &SigningInput,
 ) -> Result<Vec<u8>, Failure> {
-    let algorithm = match hash {
-        Hash::Sha256 => &digest::SHA256,
-        Hash::Sha384 => &digest::SHA384,
-        Hash::Sha512 => &digest::SHA512,
-    };
-    let digest = Digest::import_less_safe(&input.digest(hash), algorithm);
+    let digest = Digest::import_less_safe(&input.digest(hash), digest_algorithm(hash));
     let mut signature = vec![0; pair.public_modulus_len()];
     digest
         .and_then(|digest| pair.sign_digest(encoding, &digest, &mut signature))

@@ -23,6 +23,8 @@ pub(super) fn sign(
     verify: VerifySignatures,
 ) -> Result<Vec<u8>, Failure> {
     let key_ref = key.name.key_ref;
+    // Signing and verifying both want the digest.
+    let input = &*input.hashed(algorithm);
     let mut found = find::private_key(connection, session, key_ref)?;
     let mut signed = sign_with(session, found.handle, key, algorithm, input);
     if signed.as_ref().is_err_and(Failure::is_stale_handle) {
