@@ -10,7 +10,8 @@ use std::time::Duration;
 use keypaird::domain::{KeyAlgorithm, SignatureAlgorithm};
 use keypaird::proto::{
     CryptoProvider, KeyPairView, ListPublicKeysRequest, NewKeyPairSettings, SignRequest,
-    SignStreamRequest, SignatureEncoding, batch_sign_result, sign_request, sign_stream_response,
+    SignStreamRequest, SignatureEncoding, VerifyRequest, batch_sign_result, sign_request,
+    sign_stream_response, verify_request,
 };
 use serde_json::{Value, json};
 use softhsm_tests::client::{Client, reason, settings};
@@ -34,6 +35,16 @@ async fn generate(
         ..settings(provider)
     };
     client.generate(wanted).await.unwrap()
+}
+
+/// Generates a key pair that signs quickly and one that does not, in each provider.
+async fn quick_and_slow(client: &Client) -> Vec<String> {
+    let mut ids = Vec::new();
+    for provider in PROVIDERS {
+        ids.push(generate(client, provider, "EC", 256).await.id);
+        ids.push(generate(client, provider, "RSA", 2048).await.id);
+    }
+    ids
 }
 
 fn message(id: &str, message: &[u8]) -> SignRequest {
@@ -360,11 +371,7 @@ async fn a_batch_answers_each_request_in_its_place() {
     let token = Token::fresh();
     let daemon = Home::hybrid(&token).start();
     let client = daemon.client().await;
-    let mut ids = Vec::new();
-    for provider in PROVIDERS {
-        ids.push(generate(&client, provider, "EC", 256).await.id);
-        ids.push(generate(&client, provider, "RSA", 2048).await.id);
-    }
+    let mut ids = quick_and_slow(&client).await;
     ids.push("nobody".into());
     let requests: Vec<_> = (0..1000_u32)
         .map(|number| message(&ids[number as usize % 5], &number.to_be_bytes()))
@@ -376,9 +383,9 @@ async fn a_batch_answers_each_request_in_its_place() {
             batch_sign_result::Result::Signed(signed) => {
                 assert_ne!(request.id, "nobody");
                 let valid = client
-                    .verify(keypaird::proto::VerifyRequest {
+                    .verify(VerifyRequest {
                         id: request.id,
-                        input: Some(keypaird::proto::verify_request::Input::Message(
+                        input: Some(verify_request::Input::Message(
                             u32::try_from(number).unwrap().to_be_bytes().to_vec().into(),
                         )),
                         signature: signed.signature,
@@ -413,11 +420,7 @@ async fn a_stream_answers_every_message_once() {
     let token = Token::fresh();
     let daemon = Home::hybrid(&token).start();
     let client = daemon.client().await;
-    let mut ids = Vec::new();
-    for provider in PROVIDERS {
-        ids.push(generate(&client, provider, "EC", 256).await.id);
-        ids.push(generate(&client, provider, "RSA", 2048).await.id);
-    }
+    let ids = quick_and_slow(&client).await;
     let requests = (0..2000_usize).map(move |number| SignStreamRequest {
         correlation_id: number.to_string(),
         request: match number % 6 {
@@ -513,6 +516,51 @@ async fn a_full_queue_answers_at_once_and_says_when_to_come_back() {
         .sign(message(&id, b"now there is room"))
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_away_or_off_stops_its_own_keys_only() {
+    let token = Token::fresh();
+    let mut home = Home::hybrid(&token);
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let on_token = generate(&client, CryptoProvider::Hsm, "EC", 256).await.id;
+    let local = generate(&client, CryptoProvider::Local, "EC", 256).await.id;
+    let signed = client.sign(message(&on_token, b"before")).await.unwrap();
+    let verify = VerifyRequest {
+        id: on_token.clone(),
+        input: Some(verify_request::Input::Message(b"before"[..].into())),
+        signature: signed.signature,
+        ..VerifyRequest::default()
+    };
+    daemon.stop();
+
+    let away = token.objects().with_extension("away");
+    std::fs::rename(token.objects(), &away).unwrap();
+    let daemon = home.start_without_token();
+    let client = daemon.client().await;
+    let status = client.sign(message(&on_token, b"away")).await.unwrap_err();
+    let expected = (Code::Unavailable, "PROVIDER_UNAVAILABLE".into());
+    assert_eq!(reason(&status), expected);
+    let retry = status.get_error_details().retry_info().cloned().unwrap();
+    assert!(retry.retry_delay.is_some());
+    client.sign(message(&local, b"here")).await.unwrap();
+    // What needs no private key goes on.
+    assert!(client.verify(verify.clone()).await.unwrap().valid);
+    std::fs::rename(&away, token.objects()).unwrap();
+    daemon.wait_for_log("connected to the token");
+    client.sign(message(&on_token, b"back")).await.unwrap();
+    daemon.stop();
+
+    home.set_mode("local", None);
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let expected = (Code::FailedPrecondition, "PROVIDER_NOT_CONFIGURED".into());
+    let status = client.sign(message(&on_token, b"off")).await.unwrap_err();
+    assert_eq!(reason(&status), expected);
+    let status = client.verify(verify).await.unwrap_err();
+    assert_eq!(reason(&status), expected);
+    client.sign(message(&local, b"here")).await.unwrap();
 }
 
 /// Replaces the private key of a key pair on the token by another one under the same `CKA_ID`.
