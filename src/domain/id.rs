@@ -69,30 +69,44 @@ impl fmt::Display for KeyPairId {
 
 /// What a private key is called inside its provider: the `CKA_ID` of its objects on a token.
 ///
-/// 128 random bits, one for each generation of a key pair, never shown to callers as an identifier.
+/// 128 random bits, one for each generation of a key pair, or, where the key was on the token before, what it
+/// is called there. Never shown to callers as an identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyRef([u8; 16]);
+pub struct KeyRef {
+    /// Filled up with zeros.
+    bytes: [u8; KeyRef::LEN_MAX],
+    len: u8,
+}
 
 impl KeyRef {
+    /// How long a reference may be, in bytes.
+    pub const LEN_MAX: usize = 64;
+
     /// Makes a reference from 128 random bits.
-    pub const fn from_random(bits: [u8; 16]) -> Self {
-        Self(bits)
+    pub fn from_random(bits: [u8; 16]) -> Self {
+        let mut bytes = [0; Self::LEN_MAX];
+        bytes[..bits.len()].copy_from_slice(&bits);
+        Self { bytes, len: 16 }
     }
 
-    /// Reads a reference from bytes that may be one: exactly 16.
-    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
+    /// Reads a reference from bytes that may be one: 1 to 64 of them.
+    pub fn from_slice(slice: &[u8]) -> Option<Self> {
+        let len = u8::try_from(slice.len()).ok().filter(|len| *len > 0)?;
+        let mut bytes = [0; Self::LEN_MAX];
+        bytes.get_mut(..slice.len())?.copy_from_slice(slice);
+        Some(Self { bytes, len })
     }
 
-    /// Returns the 16 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
+    /// Returns the bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len.into()).unwrap_or_default()
     }
 }
 
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut bytes = self.as_bytes().iter();
+        bytes.try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -57,10 +57,13 @@ pub struct KeyPairGeneration {
     pub public_key: PublicKey,
     /// What the token states of the private key. None for software keys.
     pub token_attributes: Option<TokenAttributes>,
-    /// The signature algorithm of the certificate, and of signatures for which none is asked.
-    pub signature_algorithm: SignatureAlgorithm,
     /// The certificate.
     pub certificate: Certificate,
+    /// The certificates from the issuer of the certificate on, each followed by its own issuer's. Empty when
+    /// the certificate is self-signed, or comes without them.
+    pub chain: Vec<Certificate>,
+    /// What the certificate is signed with, as it is shown.
+    pub certificate_signature_algorithm: String,
     /// The certificate's serial number, in decimal digits.
     pub serial_number: String,
     /// The certificate's subject, as it is shown.
@@ -73,11 +76,76 @@ pub struct KeyPairGeneration {
     pub validity: Validity,
 }
 
+impl KeyPairGeneration {
+    /// Puts a key and its certificate together.
+    pub fn new(
+        number: Generation,
+        key_ref: KeyRef,
+        token_attributes: Option<TokenAttributes>,
+        issued: IssuedCertificate,
+        chain: Vec<Certificate>,
+    ) -> Self {
+        Self {
+            number,
+            key_ref,
+            public_key: issued.public_key,
+            token_attributes,
+            certificate: issued.certificate,
+            chain,
+            certificate_signature_algorithm: issued.signature_algorithm,
+            serial_number: issued.serial_number,
+            subject_dn: issued.subject_dn,
+            issuer_dn: issued.issuer_dn,
+            subject_alternative_names: issued.subject_alternative_names,
+            validity: issued.validity,
+        }
+    }
+
+    /// Returns the algorithm of signatures for which none is asked: that of the certificate, unless another
+    /// kind of key has signed it.
+    pub fn signature_algorithm(&self) -> SignatureAlgorithm {
+        let algorithm = self.public_key.spec().algorithm();
+        algorithm
+            .signing_algorithm(&self.certificate_signature_algorithm)
+            .unwrap_or_else(|_| algorithm.default_signature_algorithm())
+    }
+}
+
+/// A certificate with what stands in it, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedCertificate {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The subject's public key.
+    pub public_key: PublicKey,
+    /// What it is signed with: the name on the wire, or the dotted identifier of an algorithm without one.
+    pub signature_algorithm: String,
+    /// Its serial number, in decimal digits.
+    pub serial_number: String,
+    /// Its subject, the most specific part first.
+    pub subject_dn: String,
+    /// Its issuer, likewise.
+    pub issuer_dn: String,
+    /// Its subject alternative names, in their order.
+    pub subject_alternative_names: Vec<String>,
+    /// Its validity.
+    pub validity: Validity,
+}
+
 /// How a private key came into its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
     /// Generated there.
     Generated,
+    /// Made elsewhere, and brought in.
+    Imported,
+    /// On the token before keypaird knew of it.
+    Linked,
+}
+
+impl KeyOrigin {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Generated, Self::Imported, Self::Linked];
 }
 
 /// What a token states of a private key.

@@ -12,6 +12,7 @@ mod jwk;
 mod key_pair;
 mod labels;
 mod list;
+mod private_key;
 mod provider;
 mod public_key;
 mod san;
@@ -25,9 +26,12 @@ pub use chance::{Clock, Entropy, EntropyError};
 pub use dn::{DnAttribute, DnField, Subject};
 pub use id::{Generation, KeyPairId, KeyRef, RequestId};
 pub use jwk::{Jwk, JwkKey};
-pub use key_pair::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey, TokenAttributes};
+pub use key_pair::{
+    IssuedCertificate, KeyOrigin, KeyPair, KeyPairGeneration, SealedKey, TokenAttributes,
+};
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
+pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
 pub(crate) use public_key::digest_algorithm;
 pub use public_key::{PublicKey, SignatureMismatch};

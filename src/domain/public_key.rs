@@ -15,7 +15,7 @@ use der::{Decode, Encode, Sequence};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::certificate::pem;
-use super::{Curve, Hash, KeySpec, SignatureAlgorithm, SigningInput};
+use super::{Curve, Hash, KeyAlgorithm, KeySpec, Refusal, SignatureAlgorithm, SigningInput};
 
 /// A public key with its kind.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +41,57 @@ impl PublicKey {
             public_exponent: UintRef::new(public_exponent).ok()?,
         };
         Some(Self::new(spec, key.to_der().ok()?))
+    }
+
+    /// Reads a SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7).
+    ///
+    /// # Errors
+    /// A sentence about the key, such as `is an RSA key of 1024 bits; ...`, when it is of a kind that keypaird
+    /// does not keep, or damaged.
+    pub fn from_spki_der(der: &[u8]) -> Result<Self, Refusal> {
+        let damaged = || Refusal::new("is damaged");
+        let spki = SubjectPublicKeyInfoOwned::from_der(der).map_err(|_| damaged())?;
+        let bits = spki.subject_public_key.as_bytes().ok_or_else(damaged)?;
+        let parameters = || spki.algorithm.parameters.as_ref();
+        let spec = match spki.algorithm.oid {
+            RSA_ENCRYPTION => {
+                let key = RsaPublicKey::from_der(bits).map_err(|_| damaged())?;
+                let bits = significant_bits(key.modulus.as_bytes());
+                KeyAlgorithm::Rsa.spec(bits).map_err(|_| {
+                    Refusal::new(format!(
+                        "is an RSA key of {bits} bits; it must have 2048, 3072 or 4096"
+                    ))
+                })?
+            }
+            EC_PUBLIC_KEY => {
+                let curve = parameters().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+                let known = [Curve::P256, Curve::P384, Curve::P521];
+                known
+                    .into_iter()
+                    .find(|known| Some(curve_oid(*known)) == curve)
+                    .map(KeySpec::Ec)
+                    .ok_or_else(|| {
+                        Refusal::new("is on another curve than P-256, P-384 and P-521")
+                    })?
+            }
+            ID_ED25519 => KeySpec::Ed25519,
+            other => {
+                return Err(Refusal::new(format!(
+                    "is of another kind ({other}) than RSA, EC and Ed25519"
+                )));
+            }
+        };
+        let fits = match spec {
+            KeySpec::Rsa(_) => true,
+            KeySpec::Ec(curve) => {
+                bits.len() == 1 + 2 * curve.field_len() && bits.first() == Some(&UNCOMPRESSED)
+            }
+            KeySpec::Ed25519 => bits.len() == 32,
+        };
+        match fits {
+            true => Ok(Self::new(spec, bits)),
+            false => Err(Refusal::new("is damaged, or not written in full")),
+        }
     }
 
     /// Returns the kind of key.
@@ -176,6 +227,17 @@ pub(crate) const fn digest_algorithm(hash: Hash) -> &'static digest::Algorithm {
     }
 }
 
+/// Returns how many bits a number has, which is written without leading zero bytes.
+fn significant_bits(number: &[u8]) -> i32 {
+    let leading = number.first().map_or(0, |byte| byte.leading_zeros());
+    let bits = u64::try_from(number.len())
+        .unwrap_or(u64::MAX)
+        .saturating_mul(8);
+    i32::try_from(bits.saturating_sub(leading.into())).unwrap_or(i32::MAX)
+}
+
+/// SEC 1 section 2.3.3.
+const UNCOMPRESSED: u8 = 4;
 /// RFC 3279 section 2.3.1.
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// RFC 5480 section 2.1.1.
@@ -198,6 +260,7 @@ mod tests {
         let expected: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
         let ours = PublicKey::new(KeySpec::Ec(Curve::P384), key.public_key().as_ref());
         assert_eq!(ours.spki_der(), expected.as_ref());
+        assert_eq!(PublicKey::from_spki_der(expected.as_ref()), Ok(ours));
 
         let key = Ed25519KeyPair::generate().unwrap();
         let expected: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();

@@ -78,10 +78,10 @@ impl Service {
 }
 
 fn published(view: KeyPairView) -> Option<PublishedKey> {
+    let signature_algorithm = view.key_pair.current.signature_algorithm();
     let KeyPairGeneration {
         number,
         public_key,
-        signature_algorithm,
         certificate,
         validity,
         ..

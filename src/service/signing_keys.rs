@@ -82,7 +82,7 @@ impl Service {
         provider: Arc<ProviderHandle>,
     ) -> Result<SigningKey, ServiceError> {
         Ok(SigningKey {
-            algorithm: current.signature_algorithm,
+            algorithm: current.signature_algorithm(),
             validity: current.validity,
             fingerprint: current.certificate.sha256_fingerprint().into(),
             provider,

@@ -86,7 +86,7 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         expires: Some(to_timestamp(current.validity.not_after)),
         key_algorithm: spec.algorithm().name().to_owned(),
         key_size: spec.bits(),
-        signature_algorithm: current.signature_algorithm.name().to_owned(),
+        signature_algorithm: current.certificate_signature_algorithm,
         version: X509_VERSION,
         sha1_fingerprint: current.certificate.sha1_fingerprint(),
         sha256_fingerprint: current.certificate.sha256_fingerprint(),
@@ -103,6 +103,8 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         public_key_pem: current.public_key.pem(),
         key_origin: match pair.origin {
             KeyOrigin::Generated => pb::KeyOrigin::Generated,
+            KeyOrigin::Imported => pb::KeyOrigin::Imported,
+            KeyOrigin::Linked => pb::KeyOrigin::Linked,
         }
         .into(),
         token_attributes: current.token_attributes.map(token_attributes),

@@ -92,7 +92,10 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// The steps of the schema, oldest first. A step is never changed once it was released.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_key_pairs.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_key_pairs.sql"),
+    include_str!("../migrations/0002_certified_key_pairs.sql"),
+];
 
 #[cfg(test)]
 mod tests {

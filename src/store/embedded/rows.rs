@@ -1,13 +1,13 @@
 //! How key pairs, intents and requests stand in rows.
 
+use der::{Reader, SliceReader};
 use rusqlite::{Connection, Row, params};
 use time::OffsetDateTime;
 
 use super::{AnsweredRequest, Intent, REQUESTS_KEPT, StoreError};
 use crate::domain::{
     Certificate, Generation, KeyAlgorithm, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
-    KeyRef, Labels, ProviderKind, PublicKey, RequestId, SealedKey, SignatureAlgorithm,
-    TokenAttributes, Validity,
+    KeyRef, Labels, ProviderKind, PublicKey, RequestId, SealedKey, TokenAttributes, Validity,
 };
 
 /// Selects what [`key_pair`] reads. Conditions follow.
@@ -19,7 +19,8 @@ pub(super) const SELECT_KEY_PAIR: &str = "
            generations.number, generations.key_ref, generations.key_size, generations.public_key,
            generations.token_attributes, generations.signature_algorithm, generations.certificate,
            generations.serial_number, generations.subject_dn, generations.issuer_dn,
-           generations.subject_alternative_names, generations.not_before, generations.not_after
+           generations.subject_alternative_names, generations.not_before, generations.not_after,
+           generations.chain
     FROM key_pairs CROSS JOIN generations ON generations.key_pair = key_pairs.sequence
                                    AND generations.number = key_pairs.generation";
 
@@ -31,7 +32,6 @@ pub(super) fn key_pair(row: &Row<'_>) -> Result<KeyPair, StoreError> {
         .map_err(|_| StoreError::Corrupt("key_size"))?;
     let public_key: Vec<u8> = row.get(11)?;
     let token_attributes: Option<i64> = row.get(12)?;
-    let signature_algorithm: String = row.get(13)?;
     let certificate: Vec<u8> = row.get(14)?;
     Ok(KeyPair {
         id: id(row, 1)?,
@@ -45,9 +45,9 @@ pub(super) fn key_pair(row: &Row<'_>) -> Result<KeyPair, StoreError> {
             key_ref: key_ref(row, 9)?,
             public_key: PublicKey::new(spec, public_key),
             token_attributes: token_attributes.map(from_bits),
-            signature_algorithm: SignatureAlgorithm::parse(&signature_algorithm)
-                .ok_or(StoreError::Corrupt("signature_algorithm"))?,
             certificate: Certificate::from_der(certificate),
+            chain: chain(&row.get::<_, Vec<u8>>(21)?)?,
+            certificate_signature_algorithm: row.get(13)?,
             serial_number: row.get(15)?,
             subject_dn: row.get(16)?,
             issuer_dn: row.get(17)?,
@@ -92,8 +92,9 @@ pub(super) fn insert_key_pair(
     db.prepare_cached(
         "INSERT INTO generations (key_ref, key_pair, number, key_size, public_key, sealed_key,
                                   token_attributes, signature_algorithm, certificate, serial_number,
-                                  subject_dn, issuer_dn, subject_alternative_names, not_before, not_after)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                                  subject_dn, issuer_dn, subject_alternative_names, not_before, not_after,
+                                  chain)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
         current.key_ref.as_bytes(),
@@ -103,7 +104,7 @@ pub(super) fn insert_key_pair(
         current.public_key.bits(),
         sealed_key.map(SealedKey::as_bytes),
         current.token_attributes.map(to_bits),
-        current.signature_algorithm.name(),
+        current.certificate_signature_algorithm,
         current.certificate.der(),
         current.serial_number,
         current.subject_dn,
@@ -111,6 +112,7 @@ pub(super) fn insert_key_pair(
         to_json(&current.subject_alternative_names)?,
         current.validity.not_before.unix_timestamp(),
         current.validity.not_after.unix_timestamp(),
+        current.chain.iter().map(Certificate::der).collect::<Vec<_>>().concat(),
     ])?;
     Ok(())
 }
@@ -190,6 +192,19 @@ fn generation(number: u32) -> Result<Generation, StoreError> {
     Generation::new(number).ok_or(StoreError::Corrupt("generation"))
 }
 
+/// Splits the certificates of a chain, which are kept one behind the other.
+fn chain(stored: &[u8]) -> Result<Vec<Certificate>, StoreError> {
+    let split = || {
+        let mut reader = SliceReader::new(stored)?;
+        let mut chain = Vec::new();
+        while !reader.is_finished() {
+            chain.push(Certificate::from_der(reader.tlv_bytes()?));
+        }
+        Ok::<_, der::Error>(chain)
+    };
+    split().map_err(|_| StoreError::Corrupt("chain"))
+}
+
 pub(super) const fn provider_number(provider: ProviderKind) -> i64 {
     match provider {
         ProviderKind::Local => 1,
@@ -222,11 +237,13 @@ fn algorithm(number: i64) -> Result<KeyAlgorithm, StoreError> {
 const fn origin_number(origin: KeyOrigin) -> i64 {
     match origin {
         KeyOrigin::Generated => 1,
+        KeyOrigin::Imported => 2,
+        KeyOrigin::Linked => 3,
     }
 }
 
 fn origin(number: i64) -> Result<KeyOrigin, StoreError> {
-    [KeyOrigin::Generated]
+    KeyOrigin::ALL
         .into_iter()
         .find(|origin| origin_number(*origin) == number)
         .ok_or(StoreError::Corrupt("origin"))

@@ -7,9 +7,9 @@ use time::macros::datetime;
 
 use super::*;
 use crate::domain::{
-    Certificate, CertificateValidity, Curve, Generation, Hash, KeyAlgorithm, KeyOrigin,
+    Certificate, CertificateValidity, Curve, Generation, KeyAlgorithm, KeyOrigin,
     KeyPairGeneration, KeySpec, Labels, ListFilter, ListOrder, OrderField, PageSize, PublicKey,
-    RsaSize, SignatureAlgorithm, TokenAttributes, Validity,
+    RsaSize, TokenAttributes, Validity,
 };
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
@@ -47,8 +47,12 @@ fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
                 never_extractable: true,
                 local: false,
             }),
-            signature_algorithm: SignatureAlgorithm::Ecdsa(Hash::Sha512),
             certificate: Certificate::from_der(*b"certificate"),
+            chain: vec![
+                Certificate::from_der(*b"\x30\x01i"),
+                Certificate::from_der(*b"\x30\x01r"),
+            ],
+            certificate_signature_algorithm: "SHA512withECDSA".into(),
             serial_number: u128::MAX.to_string(),
             subject_dn: "CN=Zürich, O=Acme, C=CH".into(),
             issuer_dn: "CN=Other, O=Acme, C=CH".into(),
