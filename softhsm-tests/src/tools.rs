@@ -240,3 +240,13 @@ fn tools() -> PathBuf {
 
 /// What to do about anything that is missing.
 pub const INSTALL: &str = "run ./softhsm-tests/setup.sh, which installs what the tests need";
+
+/// Runs lines of shell in a folder, as they would be typed there, and returns what they print.
+pub fn shell(folder: &Path, lines: &str) -> String {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", lines])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    succeeded("bash".as_ref(), &output)
+}

@@ -541,7 +541,7 @@ async fn log_lines_carry_the_request_id_and_no_secret() {
     let line = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|line| line["message"] == "generated a key pair")
+        .find(|line| line["message"] == "made a key pair")
         .unwrap();
     assert_eq!(line["span"]["request_id"], "my-own-request-0815");
     assert!(!log.contains(PIN), "the PIN is in the log");

@@ -293,6 +293,7 @@ async fn a_deleted_key_pair_is_gone_from_store_and_token() {
         let delete = |id: &str, etag: &str| DeleteSigningKeyPairRequest {
             id: id.into(),
             etag: etag.into(),
+            ..DeleteSigningKeyPairRequest::default()
         };
         let stale = client
             .key_pairs()

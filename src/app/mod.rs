@@ -29,7 +29,7 @@ use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProv
 use crate::providers::pkcs11::Pkcs11Provider;
 use crate::providers::{Lanes, ProviderHandle, Registry};
 use crate::rest;
-use crate::service::Service;
+use crate::service::{Service, ServiceConfig};
 use crate::store::{EmbeddedStore, MetadataStore};
 use front::Front;
 use listen::Listeners;
@@ -54,6 +54,9 @@ impl App {
             registry,
             Arc::new(SystemClock),
             Arc::new(SystemEntropy),
+            ServiceConfig {
+                allow_export: config.crypto.allow_export,
+            },
         ));
         tell_of_hidden_key_pairs(&service, config.crypto.policy.mode).await;
         let listeners = Listeners::bind(&config.server).await?;

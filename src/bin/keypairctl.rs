@@ -14,10 +14,9 @@ use tokio::runtime::Builder;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let now = Timestamp::from(std::time::SystemTime::now());
-    // https://no-color.org
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let variable = |name: &str| std::env::var(name).ok();
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli.run(now, no_colour)),
+        Ok(runtime) => runtime.block_on(cli.run(now, variable)),
         Err(_) => ExitCode::FAILURE,
     }
 }

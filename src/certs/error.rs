@@ -12,6 +12,9 @@ pub enum CertError {
     /// A name passed validation and yet cannot be encoded.
     #[error("encode the name {0:?}")]
     Name(String),
+    /// The subject of a certificate cannot be written again.
+    #[error("write the certificate's subject again")]
+    Subject,
     /// The certificate breaks rules of RFC 5280 or differs from what was asked for.
     #[error("lint the certificate: {}", list(.0))]
     Lint(Vec<Finding>),

@@ -1,17 +1,25 @@
-//! Self-signed certificates: what stands in them, how they are built, and the checks before they are kept.
+//! Certificates: what stands in them, how our own are built and requests for others, and the checks before
+//! either are kept.
 //!
-//! A certificate comes about in three steps. [`Profile::build`] makes the part to be signed and lints it
+//! A self-signed certificate, or a request, comes about in three steps. [`Profile::build`] makes the part to be signed and lints it
 //! as a whole certificate; what passes is a [`Linted`]. Only its bytes are ever given to a provider to
 //! sign, wherever and whenever that is. [`Linted::complete`] takes the signature, verifies it with the
 //! public key, and returns the certificate. rcgen is named here and nowhere else.
 
+mod chain;
+mod csr;
 mod error;
 mod lint;
 mod profile;
+mod read;
+mod signer;
 
+pub use chain::{Certified, certify, read_certificates};
+pub use csr::{CsrProfile, LintedCsr};
 pub use error::CertError;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
+pub use read::{is_self_signed, read};
 
 #[cfg(test)]
 mod tests;

@@ -4,14 +4,15 @@ use bytes::Bytes;
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
-    KeyUsagePurpose, PublicKeyData, SanType, SigningKey,
+    KeyUsagePurpose, SanType,
 };
 use sha2::Digest as _;
 
+use super::signer::{self, Signer, SubjectKey};
 use super::{CertError, lint};
 use crate::domain::{
-    Certificate, Curve, DnField, Hash, KeySpec, PublicKey, SignatureAlgorithm, SigningInput,
-    Subject, SubjectAlternativeName, Validity,
+    Certificate, DnField, PublicKey, SignatureAlgorithm, SigningInput, Subject,
+    SubjectAlternativeName, Validity,
 };
 
 /// All that stands in a certificate.
@@ -69,13 +70,16 @@ impl Profile {
     /// Builds the certificate and lints it.
     pub fn build(self) -> Result<Linted, CertError> {
         let params = self.params()?;
-        let captured = Signer::capturing(&self);
-        let draft = self.write(&params, &captured)?;
+        let signer = Signer::capturing(
+            &self.public_key,
+            signer::signature(self.signature_algorithm),
+        );
+        let draft = self.write(&params, &signer)?;
         let findings = lint::findings(&draft, &self);
         if !findings.is_empty() {
             return Err(CertError::Lint(findings));
         }
-        let tbs_der = captured.seen.take().into();
+        let tbs_der = signer.captured();
         Ok(Linted {
             profile: self,
             params,
@@ -124,7 +128,12 @@ impl Linted {
         self.profile
             .public_key
             .verify(algorithm, &self.to_be_signed(), &signature)?;
-        let signer = Signer::with_signature(&self.profile, self.tbs_der, signature);
+        let signer = Signer::with_signature(
+            &self.profile.public_key,
+            signer::signature(algorithm),
+            self.tbs_der,
+            signature,
+        );
         self.profile.write(&self.params, &signer)
     }
 }
@@ -136,7 +145,7 @@ pub(super) fn key_identifier(public_key: &PublicKey) -> Vec<u8> {
     digest.iter().copied().take(20).collect()
 }
 
-fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, CertError> {
+pub(super) fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, CertError> {
     let mut name = DistinguishedName::new();
     for attribute in subject.attributes() {
         let kind = match attribute.field {
@@ -160,7 +169,7 @@ fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, CertError>
     Ok(name)
 }
 
-fn san(name: &SubjectAlternativeName) -> Result<SanType, CertError> {
+pub(super) fn san(name: &SubjectAlternativeName) -> Result<SanType, CertError> {
     let ia5 = |text: &String| {
         Ia5String::try_from(text.as_str()).map_err(|_| CertError::Name(text.clone()))
     };
@@ -170,91 +179,6 @@ fn san(name: &SubjectAlternativeName) -> Result<SanType, CertError> {
         SubjectAlternativeName::Email(text) => SanType::Rfc822Name(ia5(text)?),
         SubjectAlternativeName::Uri(text) => SanType::URI(ia5(text)?),
     })
-}
-
-/// The subject's public key, as rcgen reads it.
-struct SubjectKey<'a>(&'a PublicKey);
-
-impl PublicKeyData for SubjectKey<'_> {
-    fn der_bytes(&self) -> &[u8] {
-        self.0.bits()
-    }
-
-    /// Only the key type and curve are taken from this.
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.0.spec() {
-            KeySpec::Rsa(_) => &rcgen::PKCS_RSA_SHA256,
-            KeySpec::Ec(Curve::P256) => &rcgen::PKCS_ECDSA_P256_SHA256,
-            KeySpec::Ec(Curve::P384) => &rcgen::PKCS_ECDSA_P384_SHA384,
-            KeySpec::Ec(Curve::P521) => &rcgen::PKCS_ECDSA_P521_SHA512,
-            KeySpec::Ed25519 => &rcgen::PKCS_ED25519,
-        }
-    }
-}
-
-/// Stands where rcgen expects a private key: takes what is to be signed, and gives a signature made
-/// elsewhere.
-struct Signer {
-    public_key: PublicKey,
-    algorithm: SignatureAlgorithm,
-    signature: Vec<u8>,
-    /// What the signature is over; none when it stands for one to come.
-    signed: Option<Bytes>,
-    seen: std::cell::Cell<Vec<u8>>,
-}
-
-impl Signer {
-    fn capturing(profile: &Profile) -> Self {
-        Self {
-            public_key: profile.public_key.clone(),
-            algorithm: profile.signature_algorithm,
-            signature: vec![0; 64],
-            signed: None,
-            seen: std::cell::Cell::default(),
-        }
-    }
-
-    fn with_signature(profile: &Profile, signed: Bytes, signature: Vec<u8>) -> Self {
-        Self {
-            signature,
-            signed: Some(signed),
-            ..Self::capturing(profile)
-        }
-    }
-}
-
-impl PublicKeyData for Signer {
-    fn der_bytes(&self) -> &[u8] {
-        self.public_key.bits()
-    }
-
-    /// Only the signature algorithm is taken from this: for ECDSA, the hash whatever the curve.
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.algorithm {
-            // RSASSA-PSS is not offered for certificates: the linter would refuse what comes of it.
-            SignatureAlgorithm::RsaPkcs1(Hash::Sha256) | SignatureAlgorithm::RsaPss(_) => {
-                &rcgen::PKCS_RSA_SHA256
-            }
-            SignatureAlgorithm::RsaPkcs1(Hash::Sha384) => &rcgen::PKCS_RSA_SHA384,
-            SignatureAlgorithm::RsaPkcs1(Hash::Sha512) => &rcgen::PKCS_RSA_SHA512,
-            SignatureAlgorithm::Ecdsa(Hash::Sha256) => &rcgen::PKCS_ECDSA_P256_SHA256,
-            SignatureAlgorithm::Ecdsa(Hash::Sha384) => &rcgen::PKCS_ECDSA_P384_SHA384,
-            SignatureAlgorithm::Ecdsa(Hash::Sha512) => &rcgen::PKCS_ECDSA_P521_SHA512,
-            SignatureAlgorithm::Ed25519 => &rcgen::PKCS_ED25519,
-        }
-    }
-}
-
-impl SigningKey for Signer {
-    fn sign(&self, to_be_signed: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        match &self.signed {
-            None => self.seen.set(to_be_signed.to_vec()),
-            // What was linted and signed is what stands in the certificate, to the byte.
-            Some(signed) if signed != to_be_signed => return Err(rcgen::Error::RemoteKeyError),
-            Some(_) => {}
-        }
-        Ok(self.signature.clone())
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ pub(super) struct Delete {
     /// Only if the key pair still has this etag, as `get` showed it.
     #[arg(long)]
     etag: Option<String>,
+    /// Destroy the key of a linked key pair on the token too, which stays there otherwise.
+    #[arg(long)]
+    destroy_linked_key: bool,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -33,6 +36,7 @@ impl Delete {
         let request = context.connection.request(DeleteSigningKeyPairRequest {
             id: self.id.clone(),
             etag: self.etag.unwrap_or_default(),
+            destroy_linked_key: self.destroy_linked_key,
         });
         let answer = client.delete_signing_key_pair(request).await?.into_inner();
         match context.output {

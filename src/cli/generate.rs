@@ -129,7 +129,8 @@ pub(super) fn parse_provider(text: &str) -> Result<CryptoProvider, String> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+/// Reads a label.
+pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -180,6 +180,19 @@ pub(super) async fn key_pair(
     Ok(answer.into_inner().key_pair.unwrap_or_default())
 }
 
+/// Reads a whole file, or standard input. What is longer than the daemon takes is refused by it.
+pub(super) fn read_whole(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut read = Vec::new();
+    let done = match is_dash(path) {
+        true => io::stdin().take(FILE_LEN_MAX).read_to_end(&mut read),
+        false => File::open(path).and_then(|file| file.take(FILE_LEN_MAX).read_to_end(&mut read)),
+    };
+    match done {
+        Ok(_) => Ok(read),
+        Err(error) => Err(Failure::Usage(format!("{}: {error}", path.display()))),
+    }
+}
+
 /// Tells whether a path stands for standard input.
 pub(super) fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
@@ -228,6 +241,8 @@ fn parse_hex(text: &str) -> Result<Bytes, String> {
 
 /// The longest message that the daemon takes.
 const MESSAGE_LEN_MAX: u64 = 1024 * 1024;
+/// Longer than any file with a key or certificates that the daemon takes.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
 const BLOCK_LEN: usize = 64 * 1024;
 
 #[cfg(test)]

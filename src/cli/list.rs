@@ -238,6 +238,7 @@ mod tests {
                 terminal: colour,
                 colour,
                 now: NOW,
+                variable: |_| None,
             };
             write_table(&mut context, &answer).unwrap();
             String::from_utf8(out).unwrap()

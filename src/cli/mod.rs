@@ -10,14 +10,20 @@ mod bench;
 mod certificate;
 mod completions;
 mod connect;
+mod csr;
 mod delete;
 mod error;
+mod export;
 mod generate;
 mod get;
+mod import;
 mod input;
 mod latencies;
+mod link;
 mod list;
+mod migrate;
 mod output;
+mod password;
 mod progress;
 mod public_keys;
 mod sign;
@@ -59,6 +65,12 @@ enum Command {
     Delete(delete::Delete),
     Algorithms(algorithms::Algorithms),
     Certificate(certificate::Certificate),
+    Import(import::Import),
+    Export(export::Export),
+    Csr(csr::Csr),
+    CsrResponse(csr::CsrResponse),
+    Link(link::Link),
+    Migrate(migrate::Migrate),
     Sign(sign::Sign),
     Verify(verify::Verify),
     PublicKeys(public_keys::PublicKeys),
@@ -78,11 +90,15 @@ struct Context<'a> {
     colour: bool,
     /// The current time.
     now: Timestamp,
+    /// Looks an environment variable up.
+    variable: fn(&str) -> Option<String>,
 }
 
 impl Cli {
     /// Runs the command and returns the exit code. Answers go to standard output, errors to standard error.
-    pub async fn run(self, now: Timestamp, no_colour: bool) -> ExitCode {
+    pub async fn run(self, now: Timestamp, variable: fn(&str) -> Option<String>) -> ExitCode {
+        // https://no-color.org
+        let no_colour = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let mut out = io::stdout().lock();
         let terminal = out.is_terminal();
         let mut context = Context {
@@ -92,6 +108,7 @@ impl Cli {
             colour: terminal && !no_colour,
             out: &mut out,
             now,
+            variable,
         };
         let done = match self.command {
             Command::Generate(command) => command.run(&mut context).await,
@@ -100,6 +117,12 @@ impl Cli {
             Command::Delete(command) => command.run(&mut context).await,
             Command::Algorithms(command) => command.run(&mut context).await,
             Command::Certificate(command) => command.run(&mut context).await,
+            Command::Import(command) => command.run(&mut context).await,
+            Command::Export(command) => command.run(&mut context).await,
+            Command::Csr(command) => command.run(&mut context).await,
+            Command::CsrResponse(command) => command.run(&mut context).await,
+            Command::Link(command) => command.run(&mut context).await,
+            Command::Migrate(command) => command.run(&mut context).await,
             Command::Sign(command) => command.run(&mut context).await,
             Command::Verify(command) => command.run(&mut context).await,
             Command::PublicKeys(command) => command.run(&mut context).await,

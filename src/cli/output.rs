@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -77,11 +78,21 @@ impl Context<'_> {
 
 /// Writes an answer to the file that `--out` names. One that is there is kept, unless it may be replaced.
 pub(super) fn write_file(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
+    write(path, force, READABLE_BY_ALL, bytes)
+}
+
+/// Writes an answer that is for the caller's eyes only.
+pub(super) fn write_private_file(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
+    write(path, force, READABLE_BY_OWNER, bytes)
+}
+
+fn write(path: &Path, force: bool, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
     let written = OpenOptions::new()
         .write(true)
         .create(true)
         .create_new(!force)
         .truncate(force)
+        .mode(mode)
         .open(path)
         .and_then(|mut file| file.write_all(bytes));
     written.map_err(|error| {
@@ -208,6 +219,10 @@ fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     String::from_utf8(json.into_inner()).map_err(|error| error.to_string())
 }
+
+/// Less the umask.
+const READABLE_BY_ALL: u32 = 0o666;
+const READABLE_BY_OWNER: u32 = 0o600;
 
 #[cfg(test)]
 pub(super) mod tests {

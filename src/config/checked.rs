@@ -49,6 +49,8 @@ pub struct CryptoConfig {
     pub token: Option<TokenConfig>,
     /// The software provider, in the modes that use it.
     pub local: Option<LocalConfig>,
+    /// Whether software keys may be exported.
+    pub allow_export: bool,
 }
 
 /// The token, and how it is used.
@@ -277,12 +279,7 @@ impl Faults {
                 ProviderKind::Hsm
             }
         };
-        if self.given("crypto.local.allow_export", raw.local.allow_export) == Some(true) {
-            self.add(
-                "crypto.local.allow_export",
-                "export is not served by this version; set it to false",
-            );
-        }
+        let allow_export = self.given("crypto.local.allow_export", raw.local.allow_export);
         let mode = mode?;
         // What a mode does not use is checked for its types only, so that one file serves all modes.
         let token = self.token(raw.pkcs11, environment, mode.serves(ProviderKind::Hsm));
@@ -295,6 +292,7 @@ impl Faults {
         Some(CryptoConfig {
             policy: ProviderPolicy { mode, default },
             token,
+            allow_export: allow_export == Some(true),
             local: mode.serves(ProviderKind::Local).then_some(LocalConfig {
                 key_encryption_key_file,
             }),

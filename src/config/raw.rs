@@ -96,7 +96,7 @@ pub(super) struct Pkcs11 {
 pub(super) struct Local {
     /// File with the key under which private keys are encrypted; made at the first start.
     pub(super) key_encryption_key_file: Leaf<String>,
-    /// Not served yet; only `false`.
+    /// Whether software keys may be exported; `false` when absent.
     pub(super) allow_export: Leaf<bool>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Refusal;
+use super::{Refusal, Violations};
 
 /// The kinds of part a subject can have (X.520).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,11 @@ impl DnField {
             Self::State | Self::Locality => 128,
             Self::Organization | Self::OrganizationalUnit | Self::CommonName => 64,
         }
+    }
+
+    /// Tells whether every subject we write has this part.
+    const fn is_required(self) -> bool {
+        matches!(self, Self::CommonName | Self::Organization | Self::Country)
     }
 
     /// Checks the value of a part.
@@ -127,33 +132,99 @@ impl Subject {
     }
 }
 
+/// A subject as a caller wrote it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubjectSettings {
+    /// `commonName`.
+    pub common_name: String,
+    /// `organization`.
+    pub organization: String,
+    /// `organizationUnit`.
+    pub organization_unit: Option<String>,
+    /// `city`.
+    pub city: Option<String>,
+    /// `state`.
+    pub state: Option<String>,
+    /// `country`.
+    pub country: String,
+}
+
+impl SubjectSettings {
+    /// Checks all parts. Their field paths begin with `prefix`. None when something is refused.
+    pub fn check(self, prefix: &str, violations: &mut Violations) -> Option<Subject> {
+        let mut part = |name: &str, kind: DnField, value: Option<String>| {
+            let value = value?;
+            let checked = kind.check(&value);
+            violations.check(
+                format!("{prefix}{name}"),
+                checked.map_err(|refusal| match (value.is_empty(), kind.is_required()) {
+                    (true, true) => Refusal::new(format!("is required; {refusal}")),
+                    (true, false) => {
+                        Refusal::new(format!("{refusal}; leave it out when there is none"))
+                    }
+                    (false, _) => refusal,
+                }),
+            )
+        };
+        let given = [
+            self.organization_unit.is_some(),
+            self.city.is_some(),
+            self.state.is_some(),
+        ];
+        let common_name = part("commonName", DnField::CommonName, Some(self.common_name));
+        let organization = part(
+            "organization",
+            DnField::Organization,
+            Some(self.organization),
+        );
+        let organization_unit = part(
+            "organizationUnit",
+            DnField::OrganizationalUnit,
+            self.organization_unit,
+        );
+        let city = part("city", DnField::Locality, self.city);
+        let state = part("state", DnField::State, self.state);
+        let country = part("country", DnField::Country, Some(self.country));
+        let checked = [organization_unit.is_some(), city.is_some(), state.is_some()];
+        (checked == given).then_some(())?;
+        Some(Subject {
+            common_name: common_name?,
+            organization_unit,
+            organization: organization?,
+            city,
+            state,
+            country: country?,
+        })
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, attribute) in self.attributes().rev().enumerate() {
             if index > 0 {
                 f.write_str(", ")?;
             }
-            write!(f, "{}=", attribute.field.short_name())?;
-            write_value(f, attribute.value)?;
+            f.write_str(&dn_part(attribute.field.short_name(), attribute.value))?;
         }
         Ok(())
     }
 }
 
-/// Writes a value, in double quotes where it would otherwise be ambiguous.
-fn write_value(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
+/// Shows a part of a name: its value in double quotes where it would otherwise be ambiguous.
+pub fn dn_part(name: &str, value: &str) -> String {
     let plain = value.trim() == value && !value.contains([',', '+', '"', '\\', '=', '<', '>', ';']);
     if plain {
-        return f.write_str(value);
+        return format!("{name}={value}");
     }
-    f.write_str("\"")?;
+    let mut shown = format!("{name}=\"");
     for character in value.chars() {
         if matches!(character, '"' | '\\') {
-            f.write_str("\\")?;
+            shown.push('\\');
         }
-        write!(f, "{character}")?;
+        shown.push(character);
     }
-    f.write_str("\"")
+    shown.push('"');
+    shown
 }
 
 #[cfg(test)]

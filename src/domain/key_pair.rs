@@ -30,6 +30,11 @@ pub struct KeyPair {
 }
 
 impl KeyPair {
+    /// Tells whether the key pair is the one that a caller saw: by its etag, which may be empty.
+    pub fn is_still(&self, etag: &str) -> bool {
+        etag.is_empty() || etag == self.etag()
+    }
+
     /// Returns a text that differs after every change of the key pair, and after it was made anew under
     /// the same id: 16 hexadecimal digits.
     pub fn etag(&self) -> String {
@@ -99,6 +104,13 @@ impl KeyPairGeneration {
             subject_alternative_names: issued.subject_alternative_names,
             validity: issued.validity,
         }
+    }
+
+    /// Returns the certificate and those of its issuers in PEM.
+    pub fn chain_pem(&self) -> String {
+        let mut pem = self.certificate.pem();
+        pem.extend(self.chain.iter().map(Certificate::pem));
+        pem
     }
 
     /// Returns the algorithm of signatures for which none is asked: that of the certificate, unless another

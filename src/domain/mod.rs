@@ -23,7 +23,7 @@ mod violation;
 pub use algorithm::{Curve, Hash, KeyAlgorithm, KeySpec, RsaSize, SignatureAlgorithm};
 pub use certificate::{Certificate, CertificateValidity, Validity};
 pub use chance::{Clock, Entropy, EntropyError};
-pub use dn::{DnAttribute, DnField, Subject};
+pub use dn::{DnAttribute, DnField, Subject, SubjectSettings, dn_part};
 pub use id::{Generation, KeyPairId, KeyRef, RequestId};
 pub use jwk::{Jwk, JwkKey};
 pub use key_pair::{

@@ -6,8 +6,8 @@ use serde::Serialize;
 use sha2::Digest as _;
 
 use super::{
-    DnField, KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy, Refusal,
-    SignatureAlgorithm, Subject, SubjectAlternativeName, Violations,
+    KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy, Refusal,
+    SignatureAlgorithm, Subject, SubjectAlternativeName, SubjectSettings, Violations,
 };
 
 /// Settings as a caller wrote them, whatever the transport.
@@ -86,34 +86,16 @@ impl NewKeyPairSettings {
             .id
             .map(|id| v.check("id", KeyPairId::parse(&id)))
             .unwrap_or_default();
-        let common_name = required(v, "commonName", &self.common_name, |value| {
-            DnField::CommonName.check(value)
-        });
-        let names = SubjectAlternativeName::parse_all(&self.subject_alternative_names, v);
-        let organization = required(v, "organization", &self.organization, |value| {
-            DnField::Organization.check(value)
-        });
-        let mut optional = |field, kind: DnField, value: Option<String>| {
-            value.and_then(|value| {
-                let checked = kind
-                    .check(&value)
-                    .map_err(|refusal| match value.is_empty() {
-                        true => Refusal::new(format!("{refusal}; leave it out when there is none")),
-                        false => refusal,
-                    });
-                v.check(field, checked)
-            })
+        let subject = SubjectSettings {
+            common_name: self.common_name,
+            organization: self.organization,
+            organization_unit: self.organization_unit,
+            city: self.city,
+            state: self.state,
+            country: self.country,
         };
-        let organization_unit = optional(
-            "organizationUnit",
-            DnField::OrganizationalUnit,
-            self.organization_unit,
-        );
-        let city = optional("city", DnField::Locality, self.city);
-        let state = optional("state", DnField::State, self.state);
-        let country = required(v, "country", &self.country, |value| {
-            DnField::Country.check(value)
-        });
+        let subject = subject.check("", v);
+        let names = SubjectAlternativeName::parse_all(&self.subject_alternative_names, v);
         let valid_days = v.check("validDays", valid_days(self.valid_days));
         let algorithm = required(v, "keyAlgorithm", &self.key_algorithm, KeyAlgorithm::parse);
         let spec = algorithm.and_then(|algorithm| match self.key_size {
@@ -141,14 +123,7 @@ impl NewKeyPairSettings {
         let complete = || {
             Some(KeyPairTemplate {
                 id,
-                subject: Subject {
-                    common_name: common_name?,
-                    organization_unit,
-                    organization: organization?,
-                    city,
-                    state,
-                    country: country?,
-                },
+                subject: subject?,
                 names,
                 valid_days: valid_days?,
                 spec: spec?,
@@ -161,6 +136,16 @@ impl NewKeyPairSettings {
             Some(template) if violations.is_empty() => Ok(template),
             _ => Err(violations),
         }
+    }
+
+    /// Says of a key that is there already what settings would say of it, as far as they leave it open.
+    pub fn for_key(mut self, spec: KeySpec, id: Option<String>) -> Self {
+        if self.key_algorithm.is_empty() {
+            spec.algorithm().name().clone_into(&mut self.key_algorithm);
+            self.key_size.get_or_insert(spec.bits());
+        }
+        self.id = id.or(self.id);
+        self
     }
 
     /// Returns the digest by which a repeated request is told from a different one.
@@ -283,10 +268,6 @@ mod tests {
             ),
             ("commonName", "must have at most 64 characters, and has 65"),
             (
-                "subjectAlternativeNames[1]",
-                "\"not ok\" is not a DNS name, IP address, e-mail address or URI (the labels of a host name are 1 to 63 letters, digits and inner hyphens); a prefix DNS:, IP:, email: or URI: names the kind",
-            ),
-            (
                 "organization",
                 "is required; must have 1 to 64 characters that are not all blank",
             ),
@@ -297,6 +278,10 @@ mod tests {
             ("city", "must have at most 128 characters, and has 129"),
             ("state", "must not contain control characters"),
             ("country", "must be two letters, a country code of ISO 3166"),
+            (
+                "subjectAlternativeNames[1]",
+                "\"not ok\" is not a DNS name, IP address, e-mail address or URI (the labels of a host name are 1 to 63 letters, digits and inner hyphens); a prefix DNS:, IP:, email: or URI: names the kind",
+            ),
             ("validDays", "must be 1 to 36500"),
             ("keySize", "must be 256, 384 or 521 for EC"),
             (

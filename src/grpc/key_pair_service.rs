@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert::key_pair as convert;
+use super::convert::{key_file, key_pair as convert};
 use super::status::answer;
 use crate::proto::key_pair_service_server::KeyPairService;
 use crate::proto::{
     DeleteSigningKeyPairRequest, DeleteSigningKeyPairResponse, ExportCertificateRequest,
-    ExportCertificateResponse, GenerateSigningKeyPairRequest, GenerateSigningKeyPairResponse,
-    GetSigningKeyPairRequest, GetSigningKeyPairResponse, ListKeyAlgorithmsRequest,
-    ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest, ListSigningKeyPairsResponse,
+    ExportCertificateResponse, ExportSigningKeyPairRequest, ExportSigningKeyPairResponse,
+    GenerateCsrRequest, GenerateCsrResponse, GenerateSigningKeyPairRequest,
+    GenerateSigningKeyPairResponse, GetSigningKeyPairRequest, GetSigningKeyPairResponse,
+    ImportCsrResponseRequest, ImportCsrResponseResponse, ImportSigningKeyPairRequest,
+    ImportSigningKeyPairResponse, LinkSigningKeyPairRequest, LinkSigningKeyPairResponse,
+    ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest,
+    ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest, MigrateSigningKeyPairResponse,
 };
-use crate::service::{GenerateOutcome, Service};
+use crate::service::{DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
 
 /// The service.
 #[derive(Debug)]
@@ -72,8 +76,13 @@ impl KeyPairService for KeyPairGrpc {
         &self,
         request: Request<DeleteSigningKeyPairRequest>,
     ) -> Result<Response<DeleteSigningKeyPairResponse>, Status> {
-        let request = request.get_ref();
-        let deleted = self.service.delete(&request.id, &request.etag).await;
+        let request = request.into_inner();
+        let deleted = self.service.delete(DeleteRequest {
+            id: request.id,
+            etag: request.etag,
+            destroy_linked_key: request.destroy_linked_key,
+        });
+        let deleted = deleted.await;
         answer(deleted.map(|()| DeleteSigningKeyPairResponse {}))
     }
 
@@ -92,7 +101,91 @@ impl KeyPairService for KeyPairGrpc {
         &self,
         request: Request<ExportCertificateRequest>,
     ) -> Result<Response<ExportCertificateResponse>, Status> {
-        let exported = self.service.export_certificate(&request.get_ref().id).await;
+        let request = request.get_ref();
+        let exported = self
+            .service
+            .export_certificate(&request.id, request.include_chain)
+            .await;
         answer(exported.map(|certificate_pem| ExportCertificateResponse { certificate_pem }))
+    }
+
+    async fn link_signing_key_pair(
+        &self,
+        request: Request<LinkSigningKeyPairRequest>,
+    ) -> Result<Response<LinkSigningKeyPairResponse>, Status> {
+        let work = async {
+            let request = key_file::link_request(request.into_inner())?;
+            Ok(LinkSigningKeyPairResponse {
+                key_pair: Some(convert::key_pair_view(self.service.link(request).await?)),
+            })
+        };
+        answer(work.await)
+    }
+
+    async fn import_signing_key_pair(
+        &self,
+        request: Request<ImportSigningKeyPairRequest>,
+    ) -> Result<Response<ImportSigningKeyPairResponse>, Status> {
+        let work = async {
+            let request = key_file::import_request(request.into_inner())?;
+            Ok(ImportSigningKeyPairResponse {
+                key_pair: Some(convert::key_pair_view(self.service.import(request).await?)),
+            })
+        };
+        answer(work.await)
+    }
+
+    async fn export_signing_key_pair(
+        &self,
+        request: Request<ExportSigningKeyPairRequest>,
+    ) -> Result<Response<ExportSigningKeyPairResponse>, Status> {
+        let work = async {
+            let request = request.into_inner();
+            let format = key_file::format(request.format)?.unwrap_or(KeyFileFormat::Pkcs12);
+            let password = request.password.into();
+            let file = self.service.export(&request.id, format, password).await?;
+            Ok(ExportSigningKeyPairResponse {
+                file_data: file.to_vec(),
+            })
+        };
+        answer(work.await)
+    }
+
+    async fn generate_csr(
+        &self,
+        request: Request<GenerateCsrRequest>,
+    ) -> Result<Response<GenerateCsrResponse>, Status> {
+        let request = key_file::csr_request(request.into_inner());
+        let generated = self.service.generate_csr(request).await;
+        answer(generated.map(|csr_pem| GenerateCsrResponse { csr_pem }))
+    }
+
+    async fn import_csr_response(
+        &self,
+        request: Request<ImportCsrResponseRequest>,
+    ) -> Result<Response<ImportCsrResponseResponse>, Status> {
+        let request = request.get_ref();
+        let certified = self
+            .service
+            .import_csr_response(&request.id, &request.file_data, &request.etag)
+            .await;
+        answer(certified.map(|view| ImportCsrResponseResponse {
+            key_pair: Some(convert::key_pair_view(view)),
+        }))
+    }
+
+    async fn migrate_signing_key_pair(
+        &self,
+        request: Request<MigrateSigningKeyPairRequest>,
+    ) -> Result<Response<MigrateSigningKeyPairResponse>, Status> {
+        let work = async {
+            let request = request.get_ref();
+            let to = convert::provider("cryptoProvider", request.crypto_provider)?;
+            let view = self.service.migrate(&request.id, to, &request.etag).await?;
+            Ok(MigrateSigningKeyPairResponse {
+                key_pair: Some(convert::key_pair_view(view)),
+            })
+        };
+        answer(work.await)
     }
 }

@@ -51,6 +51,8 @@ pub enum ProviderErrorKind {
     TimedOut,
     /// The device cannot do this with this kind of key.
     Unsupported,
+    /// The device forbids this.
+    NotPermitted,
     /// The private key is not where it should be.
     KeyMissing,
     /// The stored private key cannot be decrypted, or is not of its kind.
@@ -69,6 +71,7 @@ impl fmt::Display for ProviderErrorKind {
             Self::Busy => "too much work is waiting",
             Self::TimedOut => "the device did not answer in time",
             Self::Unsupported => "the device cannot do this",
+            Self::NotPermitted => "the device does not permit this",
             Self::KeyMissing => "the private key is missing",
             Self::KeyUnreadable => "the stored private key cannot be read",
             Self::Untrustworthy => "the device did something else than it was told",
@@ -86,6 +89,10 @@ pub enum Operation {
     Generate,
     /// Sign.
     Sign,
+    /// Take a key that was made elsewhere.
+    Import,
+    /// Give a key away.
+    Export,
     /// Destroy a key.
     Destroy,
     /// Put a certificate on the token.
@@ -100,6 +107,8 @@ impl fmt::Display for Operation {
             Self::Connect => "connect",
             Self::Generate => "generate a key",
             Self::Sign => "sign",
+            Self::Import => "import a key",
+            Self::Export => "export a key",
             Self::Destroy => "destroy a key",
             Self::PublishCertificate => "publish a certificate",
             Self::Inventory => "list the objects",

@@ -300,7 +300,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::domain::{Generation, Hash, KeyPairId, KeyRef, PublicKey};
+    use crate::domain::{Generation, Hash, KeyPairId, KeyRef, PrivateKey, PublicKey};
     use crate::providers::{Capabilities, GeneratedKey, KeyName};
 
     /// Signs when it is let, and counts.
@@ -335,6 +335,14 @@ mod tests {
 
         fn generate(&self, _: &KeyName, _: KeySpec) -> Result<GeneratedKey, ProviderError> {
             unreachable!("nothing is generated here")
+        }
+
+        fn import(&self, _: &KeyName, _: &PrivateKey) -> Result<GeneratedKey, ProviderError> {
+            unreachable!("no key comes or goes here")
+        }
+
+        fn export(&self, _: &StoredKey) -> Result<PrivateKey, ProviderError> {
+            unreachable!("no key comes or goes here")
         }
 
         fn sign(

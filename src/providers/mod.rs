@@ -18,11 +18,11 @@ pub use capabilities::Capabilities;
 pub use error::{Operation, ProviderError, ProviderErrorKind};
 pub use handle::{Lane, Lanes, ProviderHandle, SigningOrder};
 pub use registry::Registry;
-pub use token::{TokenObject, TokenObjectClass, TokenObjects};
+pub use token::{KeySearch, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
 
 use crate::domain::{
-    Generation, KeyPairId, KeyRef, KeySpec, ProviderKind, PublicKey, SealedKey, SignatureAlgorithm,
-    SigningInput, TokenAttributes,
+    Generation, KeyPair, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind, PublicKey,
+    SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
 };
 
 /// A place where keys live and work: a PKCS#11 token, or the software provider.
@@ -54,6 +54,14 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync {
     /// When this fails, nothing of the key is left, unless the error is of
     /// [`ProviderErrorKind::Unavailable`]: then [`CryptoProvider::destroy`] must be called later.
     fn generate(&self, name: &KeyName, spec: KeySpec) -> Result<GeneratedKey, ProviderError>;
+
+    /// Takes a key that was made elsewhere, and has it sign what its public key verifies.
+    ///
+    /// When this fails, the same holds as for [`CryptoProvider::generate`].
+    fn import(&self, name: &KeyName, key: &PrivateKey) -> Result<GeneratedKey, ProviderError>;
+
+    /// Gives a private key away.
+    fn export(&self, key: &StoredKey) -> Result<PrivateKey, ProviderError>;
 
     /// Signs. A message is hashed by the provider, on our side; ECDSA signatures are in DER, as X.509 wants
     /// them.
@@ -89,7 +97,18 @@ pub struct KeyName {
     pub key_ref: KeyRef,
 }
 
-/// A key that was just generated.
+impl KeyName {
+    /// Returns the name of the key that a key pair signs with.
+    pub fn of(key_pair: &KeyPair) -> Self {
+        Self {
+            id: key_pair.id.clone(),
+            generation: key_pair.current.number,
+            key_ref: key_pair.current.key_ref,
+        }
+    }
+}
+
+/// A key that is new to its provider.
 #[derive(Clone, Debug)]
 pub struct GeneratedKey {
     /// Its public half.

@@ -87,6 +87,9 @@ impl Service {
                 if let Err(failure) = self.settle_condemned(handle).await {
                     warn!(error = %failure, "condemned keys could not be destroyed yet");
                 }
+                if let Err(failure) = self.publish_unpublished(handle).await {
+                    warn!(error = %failure, "new certificates could not be put on the token yet");
+                }
             }
         }
     }

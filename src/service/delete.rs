@@ -6,26 +6,46 @@ use tracing::{Instrument, info};
 
 use super::get::parse_id;
 use super::{Service, ServiceError};
-use crate::domain::KeyPair;
+use crate::domain::{KeyOrigin, KeyPair};
 use crate::providers::{Lane, Operation, ProviderHandle};
 use crate::store::Intent;
 use crate::telemetry::Call;
+
+/// A deletion as a caller asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteRequest {
+    /// `id`.
+    pub id: String,
+    /// `etag`; empty for any.
+    pub etag: String,
+    /// `destroyLinkedKey`.
+    pub destroy_linked_key: bool,
+}
 
 impl Service {
     /// Deletes a key pair and destroys its private key in its provider.
     ///
     /// The record goes first, and its key is condemned with it. So a key pair that is shown always has its
-    /// key, and a key whose destruction is broken off is destroyed later, or when the call is repeated.
+    /// key, and a key whose destruction is broken off is destroyed later, or when the call is repeated. The key
+    /// of a linked key pair stays on the token, unless the request says otherwise.
     ///
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`], also for a second delete; [`ServiceError::EtagMismatch`] when
     /// `etag` is not empty and not the key pair's; [`ServiceError::ProviderOff`];
     /// [`ServiceError::Provider`].
-    pub async fn delete(self: &Arc<Self>, id: &str, etag: &str) -> Result<(), ServiceError> {
-        let intent = match self.find(id).await {
+    pub async fn delete(self: &Arc<Self>, request: DeleteRequest) -> Result<(), ServiceError> {
+        let DeleteRequest {
+            id,
+            etag,
+            destroy_linked_key,
+        } = request;
+        let intent = match self.find(&id).await {
             Ok(key_pair) => {
-                if !etag.is_empty() && etag != key_pair.etag() {
-                    return Err(ServiceError::EtagMismatch(id.to_owned()));
+                if !key_pair.is_still(&etag) {
+                    return Err(ServiceError::EtagMismatch(id));
+                }
+                if key_pair.origin == KeyOrigin::Linked && !destroy_linked_key {
+                    return self.unlink(&key_pair).await;
                 }
                 self.provider_of(&key_pair)?.provider().availability()?;
                 Some(key_pair)
@@ -34,7 +54,6 @@ impl Service {
             Err(error) => return Err(error),
         };
         let service = Arc::clone(self);
-        let id = id.to_owned();
         let work = async move {
             match intent {
                 Some(key_pair) => service.delete_found(&key_pair).await,
@@ -46,15 +65,33 @@ impl Service {
             .await?
     }
 
+    /// Forgets a linked key pair, and leaves its key on the token as it was.
+    async fn unlink(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
+        self.provider_of(key_pair)?;
+        if !self.store.forget(key_pair).await? {
+            return Err(self.changed_or_gone(key_pair).await?);
+        }
+        self.signing_keys.forget(&key_pair.id);
+        info!(key_pair = %key_pair.id, key_ref = %key_pair.current.key_ref, "unlinked a key of the token");
+        Ok(())
+    }
+
+    /// Says why a key pair is not what it was when it was read.
+    pub(super) async fn changed_or_gone(
+        &self,
+        key_pair: &KeyPair,
+    ) -> Result<ServiceError, ServiceError> {
+        let id = key_pair.id.to_string();
+        Ok(match self.store.key_pair(&key_pair.id).await? {
+            Some(_) => ServiceError::EtagMismatch(id),
+            None => ServiceError::KeyPairNotFound(id),
+        })
+    }
+
     async fn delete_found(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
         let handle = self.provider_of(key_pair)?;
         if !self.store.begin_deletion(key_pair).await? {
-            // Somebody changed or deleted it since it was read.
-            let id = key_pair.id.to_string();
-            return Err(match self.store.key_pair(&key_pair.id).await? {
-                Some(_) => ServiceError::EtagMismatch(id),
-                None => ServiceError::KeyPairNotFound(id),
-            });
+            return Err(self.changed_or_gone(key_pair).await?);
         }
         self.signing_keys.forget(&key_pair.id);
         let intent = Intent {

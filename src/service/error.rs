@@ -2,6 +2,7 @@
 
 use crate::certs::CertError;
 use crate::domain::{CertificateValidity, EntropyError, ProviderKind, ProviderMode, Violations};
+use crate::keyfiles::KeyFileError;
 use crate::providers::ProviderError;
 use crate::store::StoreError;
 
@@ -14,6 +15,17 @@ pub enum ServiceError {
     /// Fields of the request cannot be accepted.
     #[error("the request is refused: {0}")]
     Invalid(Violations),
+    /// A key file cannot be read: the password is wrong, or it is damaged.
+    #[error("a key file cannot be read: {0}")]
+    FileUnreadable(Violations),
+    /// The private key may not leave its provider.
+    #[error("the private key of {id} may not leave {provider}")]
+    NotExportable {
+        /// The key pair.
+        id: String,
+        /// Its provider.
+        provider: ProviderKind,
+    },
     /// The id is taken.
     #[error("the id {0} is taken")]
     KeyPairExists(String),
@@ -63,6 +75,9 @@ pub enum ServiceError {
     /// the key is worthless.
     #[error("make the certificate")]
     Certificate(#[from] CertError),
+    /// A key file could not be written.
+    #[error("write a key file: {0}")]
+    KeyFile(&'static str),
     /// There is no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -77,6 +92,18 @@ pub enum ServiceError {
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<KeyFileError> for ServiceError {
+    fn from(error: KeyFileError) -> Self {
+        match error {
+            KeyFileError::Unreadable(field, refusal) => {
+                Self::FileUnreadable(Violations::one(field, refusal))
+            }
+            KeyFileError::Refused(field, refusal) => Self::invalid(field, refusal),
+            KeyFileError::Failed(what) => Self::KeyFile(what),
+        }
     }
 }
 

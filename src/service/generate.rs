@@ -1,26 +1,17 @@
 //! Generates key pairs.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use time::{Duration, OffsetDateTime};
-use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, warn};
+use time::Duration;
 
-use super::request_lock::RequestLock;
+use super::create::{Creation, Made, Named, stored_precision};
 use super::{KeyPairPreview, KeyPairView, Service, ServiceError, issue};
 use crate::certs::{Profile, SerialNumber};
 use crate::domain::{
-    Clock, Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate, KeyRef,
-    KeySpec, NewKeyPairSettings, RequestId, SealedKey, SettingsDigest, Validity, Violations,
+    Clock, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairTemplate, KeySpec, NewKeyPairSettings,
+    ProviderKind, RequestId, SettingsDigest, Validity, Violations,
 };
-use crate::providers::{
-    CryptoProvider, KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle,
-    StoredKey,
-};
-use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
-use crate::telemetry::Call;
+use crate::providers::{CryptoProvider, KeyName, Lane, Operation, StoredKey};
 
 /// A key pair as a caller asked for it.
 #[derive(Clone, Debug, Default)]
@@ -40,22 +31,6 @@ pub enum GenerateOutcome {
     Made(Box<KeyPairView>),
     /// What would be made.
     WouldMake(Box<KeyPairPreview>),
-}
-
-/// A checked request.
-struct Order {
-    template: KeyPairTemplate,
-    named: Option<Named>,
-    /// Cancelled when the caller goes away.
-    caller: CancellationToken,
-}
-
-/// The caller's name for a request.
-struct Named {
-    request_id: RequestId,
-    settings: SettingsDigest,
-    /// The right to answer it.
-    _lock: RequestLock,
 }
 
 impl Service {
@@ -90,21 +65,20 @@ impl Service {
                 })
             }
         };
-        let caller = CancellationToken::new();
-        let order = Order {
-            template,
-            named,
-            caller: caller.clone(),
+        let making = Making {
+            serial_number: SerialNumber::from_random(self.entropy.bits_128()?),
+            clock: Arc::clone(&self.clock),
+            template: template.clone(),
         };
-        let _gone_when_dropped = caller.drop_guard();
-        let service = Arc::clone(self);
-        // Half a key pair is worse than a late one: the work goes on without its caller.
-        let work = async move { service.make(order).await };
-        let key_pair = self
-            .tasks
-            .spawn(work.instrument(Call::current_span()))
-            .await??;
-        Ok(GenerateOutcome::Made(Box::new(self.view(key_pair))))
+        let created = self.create(Creation {
+            provider: template.provider,
+            id: template.id,
+            operation: Operation::Generate,
+            lane: generation_lane(template.provider, template.spec),
+            make: Box::new(|provider, name| making.make(provider, name)),
+            named,
+        });
+        Ok(GenerateOutcome::Made(Box::new(self.view(created.await?))))
     }
 
     /// Checks all of a request at once.
@@ -118,7 +92,22 @@ impl Service {
             "" => None,
             text => violations.check("requestId", RequestId::parse(text)),
         };
-        let checked = settings.check(
+        match self.check_settings(settings) {
+            Ok(template) if violations.is_empty() => Ok((template, request_id)),
+            Ok(_) => Err(ServiceError::Invalid(violations)),
+            Err(found) => {
+                violations.extend(found);
+                Err(ServiceError::Invalid(violations))
+            }
+        }
+    }
+
+    /// Checks settings, also against what their provider can do.
+    pub(super) fn check_settings(
+        &self,
+        settings: NewKeyPairSettings,
+    ) -> Result<KeyPairTemplate, Violations> {
+        settings.check(
             self.registry.policy(),
             |provider, spec, signature, violations| {
                 // A token that is away is not the settings' fault; it is reported when it is needed.
@@ -128,15 +117,7 @@ impl Service {
                     capabilities.check(provider, spec, signature, violations);
                 }
             },
-        );
-        match checked {
-            Ok(template) if violations.is_empty() => Ok((template, request_id)),
-            Ok(_) => Err(ServiceError::Invalid(violations)),
-            Err(found) => {
-                violations.extend(found);
-                Err(ServiceError::Invalid(violations))
-            }
-        }
+        )
     }
 
     async fn preview(&self, template: KeyPairTemplate) -> Result<GenerateOutcome, ServiceError> {
@@ -169,149 +150,10 @@ impl Service {
             None => Err(ServiceError::KeyPairNotFound(id)),
         }
     }
-
-    async fn refuse_taken(&self, id: &KeyPairId) -> Result<(), ServiceError> {
-        match self.store.key_pair(id).await? {
-            Some(_) => Err(ServiceError::KeyPairExists(id.to_string())),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes the key pair, or leaves nothing of it.
-    async fn make(&self, order: Order) -> Result<KeyPair, ServiceError> {
-        let handle = self
-            .registry
-            .provider(order.template.provider)
-            .ok_or_else(|| {
-                ProviderError::new(
-                    order.template.provider,
-                    Operation::Generate,
-                    ProviderErrorKind::Unavailable,
-                )
-            })?;
-        handle.provider().availability()?;
-        let id = match &order.template.id {
-            Some(id) => {
-                // Only spares work: whether an id is taken is decided by the store when it is taken.
-                self.refuse_taken(id).await?;
-                id.clone()
-            }
-            None => KeyPairId::from_random(self.entropy.bits_128()?),
-        };
-        let name = KeyName {
-            id,
-            generation: Generation::FIRST,
-            key_ref: KeyRef::from_random(self.entropy.bits_128()?),
-        };
-        // The software provider keeps nothing by itself: its key comes to be with the record, or not at all.
-        let keeps_keys = handle.provider().token().is_some();
-        if keeps_keys {
-            let intent = Intent {
-                key_ref: name.key_ref,
-                id: name.id.clone(),
-                generation: name.generation,
-                provider: handle.kind(),
-            };
-            self.store
-                .begin_creation(intent)
-                .await
-                .map_err(|error| taken(error, &name))?;
-        }
-        // A panic must not keep the token from being cleared.
-        let made = AssertUnwindSafe(self.make_named(handle, &name, order))
-            .catch_unwind()
-            .await
-            .unwrap_or(Err(ServiceError::Panicked));
-        match &made {
-            Ok(key_pair) => info!(
-                key_pair = %name.id,
-                provider = %key_pair.provider,
-                key = %key_pair.current.public_key.spec(),
-                certificate = key_pair.current.certificate.sha256_fingerprint(),
-                "generated a key pair"
-            ),
-            Err(_) if keeps_keys => self.undo(handle, &name).await,
-            Err(_) => {}
-        }
-        made
-    }
-
-    /// Makes key, certificate and record. What fails on the way is for the caller of this to undo.
-    async fn make_named(
-        &self,
-        handle: &ProviderHandle,
-        name: &KeyName,
-        order: Order,
-    ) -> Result<KeyPair, ServiceError> {
-        let wanted = order.named.is_some();
-        let making = Making {
-            name: name.clone(),
-            template: order.template,
-            serial_number: SerialNumber::from_random(self.entropy.bits_128()?),
-            clock: Arc::clone(&self.clock),
-        };
-        let lane = generation_lane(handle, making.template.spec);
-        let caller = order.caller.clone();
-        let made = handle.run_to_end(lane, Operation::Generate, move |provider| {
-            match caller.is_cancelled() && !wanted {
-                true => Err(ServiceError::CallerGone),
-                false => making.make(provider),
-            }
-        });
-        let (key_pair, sealed_key) = made.await?;
-        if order.caller.is_cancelled() && !wanted {
-            return Err(ServiceError::CallerGone);
-        }
-        let request = order.named.as_ref().map(|named| AnsweredRequest {
-            request_id: named.request_id.clone(),
-            settings: named.settings,
-            key_pair: name.id.clone(),
-            made_at: key_pair.create_time,
-        });
-        // Side by side: a certificate that a crash keeps from the token is put there at the next start.
-        let (published, recorded) = tokio::join!(
-            issue::publish(handle, name, &key_pair.current.certificate),
-            self.store.complete_creation(NewKeyPair {
-                key_pair: key_pair.clone(),
-                sealed_key,
-                request,
-            })
-        );
-        recorded.map_err(|error| taken(error, name))?;
-        if let Err(error) = published {
-            self.store.begin_deletion(&key_pair).await?;
-            return Err(error);
-        }
-        Ok(key_pair)
-    }
-
-    /// Destroys what a failed generation may have left in the provider, now or when that is possible.
-    async fn undo(&self, handle: &ProviderHandle, name: &KeyName) {
-        let key_ref = name.key_ref;
-        let condemned = self.store.condemn(key_ref).await;
-        let destroyed = handle
-            .run(Lane::Manage, Operation::Destroy, move |provider| {
-                provider.destroy(key_ref)
-            })
-            .await;
-        let undone = match (condemned, destroyed) {
-            (_, Ok(())) => self
-                .store
-                .end_intent(key_ref)
-                .await
-                .map_err(ServiceError::Store),
-            (Ok(()), Err(error)) => Err(error.into()),
-            (Err(error), Err(_)) => Err(error.into()),
-        };
-        if let Err(error) = undone {
-            warn!(key_pair = %name.id, %key_ref, %error, "a failed generation is undone later");
-        }
-    }
 }
 
 /// All that the making of a key pair needs, so that it can be one job on a provider's thread.
 struct Making {
-    name: KeyName,
     template: KeyPairTemplate,
     serial_number: SerialNumber,
     clock: Arc<dyn Clock>,
@@ -319,12 +161,8 @@ struct Making {
 
 impl Making {
     /// Makes key and certificate.
-    fn make(
-        self,
-        provider: &dyn CryptoProvider,
-    ) -> Result<(KeyPair, Option<SealedKey>), ServiceError> {
+    fn make(self, provider: &dyn CryptoProvider, name: KeyName) -> Result<Made, ServiceError> {
         let Self {
-            name,
             template,
             serial_number,
             clock,
@@ -370,26 +208,17 @@ impl Making {
                 validity,
             },
         };
-        Ok((key_pair, key.sealed))
+        Ok(Made {
+            key_pair,
+            sealed_key: key.sealed,
+        })
     }
 }
 
 /// Software RSA keys take seconds to find; what takes microseconds does not wait behind them.
-fn generation_lane(handle: &ProviderHandle, spec: KeySpec) -> Lane {
-    match (handle.provider().token(), spec) {
-        (None, KeySpec::Ec(_) | KeySpec::Ed25519) => Lane::Sign,
+const fn generation_lane(provider: ProviderKind, spec: KeySpec) -> Lane {
+    match (provider, spec) {
+        (ProviderKind::Local, KeySpec::Ec(_) | KeySpec::Ed25519) => Lane::Sign,
         _ => Lane::Manage,
-    }
-}
-
-/// Cuts a time to the microseconds that are stored, so that it is shown alike before and after.
-fn stored_precision(now: OffsetDateTime) -> OffsetDateTime {
-    now.replace_microsecond(now.microsecond()).unwrap_or(now)
-}
-
-fn taken(error: StoreError, name: &KeyName) -> ServiceError {
-    match error {
-        StoreError::IdTaken => ServiceError::KeyPairExists(name.id.to_string()),
-        other => other.into(),
     }
 }

@@ -15,7 +15,8 @@ impl Service {
     }
 
     pub(super) fn view(&self, key_pair: KeyPair) -> KeyPairView {
-        KeyPairView::new(key_pair, *self.registry.policy(), &*self.clock)
+        let exportable = self.is_exportable(&key_pair);
+        KeyPairView::new(key_pair, *self.registry.policy(), &*self.clock, exportable)
     }
 
     /// Finds a key pair by the id a caller wrote. What cannot be an id is not found.

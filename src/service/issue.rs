@@ -3,7 +3,10 @@
 use super::ServiceError;
 use crate::certs::Profile;
 use crate::domain::Certificate;
-use crate::providers::{CryptoProvider, KeyName, Lane, Operation, ProviderHandle, StoredKey};
+use crate::providers::{
+    CryptoProvider, KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle,
+    StoredKey, TokenObjects,
+};
 
 /// Makes the self-signed certificate of a key. Blocks: it is part of a job.
 ///
@@ -30,10 +33,24 @@ pub(super) async fn publish(
         return Ok(());
     }
     let (name, certificate) = (name.clone(), certificate.clone());
-    let publish = move |provider: &dyn CryptoProvider| match provider.token() {
-        Some(token) => token.publish_certificate(&name, &certificate),
-        None => Ok(()),
-    };
-    let published = handle.run(Lane::Manage, Operation::PublishCertificate, publish);
-    Ok(published.await?)
+    let operation = Operation::PublishCertificate;
+    let publish = on_token(operation, move |token| {
+        token.publish_certificate(&name, &certificate)
+    });
+    Ok(handle.run(Lane::Manage, operation, publish).await?)
+}
+
+/// Makes a provider's job of what only a token can do.
+pub(super) fn on_token<T>(
+    operation: Operation,
+    call: impl FnOnce(&dyn TokenObjects) -> Result<T, ProviderError>,
+) -> impl FnOnce(&dyn CryptoProvider) -> Result<T, ProviderError> {
+    move |provider| match provider.token() {
+        Some(token) => call(token),
+        None => Err(ProviderError::new(
+            provider.kind(),
+            operation,
+            ProviderErrorKind::Unsupported,
+        )),
+    }
 }

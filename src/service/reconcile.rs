@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use tracing::{info, warn};
 
 use super::{Service, ServiceError, issue};
-use crate::domain::{KeyPairId, KeyRef};
+use crate::domain::{KeyOrigin, KeyPairId, KeyRef};
 use crate::providers::{
-    KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, TokenObject,
-    TokenObjectClass, TokenObjects,
+    KeyName, Lane, Operation, ProviderError, ProviderHandle, TokenObject, TokenObjectClass,
+    TokenObjects,
 };
 use crate::store::Intent;
 
@@ -85,13 +85,20 @@ impl Service {
                 warn!(key_pair = %id, %key_ref, "the token does not show the private key of a key pair");
                 continue;
             }
-            let name = KeyName {
-                id: id.clone(),
-                generation: key_pair.current.number,
-                key_ref,
-            };
+            // What lies beside a linked key is not ours.
+            if key_pair.origin == KeyOrigin::Linked {
+                continue;
+            }
+            let name = KeyName::of(&key_pair);
             issue::publish(handle, &name, &key_pair.current.certificate).await?;
             done.republished += 1;
+        }
+        let unpublished = !self.store.unpublished().await?.is_empty();
+        self.publish_unpublished(handle).await?;
+        if unpublished || done.republished > 0 {
+            // The publishing was broken off, perhaps in the middle.
+            done.swept +=
+                token_call(handle, Operation::Destroy, |token| token.sweep_half_made()).await?;
         }
         info!(
             destroyed = done.destroyed,
@@ -146,17 +153,6 @@ async fn token_call<T: Send + 'static>(
     operation: Operation,
     call: impl FnOnce(&dyn TokenObjects) -> Result<T, ProviderError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    let done = handle
-        .run_to_end(Lane::Manage, operation, move |provider| {
-            match provider.token() {
-                Some(token) => call(token),
-                None => Err(ProviderError::new(
-                    provider.kind(),
-                    operation,
-                    ProviderErrorKind::Unsupported,
-                )),
-            }
-        })
-        .await?;
-    Ok(done)
+    let job = issue::on_token(operation, call);
+    Ok(handle.run_to_end(Lane::Manage, operation, job).await?)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::ServiceError;
-use crate::domain::{CertificateValidity, Violations};
+use crate::domain::{CertificateValidity, ProviderKind, Violations};
 use crate::providers::{ProviderError, ProviderErrorKind};
 use crate::store::StoreError;
 use crate::telemetry::{Call, chain};
@@ -77,6 +77,22 @@ fn describe(error: &ServiceError) -> Report {
             violations: Some(violations.clone()),
             ..Report::new(InvalidArgument, "VALIDATION_FAILED", violations.to_string())
         },
+        ServiceError::FileUnreadable(violations) => Report {
+            violations: Some(violations.clone()),
+            ..Report::new(InvalidArgument, "FILE_UNREADABLE", violations.to_string())
+        },
+        ServiceError::NotExportable { id, provider } => Report::new(
+            FailedPrecondition,
+            "KEY_NOT_EXPORTABLE",
+            match provider {
+                ProviderKind::Hsm => format!(
+                    "the private key of {id} lives in the HSM, which it never leaves; export its certificate instead"
+                ),
+                ProviderKind::Local => format!(
+                    "the private key of {id} may not be exported; an operator can permit it by crypto.local.allow_export"
+                ),
+            },
+        ),
         ServiceError::KeyPairExists(id) => Report::new(
             AlreadyExists,
             "KEY_PAIR_EXISTS",
@@ -134,6 +150,7 @@ fn describe(error: &ServiceError) -> Report {
         ServiceError::Provider(error) => describe_provider(error),
         ServiceError::Store(error) => describe_store(error),
         ServiceError::Certificate(_)
+        | ServiceError::KeyFile(_)
         | ServiceError::Entropy(_)
         | ServiceError::SignatureForm
         | ServiceError::Panicked
@@ -160,6 +177,13 @@ fn describe_provider(error: &ProviderError) -> Report {
             Code::Unavailable,
             "PROVIDER_UNAVAILABLE",
             format!("the provider {provider} did not answer in time; try again"),
+        ),
+        ProviderErrorKind::NotPermitted => Report::new(
+            Code::FailedPrecondition,
+            "NOT_PERMITTED",
+            format!(
+                "the provider {provider} does not permit this; its token takes no keys from elsewhere"
+            ),
         ),
         ProviderErrorKind::Busy => Report::later(
             Code::ResourceExhausted,
@@ -192,7 +216,7 @@ fn describe_store(error: &StoreError) -> Report {
             "the store is not available at the moment; try again",
         ),
         // Use cases say for themselves which id is taken.
-        StoreError::IdTaken | StoreError::Corrupt(_) => {
+        StoreError::IdTaken | StoreError::KeyTaken | StoreError::Corrupt(_) => {
             Report::new(Code::Internal, "INTERNAL", INTERNAL)
         }
     }

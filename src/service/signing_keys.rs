@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use super::{Service, ServiceError};
-use crate::domain::{KeyPair, KeyPairGeneration, KeyPairId, SignatureAlgorithm, Validity};
+use crate::domain::{KeyPair, KeyPairId, SignatureAlgorithm, Validity};
 use crate::providers::{KeyName, ProviderHandle, StoredKey};
 
 /// What signing needs to know of a key pair.
@@ -69,32 +69,24 @@ impl Service {
         let forgotten_before = *self.signing_keys.forgotten.lock();
         let key_pair = self.find(id).await?;
         let provider = Arc::clone(self.provider_of(&key_pair)?);
-        let KeyPair { id, current, .. } = key_pair;
-        let key = Arc::new(self.load(&id, current, provider).await?);
-        self.signing_keys.keep(id, &key, forgotten_before);
+        let key = Arc::new(SigningKey {
+            algorithm: key_pair.current.signature_algorithm(),
+            validity: key_pair.current.validity,
+            fingerprint: key_pair.current.certificate.sha256_fingerprint().into(),
+            provider,
+            stored: Arc::new(self.stored_key(&key_pair).await?),
+        });
+        self.signing_keys.keep(key_pair.id, &key, forgotten_before);
         Ok(key)
     }
 
-    async fn load(
-        &self,
-        id: &KeyPairId,
-        current: KeyPairGeneration,
-        provider: Arc<ProviderHandle>,
-    ) -> Result<SigningKey, ServiceError> {
-        Ok(SigningKey {
-            algorithm: current.signature_algorithm(),
-            validity: current.validity,
-            fingerprint: current.certificate.sha256_fingerprint().into(),
-            provider,
-            stored: Arc::new(StoredKey {
-                name: KeyName {
-                    id: id.clone(),
-                    generation: current.number,
-                    key_ref: current.key_ref,
-                },
-                public_key: current.public_key,
-                sealed: self.store.sealed_key(current.key_ref).await?,
-            }),
+    /// Returns the key of a key pair as its provider wants it.
+    pub(super) async fn stored_key(&self, key_pair: &KeyPair) -> Result<StoredKey, ServiceError> {
+        let current = &key_pair.current;
+        Ok(StoredKey {
+            name: KeyName::of(key_pair),
+            public_key: current.public_key.clone(),
+            sealed: self.store.sealed_key(current.key_ref).await?,
         })
     }
 }

@@ -10,13 +10,13 @@ use time::macros::datetime;
 use super::report::{Code, report};
 use super::*;
 use crate::domain::{
-    Certificate, EntropyError, KeyRef, KeySpec, NewKeyPairSettings, ProviderMode, ProviderPolicy,
-    SignatureAlgorithm, SigningInput,
+    Certificate, EntropyError, KeyRef, KeySpec, NewKeyPairSettings, PrivateKey, ProviderMode,
+    ProviderPolicy, SignatureAlgorithm, SigningInput,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
 use crate::providers::{
-    Capabilities, CryptoProvider, GeneratedKey, KeyName, Lane, Lanes, Operation, ProviderError,
-    ProviderErrorKind, StoredKey, TokenObject, TokenObjects,
+    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Lane, Lanes, Operation,
+    ProviderError, ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
 };
 use crate::store::EmbeddedStore;
 
@@ -101,6 +101,16 @@ impl CryptoProvider for Failing {
         self.inner.generate(name, spec)
     }
 
+    fn import(&self, name: &KeyName, key: &PrivateKey) -> Result<GeneratedKey, ProviderError> {
+        self.keys.lock().push(name.key_ref);
+        self.check(Operation::Import)?;
+        self.inner.import(name, key)
+    }
+
+    fn export(&self, key: &StoredKey) -> Result<PrivateKey, ProviderError> {
+        self.inner.export(key)
+    }
+
     fn sign(
         &self,
         key: &StoredKey,
@@ -133,6 +143,18 @@ impl CryptoProvider for Failing {
 impl TokenObjects for Failing {
     fn publish_certificate(&self, _: &KeyName, _: &Certificate) -> Result<(), ProviderError> {
         self.check(Operation::PublishCertificate)
+    }
+
+    fn replace_certificate(&self, _: &KeyName, _: &Certificate) -> Result<(), ProviderError> {
+        self.check(Operation::PublishCertificate)
+    }
+
+    fn find_keys(&self, _: &KeySearch) -> Result<Vec<TokenKey>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    fn certificates_of(&self, _: &[u8]) -> Result<Vec<Certificate>, ProviderError> {
+        Ok(Vec::new())
     }
 
     fn begin_inventory(&self) -> Result<(), ProviderError> {
@@ -182,6 +204,7 @@ impl Setup {
             Registry::new(policy, vec![Arc::new(handle)]),
             Arc::new(NoonClock),
             Arc::new(Counting::default()),
+            ServiceConfig::default(),
         ));
         Self {
             service,
@@ -193,6 +216,14 @@ impl Setup {
 
     fn fail(&self, fault: Fault) {
         *self.provider.fault.lock() = fault;
+    }
+
+    async fn delete(&self, id: &str) -> Result<(), ServiceError> {
+        let request = DeleteRequest {
+            id: id.to_owned(),
+            ..DeleteRequest::default()
+        };
+        self.service.delete(request).await
     }
 
     async fn generate(&self) -> Result<KeyPairView, ServiceError> {
@@ -277,7 +308,7 @@ async fn what_cannot_be_destroyed_now_is_destroyed_later_and_keeps_its_id_until_
     let setup = Setup::new(8);
     setup.generate().await.unwrap();
     setup.fail(Fault::Fails(Operation::Destroy));
-    let error = setup.service.delete("x", "").await.unwrap_err();
+    let error = setup.delete("x").await.unwrap_err();
     assert_eq!(told(&error), (Code::Unavailable, "PROVIDER_UNAVAILABLE"));
     // The key pair is gone for callers, its key is not, and its id is taken.
     assert!(matches!(
@@ -294,20 +325,20 @@ async fn what_cannot_be_destroyed_now_is_destroyed_later_and_keeps_its_id_until_
         Err(ServiceError::KeyPairExists(_))
     ));
     // The call repeated finishes it.
-    setup.service.delete("x", "").await.unwrap();
+    setup.delete("x").await.unwrap();
     assert_eq!(
         (setup.keys(), setup.store.condemned().await.unwrap().len()),
         (0, 0)
     );
     assert!(matches!(
-        setup.service.delete("x", "").await,
+        setup.delete("x").await,
         Err(ServiceError::KeyPairNotFound(_))
     ));
 
     // So does the next look at the token.
     setup.generate().await.unwrap();
     setup.fail(Fault::Fails(Operation::Destroy));
-    setup.service.delete("x", "").await.unwrap_err();
+    setup.delete("x").await.unwrap_err();
     setup.fail(Fault::None);
     let handle = setup
         .service
@@ -324,7 +355,7 @@ async fn a_deletion_is_not_begun_while_the_provider_is_away() {
     let setup = Setup::new(8);
     setup.generate().await.unwrap();
     setup.fail(Fault::Fails(Operation::Connect));
-    let error = setup.service.delete("x", "").await.unwrap_err();
+    let error = setup.delete("x").await.unwrap_err();
     assert_eq!(told(&error), (Code::Unavailable, "PROVIDER_UNAVAILABLE"));
     setup.service.get("x").await.unwrap();
 }

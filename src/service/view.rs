@@ -13,13 +13,21 @@ pub struct KeyPairView {
     pub status: CertificateValidity,
     /// Its provider, where that is shown.
     pub crypto_provider: Option<ProviderKind>,
+    /// Whether its private key may be exported.
+    pub exportable: bool,
 }
 
 impl KeyPairView {
-    pub(super) fn new(key_pair: KeyPair, policy: ProviderPolicy, clock: &dyn Clock) -> Self {
+    pub(super) fn new(
+        key_pair: KeyPair,
+        policy: ProviderPolicy,
+        clock: &dyn Clock,
+        exportable: bool,
+    ) -> Self {
         Self {
             status: key_pair.current.validity.at(clock.now()),
             crypto_provider: policy.shown(key_pair.provider),
+            exportable,
             key_pair,
         }
     }

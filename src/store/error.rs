@@ -9,6 +9,9 @@ pub enum StoreError {
     /// The id belongs to a key pair, or to one that is being made or destroyed.
     #[error("the id is taken")]
     IdTaken,
+    /// The key in the provider belongs to a key pair, or to one that is being made or destroyed.
+    #[error("the key is taken")]
+    KeyTaken,
     /// The database failed.
     #[error("use the database")]
     Database(#[from] rusqlite::Error),

@@ -31,8 +31,26 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Records a finished key pair. Ends its intent, if one was recorded, or else takes its id.
     ///
     /// # Errors
-    /// [`StoreError::IdTaken`].
+    /// [`StoreError::IdTaken`]; [`StoreError::KeyTaken`].
     async fn complete_creation(&self, made: NewKeyPair) -> Result<(), StoreError>;
+
+    /// Records that a key is about to be made in a provider that keeps keys itself, for a key pair that there
+    /// is already.
+    async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError>;
+
+    /// Puts a key pair in the place of what it was when it was read. Ends the intent of its key, if one was
+    /// recorded. An encrypted private key goes with the key it is of.
+    ///
+    /// A token has the certificate yet to be told: see [`MetadataStore::unpublished`].
+    ///
+    /// Returns false when the key pair is not there or was changed since.
+    async fn replace(&self, was: &KeyPair, becomes: &KeyPair) -> Result<bool, StoreError>;
+
+    /// Returns the key pairs whose certificate was replaced and may not lie on the token yet.
+    async fn unpublished(&self) -> Result<Vec<KeyPairId>, StoreError>;
+
+    /// Notes that the certificate of a key pair lies on the token.
+    async fn note_published(&self, key_pair: &KeyPair) -> Result<(), StoreError>;
 
     /// Notes that a key that was being made is to be destroyed.
     async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError>;
@@ -54,6 +72,11 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     ///
     /// Returns false when the key pair is not there or has another revision.
     async fn begin_deletion(&self, key_pair: &KeyPair) -> Result<bool, StoreError>;
+
+    /// Removes a key pair that still has this revision, and leaves its key in the provider alone.
+    ///
+    /// Returns false when the key pair is not there or has another revision.
+    async fn forget(&self, key_pair: &KeyPair) -> Result<bool, StoreError>;
 
     /// Returns the condemned key of an id whose deletion was begun and not finished.
     async fn unfinished_deletion(&self, id: &KeyPairId) -> Result<Option<Intent>, StoreError>;

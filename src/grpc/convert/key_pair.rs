@@ -13,27 +13,32 @@ use crate::service::{
 pub(in crate::grpc) fn generate_request(
     request: pb::GenerateSigningKeyPairRequest,
 ) -> Result<GenerateRequest, ServiceError> {
-    let settings = request.settings.unwrap_or_default();
     Ok(GenerateRequest {
-        settings: NewKeyPairSettings {
-            id: settings.id,
-            common_name: settings.common_name,
-            organization: settings.organization,
-            organization_unit: settings.organization_unit,
-            city: settings.city,
-            state: settings.state,
-            country: settings.country,
-            subject_alternative_names: settings.subject_alternative_names,
-            valid_days: settings.valid_days,
-            key_algorithm: settings.key_algorithm,
-            key_size: settings.key_size,
-            signature_algorithm: settings.signature_algorithm,
-            crypto_provider: provider("cryptoProvider", settings.crypto_provider)?,
-            rotation_settings: settings.rotation_settings.is_some(),
-            labels: settings.labels.into_iter().collect(),
-        },
+        settings: new_key_pair_settings(request.settings.unwrap_or_default())?,
         request_id: request.request_id,
         validate_only: request.validate_only,
+    })
+}
+
+pub(super) fn new_key_pair_settings(
+    settings: pb::NewKeyPairSettings,
+) -> Result<NewKeyPairSettings, ServiceError> {
+    Ok(NewKeyPairSettings {
+        id: settings.id,
+        common_name: settings.common_name,
+        organization: settings.organization,
+        organization_unit: settings.organization_unit,
+        city: settings.city,
+        state: settings.state,
+        country: settings.country,
+        subject_alternative_names: settings.subject_alternative_names,
+        valid_days: settings.valid_days,
+        key_algorithm: settings.key_algorithm,
+        key_size: settings.key_size,
+        signature_algorithm: settings.signature_algorithm,
+        crypto_provider: provider("cryptoProvider", settings.crypto_provider)?,
+        rotation_settings: settings.rotation_settings.is_some(),
+        labels: settings.labels.into_iter().collect(),
     })
 }
 
@@ -75,6 +80,7 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
     let etag = view.key_pair.etag();
     let pair = view.key_pair;
     let current = pair.current;
+    let certificate_pem = current.chain_pem();
     let spec = current.public_key.spec();
     pb::KeyPairView {
         id: pair.id.to_string(),
@@ -99,7 +105,7 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         .into(),
         crypto_provider: shown(view.crypto_provider),
         rotation_settings: None,
-        certificate_pem: current.certificate.pem(),
+        certificate_pem,
         public_key_pem: current.public_key.pem(),
         key_origin: match pair.origin {
             KeyOrigin::Generated => pb::KeyOrigin::Generated,
@@ -112,7 +118,7 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         pending: None,
         previous: None,
         generation: i32::try_from(current.number.number()).unwrap_or(i32::MAX),
-        exportable: false,
+        exportable: view.exportable,
         labels: pair.labels.as_map().clone().into_iter().collect(),
         etag,
     }

@@ -11,6 +11,7 @@ mod sign;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
+use zeroize::Zeroizing;
 
 pub use key_encryption_key::{KeyEncryptionKey, KeyEncryptionKeyError};
 use sign::SoftwareKey;
@@ -19,7 +20,9 @@ use super::{
     Capabilities, CryptoProvider, GeneratedKey, KeyName, Operation, ProviderError,
     ProviderErrorKind, StoredKey,
 };
-use crate::domain::{Curve, KeyRef, KeySpec, ProviderKind, SignatureAlgorithm, SigningInput};
+use crate::domain::{
+    Curve, KeyRef, KeySpec, PrivateKey, ProviderKind, SignatureAlgorithm, SigningInput,
+};
 
 /// The software provider, on aws-lc-rs.
 #[derive(Debug)]
@@ -43,23 +46,38 @@ impl LocalProvider {
         if let Some(ready) = self.ready.get(&key.name.key_ref) {
             return Ok(ready);
         }
-        let unreadable = |why| error(Operation::Sign, ProviderErrorKind::KeyUnreadable, why);
-        let sealed = key.sealed.as_ref().ok_or_else(|| {
+        let pkcs8 = self.open(Operation::Sign, key)?;
+        let ready = SoftwareKey::from_pkcs8(key.public_key.spec(), &pkcs8).map_err(|_| {
             error(
                 Operation::Sign,
-                ProviderErrorKind::KeyMissing,
-                "no encrypted key is stored",
+                ProviderErrorKind::KeyUnreadable,
+                "it is not a key of its kind",
             )
         })?;
-        let pkcs8 = self
-            .key_encryption_key
-            .open(&key.name, sealed)
-            .map_err(|_| unreadable("it does not decrypt under the key encryption key"))?;
-        let ready = SoftwareKey::from_pkcs8(key.public_key.spec(), &pkcs8)
-            .map_err(|_| unreadable("it is not a key of its kind"))?;
         let ready = Arc::new(ready);
         self.ready.insert(key.name.key_ref, Arc::clone(&ready));
         Ok(ready)
+    }
+
+    /// Decrypts a key.
+    fn open(
+        &self,
+        operation: Operation,
+        key: &StoredKey,
+    ) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
+        let sealed = key.sealed.as_ref().ok_or_else(|| {
+            let kind = ProviderErrorKind::KeyMissing;
+            error(operation, kind, "no encrypted key is stored")
+        })?;
+        self.key_encryption_key
+            .open(&key.name, sealed)
+            .map_err(|_| {
+                error(
+                    operation,
+                    ProviderErrorKind::KeyUnreadable,
+                    "it does not decrypt under the key encryption key",
+                )
+            })
     }
 }
 
@@ -98,6 +116,35 @@ impl CryptoProvider for LocalProvider {
             sealed: Some(sealed),
             token_attributes: None,
         })
+    }
+
+    fn import(&self, name: &KeyName, key: &PrivateKey) -> Result<GeneratedKey, ProviderError> {
+        let failed = |why: &'static str| error(Operation::Import, ProviderErrorKind::Failed, why);
+        let public_key = key.public_key();
+        let ready = SoftwareKey::from_pkcs8(public_key.spec(), key.pkcs8())
+            .map_err(|_| failed("it is not a key of its kind"))?;
+        let algorithm = public_key.spec().algorithm().default_signature_algorithm();
+        let challenge = SigningInput::Message(name.key_ref.as_bytes().to_vec().into());
+        let signature = ready
+            .sign(algorithm, &challenge)
+            .map_err(|_| failed("it does not sign"))?;
+        public_key
+            .verify(algorithm, &challenge, &signature)
+            .map_err(|_| failed("it is not the one of its public key"))?;
+        let sealed = self
+            .key_encryption_key
+            .seal(name, key.pkcs8())
+            .map_err(|_| failed("the key could not be encrypted"))?;
+        Ok(GeneratedKey {
+            public_key: public_key.clone(),
+            sealed: Some(sealed),
+            token_attributes: None,
+        })
+    }
+
+    fn export(&self, key: &StoredKey) -> Result<PrivateKey, ProviderError> {
+        let pkcs8 = self.open(Operation::Export, key)?;
+        Ok(PrivateKey::new(key.public_key.clone(), pkcs8))
     }
 
     fn sign(

@@ -1,5 +1,6 @@
 //! Keeps certificates beside their keys, for other programs that use the token.
 
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use der::{Decode, Encode};
 
@@ -15,6 +16,31 @@ pub(super) fn publish(
     certificate: &Certificate,
 ) -> Result<(), Failure> {
     session.create_object(&template::certificate(name, parts(certificate)?))?;
+    Ok(())
+}
+
+/// Makes the certificate object of a key, and destroys those it had before. The new one comes first, so that
+/// other programs find one at any time.
+pub(super) fn replace(
+    session: &Session,
+    name: &KeyName,
+    certificate: &Certificate,
+) -> Result<(), Failure> {
+    let had = session.find_objects(&[
+        Attribute::Class(ObjectClass::CERTIFICATE),
+        Attribute::Id(name.key_ref.as_bytes().to_vec()),
+    ])?;
+    let is_new = |handle: &ObjectHandle| {
+        let stated = session.get_attributes(*handle, &[AttributeType::Value]);
+        stated.is_ok_and(|stated| stated.contains(&Attribute::Value(certificate.der().to_vec())))
+    };
+    let kept = had.iter().copied().find(is_new);
+    if kept.is_none() {
+        publish(session, name, certificate)?;
+    }
+    for old in had.into_iter().filter(|handle| Some(*handle) != kept) {
+        session.destroy_object(old)?;
+    }
     Ok(())
 }
 

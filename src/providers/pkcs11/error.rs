@@ -54,6 +54,9 @@ pub(super) enum Failure {
     /// The token returned a signature that is none of the key.
     #[error("the token returned a signature that does not verify with the public key")]
     WrongSignature,
+    /// The token does not take keys from elsewhere.
+    #[error("the token does not permit the import")]
+    ImportForbidden(#[source] Error),
     /// A certificate of ours cannot be read.
     #[error("read the certificate")]
     Certificate(#[source] der::Error),
@@ -173,6 +176,7 @@ impl Failure {
             | Self::CallsInModule
             | Self::OutcomeUnknown(_) => ProviderErrorKind::Unavailable,
             Self::KeyMissing => ProviderErrorKind::KeyMissing,
+            Self::ImportForbidden(_) => ProviderErrorKind::NotPermitted,
             Self::Unsupported => ProviderErrorKind::Unsupported,
             Self::Untrustworthy(_) | Self::AmbiguousKey(_) | Self::WrongSignature => {
                 ProviderErrorKind::Untrustworthy

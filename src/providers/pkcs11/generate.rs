@@ -32,7 +32,10 @@ pub(super) fn generate(
 }
 
 /// Reads what the token states of a private key, and insists that it cannot leave.
-fn token_attributes(session: &Session, private: ObjectHandle) -> Result<TokenAttributes, Failure> {
+pub(super) fn token_attributes(
+    session: &Session,
+    private: ObjectHandle,
+) -> Result<TokenAttributes, Failure> {
     let stated = session.get_attributes(
         private,
         &[
@@ -97,7 +100,7 @@ fn read_public_key(
 
 /// Takes the point out of `CKA_EC_POINT`: some tokens give it in an OCTET STRING, as the specification
 /// wants, and some bare.
-fn ec_point(attribute: &[u8], len: usize) -> Option<&[u8]> {
+pub(super) fn ec_point(attribute: &[u8], len: usize) -> Option<&[u8]> {
     if attribute.len() == len {
         return Some(attribute);
     }

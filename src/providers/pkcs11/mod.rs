@@ -11,7 +11,9 @@ mod connection;
 mod destroy;
 mod error;
 mod find;
+mod foreign;
 mod generate;
+mod import;
 mod init_token;
 mod inventory;
 mod mechanism;
@@ -37,10 +39,12 @@ pub use init_token::{InitTokenError, init_token};
 pub use pin::{PinError, PinSource};
 
 use super::{
-    Capabilities, CryptoProvider, GeneratedKey, KeyName, Operation, ProviderError,
-    ProviderErrorKind, StoredKey, TokenObject, TokenObjects,
+    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Operation, ProviderError,
+    ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
 };
-use crate::domain::{Certificate, KeyRef, KeySpec, ProviderKind, SignatureAlgorithm, SigningInput};
+use crate::domain::{
+    Certificate, KeyRef, KeySpec, PrivateKey, ProviderKind, SignatureAlgorithm, SigningInput,
+};
 
 /// Which module, which token, and how to log in.
 #[derive(Clone, Debug)]
@@ -233,6 +237,23 @@ impl CryptoProvider for Pkcs11Provider {
         })
     }
 
+    fn import(&self, name: &KeyName, key: &PrivateKey) -> Result<GeneratedKey, ProviderError> {
+        self.with(Operation::Import, |connection, session| {
+            import::import(connection, session, name, key)
+                .map_err(|failure| undo(connection, session, name.key_ref, failure))
+        })
+    }
+
+    /// Never: a key in a token stays there.
+    fn export(&self, _key: &StoredKey) -> Result<PrivateKey, ProviderError> {
+        let kind = ProviderErrorKind::Unsupported;
+        Err(ProviderError::new(
+            ProviderKind::Hsm,
+            Operation::Export,
+            kind,
+        ))
+    }
+
     fn sign(
         &self,
         key: &StoredKey,
@@ -271,14 +292,31 @@ impl TokenObjects for Pkcs11Provider {
         certificate: &Certificate,
     ) -> Result<(), ProviderError> {
         self.with(Operation::PublishCertificate, |_, session| {
-            certificate::publish(session, name, certificate).inspect_err(|failure| {
-                // What is left of it has no CKA_ID yet, perhaps, by which it would be found later.
-                if !failure.breaks_connection()
-                    && let Err(cleanup) = inventory::sweep_half_made(session)
-                {
-                    warn!(error = %cleanup, "a half-made certificate object may be left on the token");
-                }
-            })
+            certificate::publish(session, name, certificate)
+                .inspect_err(|failure| sweep_certificate(session, failure))
+        })
+    }
+
+    fn replace_certificate(
+        &self,
+        name: &KeyName,
+        certificate: &Certificate,
+    ) -> Result<(), ProviderError> {
+        self.with(Operation::PublishCertificate, |_, session| {
+            certificate::replace(session, name, certificate)
+                .inspect_err(|failure| sweep_certificate(session, failure))
+        })
+    }
+
+    fn find_keys(&self, search: &KeySearch) -> Result<Vec<TokenKey>, ProviderError> {
+        self.with(Operation::Inventory, |_, session| {
+            foreign::find_keys(session, search)
+        })
+    }
+
+    fn certificates_of(&self, id: &[u8]) -> Result<Vec<Certificate>, ProviderError> {
+        self.with(Operation::Inventory, |_, session| {
+            foreign::certificates(session, id)
         })
     }
 
@@ -296,6 +334,16 @@ impl TokenObjects for Pkcs11Provider {
         self.with(Operation::Destroy, |_, session| {
             inventory::sweep_half_made(session)
         })
+    }
+}
+
+/// Removes what a failed creation of a certificate object left: it has no `CKA_ID` yet, perhaps, by which it
+/// would be found later.
+fn sweep_certificate(session: &cryptoki::session::Session, failure: &Failure) {
+    if !failure.breaks_connection()
+        && let Err(cleanup) = inventory::sweep_half_made(session)
+    {
+        warn!(error = %cleanup, "a half-made certificate object may be left on the token");
     }
 }
 

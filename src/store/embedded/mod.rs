@@ -69,11 +69,78 @@ impl MetadataStore for EmbeddedStore {
                 if delete_intent(db, pair.current.key_ref)?.is_none() {
                     take_id(db, &pair.id)?;
                 }
+                if is_known(db, pair.current.key_ref)? {
+                    return Err(StoreError::KeyTaken);
+                }
                 rows::insert_key_pair(db, pair, made.sealed_key.as_ref())?;
                 match &made.request {
                     Some(request) => rows::insert_request(db, request),
                     None => Ok(()),
                 }
+            })
+            .await
+    }
+
+    async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| rows::insert_intent(db, &intent, false))
+            .await
+    }
+
+    async fn replace(&self, was: &KeyPair, becomes: &KeyPair) -> Result<bool, StoreError> {
+        let (was, becomes) = (was.clone(), becomes.clone());
+        self.writer
+            .write(move |db| {
+                let Some(sequence) = rows::update_key_pair(db, was.revision, &becomes)? else {
+                    return Ok(false);
+                };
+                delete_intent(db, becomes.current.key_ref)?;
+                let sealed_key = match was.current.key_ref == becomes.current.key_ref {
+                    true => sealed_key(db, was.current.key_ref)?,
+                    false => None,
+                };
+                db.prepare_cached("DELETE FROM generations WHERE key_ref = ?1")?
+                    .execute([was.current.key_ref.as_bytes()])?;
+                rows::insert_generation(db, sequence, &becomes.current, sealed_key.as_ref())?;
+                db.prepare_cached("INSERT OR IGNORE INTO unpublished (key_ref) VALUES (?1)")?
+                    .execute([becomes.current.key_ref.as_bytes()])?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn unpublished(&self) -> Result<Vec<KeyPairId>, StoreError> {
+        self.readers
+            .read(|db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT key_pairs.id FROM unpublished
+                     JOIN generations ON generations.key_ref = unpublished.key_ref
+                     JOIN key_pairs ON key_pairs.sequence = generations.key_pair",
+                )?;
+                let mut rows = statement.query(())?;
+                let mut ids = Vec::new();
+                while let Some(row) = rows.next()? {
+                    ids.push(rows::id(row, 0)?);
+                }
+                Ok(ids)
+            })
+            .await
+    }
+
+    async fn note_published(&self, key_pair: &KeyPair) -> Result<(), StoreError> {
+        let current = key_pair.current.clone();
+        self.writer
+            .write(move |db| {
+                // Not if it was replaced again meanwhile.
+                db.prepare_cached(
+                    "DELETE FROM unpublished WHERE key_ref = ?1
+                     AND EXISTS (SELECT 1 FROM generations WHERE key_ref = ?1 AND certificate = ?2)",
+                )?
+                .execute(params![
+                    current.key_ref.as_bytes(),
+                    current.certificate.der()
+                ])?;
+                Ok(())
             })
             .await
     }
@@ -106,16 +173,9 @@ impl MetadataStore for EmbeddedStore {
 
     async fn end_intent(&self, key_ref: KeyRef) -> Result<(), StoreError> {
         self.writer
-            .write(move |db| {
-                if let Some(id) = delete_intent(db, key_ref)? {
-                    db.prepare_cached(
-                        "DELETE FROM ids WHERE id = ?1
-                         AND NOT EXISTS (SELECT 1 FROM key_pairs WHERE key_pairs.id = ids.id)
-                         AND NOT EXISTS (SELECT 1 FROM intents WHERE intents.id = ids.id)",
-                    )?
-                    .execute([id])?;
-                }
-                Ok(())
+            .write(move |db| match delete_intent(db, key_ref)? {
+                Some(id) => free_id(db, &id),
+                None => Ok(()),
             })
             .await
     }
@@ -150,13 +210,24 @@ impl MetadataStore for EmbeddedStore {
         };
         self.writer
             .write(move |db| {
-                let removed = db
-                    .prepare_cached("DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2")?
-                    .execute(params![id.as_str(), revision])?;
-                if removed == 1 {
+                let removed = delete_key_pair(db, &id, revision)?;
+                if removed {
                     rows::insert_intent(db, &intent, true)?;
                 }
-                Ok(removed == 1)
+                Ok(removed)
+            })
+            .await
+    }
+
+    async fn forget(&self, key_pair: &KeyPair) -> Result<bool, StoreError> {
+        let (id, revision) = (key_pair.id.clone(), key_pair.revision);
+        self.writer
+            .write(move |db| {
+                let removed = delete_key_pair(db, &id, revision)?;
+                if removed {
+                    free_id(db, id.as_str())?;
+                }
+                Ok(removed)
             })
             .await
     }
@@ -176,16 +247,7 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
-        self.readers
-            .read(move |db| {
-                let mut statement =
-                    db.prepare_cached("SELECT sealed_key FROM generations WHERE key_ref = ?1")?;
-                let sealed: Option<Option<Vec<u8>>> = statement
-                    .query_row([key_ref.as_bytes()], |row| row.get(0))
-                    .optional()?;
-                Ok(sealed.flatten().map(SealedKey::from_bytes))
-            })
-            .await
+        self.readers.read(move |db| sealed_key(db, key_ref)).await
     }
 
     async fn keys_of(
@@ -281,6 +343,42 @@ fn take_id(db: &Connection, id: &KeyPairId) -> Result<(), StoreError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Frees an id that nothing has any more.
+fn free_id(db: &Connection, id: &str) -> Result<(), StoreError> {
+    db.prepare_cached(
+        "DELETE FROM ids WHERE id = ?1
+         AND NOT EXISTS (SELECT 1 FROM key_pairs WHERE key_pairs.id = ids.id)
+         AND NOT EXISTS (SELECT 1 FROM intents WHERE intents.id = ids.id)",
+    )?
+    .execute([id])?;
+    Ok(())
+}
+
+fn delete_key_pair(db: &Connection, id: &KeyPairId, revision: u32) -> Result<bool, StoreError> {
+    let removed = db
+        .prepare_cached("DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2")?
+        .execute(params![id.as_str(), revision])?;
+    Ok(removed == 1)
+}
+
+/// Tells whether a key belongs to a key pair, or is being made or destroyed.
+fn is_known(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM generations WHERE key_ref = ?1)
+                 OR EXISTS (SELECT 1 FROM intents WHERE key_ref = ?1)",
+        )?
+        .query_row([key_ref.as_bytes()], |row| row.get(0))?)
+}
+
+fn sealed_key(db: &Connection, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
+    let sealed: Option<Option<Vec<u8>>> = db
+        .prepare_cached("SELECT sealed_key FROM generations WHERE key_ref = ?1")?
+        .query_row([key_ref.as_bytes()], |row| row.get(0))
+        .optional()?;
+    Ok(sealed.flatten().map(SealedKey::from_bytes))
 }
 
 /// Ends an intent and returns the id it was for, if there was one.

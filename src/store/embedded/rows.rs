@@ -1,7 +1,7 @@
 //! How key pairs, intents and requests stand in rows.
 
 use der::{Reader, SliceReader};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use time::OffsetDateTime;
 
 use super::{AnsweredRequest, Intent, REQUESTS_KEPT, StoreError};
@@ -89,6 +89,51 @@ pub(super) fn insert_key_pair(
         current.validity.not_before.unix_timestamp(),
         current.validity.not_after.unix_timestamp(),
     ])?;
+    insert_generation(db, db.last_insert_rowid(), current, sealed_key)
+}
+
+/// Writes what changed of a key pair that had a revision, and returns its sequence number. None when there is
+/// no such key pair.
+pub(super) fn update_key_pair(
+    db: &Connection,
+    revision: u32,
+    pair: &KeyPair,
+) -> Result<Option<i64>, StoreError> {
+    let current = &pair.current;
+    Ok(db
+        .prepare_cached(
+            "UPDATE key_pairs SET provider = ?3, origin = ?4, labels = ?5, revision = ?6, generation = ?7,
+                    key_algorithm = ?8, subject_dn = ?9, not_before = ?10, not_after = ?11
+             WHERE id = ?1 AND revision = ?2
+             RETURNING sequence",
+        )?
+        .query_row(
+            params![
+                pair.id.as_str(),
+                revision,
+                provider_number(pair.provider),
+                origin_number(pair.origin),
+                to_json(pair.labels.as_map())?,
+                pair.revision,
+                current.number.number(),
+                algorithm_number(current.public_key.spec().algorithm()),
+                current.subject_dn,
+                current.validity.not_before.unix_timestamp(),
+                current.validity.not_after.unix_timestamp(),
+            ],
+            |row| row.get(0),
+        )
+        .optional()?)
+}
+
+/// Writes a generation of the key pair with a sequence number.
+pub(super) fn insert_generation(
+    db: &Connection,
+    key_pair: i64,
+    current: &KeyPairGeneration,
+    sealed_key: Option<&SealedKey>,
+) -> Result<(), StoreError> {
+    let spec = current.public_key.spec();
     db.prepare_cached(
         "INSERT INTO generations (key_ref, key_pair, number, key_size, public_key, sealed_key,
                                   token_attributes, signature_algorithm, certificate, serial_number,
@@ -98,7 +143,7 @@ pub(super) fn insert_key_pair(
     )?
     .execute(params![
         current.key_ref.as_bytes(),
-        db.last_insert_rowid(),
+        key_pair,
         current.number.number(),
         spec.bits(),
         current.public_key.bits(),

@@ -1,0 +1,214 @@
+//! Keys that were on the token before keypaird: adopted, used, and left as they were.
+
+use std::fs;
+
+use keypaird::domain::SignatureAlgorithm;
+use keypaird::proto::{
+    CryptoProvider, DeleteSigningKeyPairRequest, KeyOrigin, KeyPairView, LinkSigningKeyPairRequest,
+    NewKeyPairSettings, SignRequest, sign_request,
+};
+use softhsm_tests::client::{Client, reason, settings};
+use softhsm_tests::daemon::Home;
+use softhsm_tests::token::Token;
+use softhsm_tests::tools::{OpensslVerifier, pkcs11_tool};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+async fn link(client: &Client, request: LinkSigningKeyPairRequest) -> Result<KeyPairView, Status> {
+    let answer = client.key_pairs().link_signing_key_pair(request).await?;
+    Ok(answer.into_inner().key_pair.unwrap())
+}
+
+fn by_label(label: &str) -> LinkSigningKeyPairRequest {
+    LinkSigningKeyPairRequest {
+        private_key_label: label.into(),
+        settings: Some(NewKeyPairSettings {
+            key_algorithm: String::new(),
+            key_size: None,
+            signature_algorithm: None,
+            ..settings(CryptoProvider::Hsm)
+        }),
+        ..LinkSigningKeyPairRequest::default()
+    }
+}
+
+fn refusal(status: &Status) -> (String, String) {
+    assert_eq!(
+        reason(status),
+        (Code::InvalidArgument, "VALIDATION_FAILED".into())
+    );
+    let details = status.get_error_details();
+    let field = details.bad_request().unwrap().field_violations[0].clone();
+    (field.field, field.description)
+}
+
+async fn signs(client: &Client, view: &KeyPairView) {
+    let signed = client.sign(SignRequest {
+        id: view.id.clone(),
+        input: Some(sign_request::Input::Message(b"message"[..].into())),
+        ..SignRequest::default()
+    });
+    let signed = signed.await.unwrap();
+    let algorithm = SignatureAlgorithm::parse(&signed.signature_algorithm).unwrap();
+    OpensslVerifier::new(&view.public_key_pem).accepts(algorithm, b"message", &signed.signature);
+}
+
+fn generate(token: &Token, kind: &str, label: &str, id: &str) {
+    let arguments = [
+        "--keypairgen",
+        "--key-type",
+        kind,
+        "--label",
+        label,
+        "--id",
+        id,
+        "--usage-sign",
+    ];
+    pkcs11_tool(token, &arguments[..if id.is_empty() { 5 } else { 8 }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
+    let token = Token::fresh();
+    for (kind, label, id) in [
+        ("EC:prime256v1", "ec", "01"),
+        (
+            "rsa:2048",
+            "rsa",
+            "00112233445566778899aabbccddeeff00112233",
+        ),
+        ("EC:edwards25519", "edwards", "0102"),
+    ] {
+        generate(&token, kind, label, id);
+    }
+    let home = Home::hybrid(&token);
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let before = pkcs11_tool(&token, &["--list-objects"]);
+    for (label, id, spec) in [
+        ("ec", "01", ("EC", 256)),
+        (
+            "rsa",
+            "00112233445566778899AABBCCDDEEFF00112233",
+            ("RSA", 2048),
+        ),
+        ("edwards", "0102", ("ED25519", 255)),
+    ] {
+        let view = link(&client, by_label(label)).await.unwrap();
+        assert_eq!(view.key_origin(), KeyOrigin::Linked);
+        assert_eq!((&*view.key_algorithm, view.key_size), spec);
+        assert!(view.token_attributes.unwrap().local);
+        signs(&client, &view).await;
+        // A key has one key pair.
+        let mut again = by_label("");
+        again.private_key_id = id.into();
+        let (field, sentence) = refusal(&link(&client, again.clone()).await.unwrap_err());
+        assert_eq!(field, "privateKeyId");
+        assert!(sentence.contains("has already"), "{sentence}");
+        // Forgotten, it can be adopted again, by its id too.
+        client.delete(&view.id).await.unwrap();
+        assert_eq!(
+            client.get(&view.id).await.unwrap_err().code(),
+            Code::NotFound
+        );
+        let certificate = fs::write(home.path("certificate.pem"), &view.certificate_pem);
+        certificate.unwrap();
+        again.settings = None;
+        again.certificate = view.certificate_pem.clone().into_bytes();
+        again.id = Some(format!("linked-{label}"));
+        let view = link(&client, again).await.unwrap();
+        signs(&client, &view).await;
+    }
+    assert_eq!(
+        pkcs11_tool(&token, &["--list-objects"]),
+        before,
+        "linking changed the token"
+    );
+    drop(daemon);
+    // Over a restart, with the comparison of token and store.
+    let daemon = home.start();
+    let client = daemon.client().await;
+    daemon.wait_for_log("the token and the store were compared");
+    signs(&client, &client.get("linked-ec").await.unwrap()).await;
+    assert_eq!(pkcs11_tool(&token, &["--list-objects"]), before);
+    let destroy = DeleteSigningKeyPairRequest {
+        id: "linked-rsa".into(),
+        destroy_linked_key: true,
+        ..DeleteSigningKeyPairRequest::default()
+    };
+    client
+        .key_pairs()
+        .delete_signing_key_pair(destroy)
+        .await
+        .unwrap();
+    let after = pkcs11_tool(&token, &["--list-objects"]);
+    assert!(
+        !after.contains("label:      rsa") && after.contains("label:      ec"),
+        "{after}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_cannot_be_meant_or_used_are_refused() {
+    let token = Token::fresh();
+    generate(&token, "EC:prime256v1", "twin", "0a");
+    generate(&token, "EC:prime256v1", "twin", "0b");
+    generate(&token, "EC:prime256v1", "one", "0c");
+    generate(&token, "EC:secp384r1", "other", "0c");
+    generate(&token, "EC:secp256k1", "koblitz", "0d");
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    for (label, words) in [
+        (
+            "twin",
+            "names 2 private keys: \"twin\" 0a (EC-256), \"twin\" 0b (EC-256); choose one by privateKeyId",
+        ),
+        ("one", "names 2 private keys"),
+        ("nobody", "names no private key on the token"),
+        ("koblitz", "P-256, P-384, P-521"),
+    ] {
+        let (field, sentence) = refusal(&link(&client, by_label(label)).await.unwrap_err());
+        assert_eq!(field, "privateKeyLabel");
+        assert!(sentence.contains(words), "{sentence}");
+    }
+    let mut request = by_label("");
+    let (field, _) = refusal(&link(&client, request.clone()).await.unwrap_err());
+    assert_eq!(field, "privateKeyId");
+    request.private_key_id = "0g".into();
+    let (field, _) = refusal(&link(&client, request.clone()).await.unwrap_err());
+    assert_eq!(field, "privateKeyId");
+    request.private_key_id = "0a".into();
+    request.settings.as_mut().unwrap().key_algorithm = "RSA".into();
+    let (field, sentence) = refusal(&link(&client, request.clone()).await.unwrap_err());
+    assert_eq!(
+        (&*field, &*sentence),
+        (
+            "keyAlgorithm",
+            "is not that of the key, which is EC-256; leave it out"
+        )
+    );
+    // Neither certificate nor settings, and none on the token.
+    request.settings = None;
+    let (field, _) = refusal(&link(&client, request.clone()).await.unwrap_err());
+    assert_eq!(field, "certificate");
+    // A certificate of another key.
+    let other = client
+        .generate(settings(CryptoProvider::Local))
+        .await
+        .unwrap();
+    request.certificate = other.certificate_pem.into_bytes();
+    let (field, sentence) = refusal(&link(&client, request.clone()).await.unwrap_err());
+    assert_eq!(field, "certificate");
+    assert!(
+        sentence.contains("no certificate of this key pair's public key"),
+        "{sentence}"
+    );
+    let local = Home::local().start();
+    let (field, sentence) = refusal(
+        &link(&local.client().await, by_label("x"))
+            .await
+            .unwrap_err(),
+    );
+    assert_eq!(field, "privateKeyLabel");
+    assert!(sentence.contains("crypto.mode"), "{sentence}");
+}

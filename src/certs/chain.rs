@@ -1,0 +1,282 @@
+//! The answer of a CA: a certificate with those of its issuers, in whatever form and order.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use der::{Decode, Encode, Reader, SliceReader, Tag, TagNumber};
+use rustls_pki_types::alg_id;
+use time::OffsetDateTime;
+
+use super::read::{self, Parsed, dn, may_issue, parse};
+use crate::domain::{
+    Certificate, CertificateValidity, IssuedCertificate, PublicKey, Refusal, Validity,
+};
+
+/// The certificate of a key, and those it stands on.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The certificate.
+    pub leaf: IssuedCertificate,
+    /// Its issuers, from its own on.
+    pub chain: Vec<Certificate>,
+}
+
+/// Reads the certificates of a file: PEM or DER, one or many, or PKCS#7 (RFC 5652) of which only they are
+/// taken. Of PEM, armour and line ends may be lost.
+pub fn read_certificates(file: &[u8]) -> Result<Vec<Certificate>, Refusal> {
+    if file.len() > FILE_LEN_MAX {
+        return Err(Refusal::new(format!(
+            "has {} bytes, and may have {FILE_LEN_MAX}",
+            file.len()
+        )));
+    }
+    let certificates = match file.first() {
+        Some(0x30) => from_der(file)?,
+        _ => from_text(file)?,
+    };
+    match certificates.len() {
+        0 => Err(Refusal::new("has no certificate")),
+        1..=CERTIFICATES_MAX => Ok(certificates),
+        count => Err(Refusal::new(format!(
+            "has {count} certificates, and may have {CERTIFICATES_MAX}"
+        ))),
+    }
+}
+
+/// Finds the certificate of a public key among others, and orders those it stands on. Every link is checked:
+/// names, signature, that the issuer is a CA, and validity at a time.
+///
+/// The root may be left out.
+pub fn certify(
+    public_key: &PublicKey,
+    mut certificates: Vec<Certificate>,
+    now: OffsetDateTime,
+) -> Result<Certified, Refusal> {
+    let mut seen = Vec::new();
+    certificates.retain(|certificate| {
+        let new = !seen.contains(certificate);
+        seen.push(certificate.clone());
+        new
+    });
+    let spki = public_key.spki_der();
+    let mut own = Vec::new();
+    let mut others = Vec::new();
+    for certificate in certificates {
+        let parsed = parse(&certificate)?;
+        let key = parsed.tbs_certificate().subject_public_key_info().to_der();
+        match key.is_ok_and(|key| key == spki) {
+            true => own.push(certificate),
+            false => others.push((certificate, parsed)),
+        }
+    }
+    let leaf = match <[Certificate; 1]>::try_from(own) {
+        Ok([leaf]) => leaf,
+        Err(none) if none.is_empty() => {
+            return Err(Refusal::new(
+                "has no certificate of this key pair's public key",
+            ));
+        }
+        Err(_) => {
+            return Err(Refusal::new(
+                "has several certificates of this key pair's public key; give one",
+            ));
+        }
+    };
+    let issued = read::read(&leaf)?;
+    if issued.validity.at(now) == CertificateValidity::Expired {
+        return Err(Refusal::new("has a certificate that is expired"));
+    }
+    let chain = order(&leaf, others, now)?;
+    Ok(Certified {
+        leaf: issued,
+        chain,
+    })
+}
+
+/// Orders the issuers of a certificate, each under the one it issued.
+fn order(
+    leaf: &Certificate,
+    mut others: Vec<(Certificate, Parsed)>,
+    now: OffsetDateTime,
+) -> Result<Vec<Certificate>, Refusal> {
+    let mut chain: Vec<Certificate> = Vec::new();
+    let mut last = leaf.clone();
+    while !issued(&last, &last)
+        && let Some(index) = others.iter().position(|(other, _)| issued(&last, other))
+    {
+        let (issuer, parsed) = others.swap_remove(index);
+        let subject = dn(parsed.tbs_certificate().subject());
+        if !may_issue(&parsed, chain.len()) {
+            return Err(Refusal::of(
+                &subject,
+                "may not issue certificates (basicConstraints, keyUsage), and has issued one of the chain",
+            ));
+        }
+        if validity(&parsed).is_none_or(|validity| validity.at(now) != CertificateValidity::Valid) {
+            return Err(Refusal::of(&subject, "is expired, or not valid yet"));
+        }
+        chain.push(issuer.clone());
+        last = issuer;
+    }
+    match others.first() {
+        None => Ok(chain),
+        Some((_, foreign)) => Err(Refusal::of(
+            &dn(foreign.tbs_certificate().subject()),
+            "is the certificate of somebody who does not belong to the chain; leave it out, or add what is missing between",
+        )),
+    }
+}
+
+/// Tells whether a certificate was issued by another: under its name, and signed by its key.
+pub(super) fn issued(certificate: &Certificate, issuer: &Certificate) -> bool {
+    let (Ok(parsed), Ok(by)) = (parse(certificate), parse(issuer)) else {
+        return false;
+    };
+    parsed.tbs_certificate().issuer() == by.tbs_certificate().subject()
+        && is_signed_by(certificate, &parsed, &by).unwrap_or(false)
+}
+
+fn is_signed_by(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> Option<bool> {
+    // As it was signed: an encoder of ours might write it otherwise.
+    let mut parts =
+        SliceReader::new(der::AnyRef::from_der(certificate.der()).ok()?.value()).ok()?;
+    let to_be_signed = parts.tlv_bytes().ok()?;
+    let signature = parsed.signature().as_bytes()?;
+    let spki = by.tbs_certificate().subject_public_key_info();
+    let key_algorithm = contents(&spki.algorithm.to_der().ok()?)?;
+    let key = spki.subject_public_key.as_bytes()?;
+    let algorithm = contents(&parsed.signature_algorithm().to_der().ok()?)?;
+    let mut fitting = webpki::ALL_VERIFICATION_ALGS.iter().filter(|known| {
+        known.signature_alg_id().as_ref() == algorithm
+            && (known.public_key_alg_id().as_ref() == key_algorithm
+                || is_rsa(known.public_key_alg_id().as_ref(), &key_algorithm))
+    });
+    if fitting.any(|known| known.verify_signature(key, to_be_signed, signature).is_ok()) {
+        return Some(true);
+    }
+    // Curves with the hashes of others, which we write ourselves.
+    let name = read::signature_name(parsed.signature_algorithm());
+    let key = PublicKey::from_spki_der(&spki.to_der().ok()?).ok()?;
+    let algorithm = key.spec().algorithm().signing_algorithm(&name).ok()?;
+    let message = crate::domain::SigningInput::Message(to_be_signed.to_vec().into());
+    Some(key.verify(algorithm, &message, signature).is_ok())
+}
+
+/// webpki's RSA algorithms name the key with its NULL parameter, which some leave out.
+fn is_rsa(known: &[u8], key: &[u8]) -> bool {
+    let rsa = alg_id::RSA_ENCRYPTION;
+    known == rsa.as_ref() && rsa.as_ref().starts_with(key)
+}
+
+/// Returns what is in a SEQUENCE.
+fn contents(der: &[u8]) -> Option<Vec<u8>> {
+    Some(der::AnyRef::from_der(der).ok()?.value().to_vec())
+}
+
+fn validity(parsed: &Parsed) -> Option<Validity> {
+    let validity = parsed.tbs_certificate().validity();
+    let time = |time: x509_cert::time::Time| {
+        let seconds = i64::try_from(time.to_unix_duration().as_secs()).ok()?;
+        OffsetDateTime::from_unix_timestamp(seconds).ok()
+    };
+    Some(Validity {
+        not_before: time(validity.not_before)?,
+        not_after: time(validity.not_after)?,
+    })
+}
+
+/// Reads DER: a certificate, or PKCS#7.
+fn from_der(der: &[u8]) -> Result<Vec<Certificate>, Refusal> {
+    if Parsed::from_der(der).is_ok() {
+        return Ok(vec![Certificate::from_der(der)]);
+    }
+    from_pkcs7(der)
+        .ok_or_else(|| Refusal::new("is neither a certificate nor PKCS#7, or is damaged"))
+}
+
+/// Takes the certificates out of a `SignedData` (RFC 5652 section 5.1): in a `ContentInfo` that names it, they
+/// are the part tagged [0] behind version, digest algorithms and content. A walk over the tags does: the cms
+/// crate for this version of der is not released yet.
+fn from_pkcs7(der: &[u8]) -> Option<Vec<Certificate>> {
+    let inside = |der: &[u8]| Some(der::AnyRef::from_der(der).ok()?.value().to_vec());
+    let content_info = inside(der)?;
+    let mut parts = SliceReader::new(&content_info).ok()?;
+    if parts.tlv_bytes().ok()? != SIGNED_DATA {
+        return None;
+    }
+    let signed_data = inside(&inside(parts.tlv_bytes().ok()?)?)?;
+    let mut parts = SliceReader::new(&signed_data).ok()?;
+    while !parts.is_finished() {
+        let part = parts.tlv_bytes().ok()?;
+        let any = der::AnyRef::from_der(part).ok()?;
+        let certificates = Tag::ContextSpecific {
+            constructed: true,
+            number: TagNumber(0),
+        };
+        if der::Tagged::tag(&any) != certificates {
+            continue;
+        }
+        let mut found = Vec::new();
+        let mut each = SliceReader::new(any.value()).ok()?;
+        while !each.is_finished() {
+            found.push(Certificate::from_der(each.tlv_bytes().ok()?));
+        }
+        return Some(found);
+    }
+    None
+}
+
+/// Reads PEM, or base64 that has lost its armour.
+fn from_text(file: &[u8]) -> Result<Vec<Certificate>, Refusal> {
+    let neither = || Refusal::new("is neither PEM, DER nor base64, or is damaged");
+    let text = std::str::from_utf8(file).map_err(|_| neither())?;
+    // Line ends are lost on the way through JSON by hand.
+    let text = text.replace("\\r", "").replace("\\n", "\n");
+    if !text.contains(BEGIN) {
+        let inner = decode(&text).ok_or_else(neither)?;
+        return match inner.first() {
+            Some(0x30) => from_der(&inner),
+            // Base64 of PEM.
+            _ if inner
+                .windows(BEGIN.len())
+                .any(|part| part == BEGIN.as_bytes()) =>
+            {
+                from_text(&inner)
+            }
+            _ => Err(neither()),
+        };
+    }
+    let mut certificates = Vec::new();
+    for block in text.split(BEGIN).skip(1) {
+        let (label, rest) = block.split_once("-----").ok_or_else(neither)?;
+        let (body, _) = rest.split_once("-----END ").ok_or_else(neither)?;
+        match label {
+            "CERTIFICATE" | "X509 CERTIFICATE" | "PKCS7" | "CMS" => {
+                certificates.extend(from_der(&decode(body).ok_or_else(neither)?)?);
+            }
+            label if label.contains("PRIVATE KEY") => {
+                return Err(Refusal::new(
+                    "has a private key, which stays where it is; give certificates only",
+                ));
+            }
+            other => {
+                return Err(Refusal::of(
+                    other,
+                    "is a kind of block that is not expected here",
+                ));
+            }
+        }
+    }
+    Ok(certificates)
+}
+
+/// Decodes base64, with blanks and line ends anywhere.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let compact: String = text.split_ascii_whitespace().collect();
+    STANDARD.decode(compact).ok()
+}
+
+const BEGIN: &str = "-----BEGIN ";
+const FILE_LEN_MAX: usize = 256 * 1024;
+const CERTIFICATES_MAX: usize = 32;
+/// The object identifier id-signedData, in DER.
+const SIGNED_DATA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02";

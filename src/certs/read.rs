@@ -1,0 +1,285 @@
+//! What stands in certificates that others made.
+
+use const_oid::AssociatedOid;
+use der::asn1::{BmpString, ObjectIdentifier};
+use der::{Decode, Encode, Tag, Tagged};
+use time::OffsetDateTime;
+use x509_cert::attr::AttributeTypeAndValue;
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
+use x509_cert::name::Name;
+use x509_cert::spki::AlgorithmIdentifierOwned;
+
+use crate::domain::{
+    Certificate, IssuedCertificate, PublicKey, Refusal, SubjectAlternativeName, Validity, dn_part,
+};
+
+/// A certificate as a lenient parser reads it: that others break a rule of RFC 5280 in it is their affair.
+pub(super) type Parsed = CertificateInner<Raw>;
+
+/// Reads what stands in a certificate.
+///
+/// # Errors
+/// A sentence about the certificate, when it is damaged or its key is of a kind that keypaird does not keep.
+pub fn read(certificate: &Certificate) -> Result<IssuedCertificate, Refusal> {
+    let parsed = parse(certificate)?;
+    let tbs = parsed.tbs_certificate();
+    let spki = tbs.subject_public_key_info().to_der();
+    let time = |time: x509_cert::time::Time| {
+        let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
+        OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| damaged())
+    };
+    Ok(IssuedCertificate {
+        certificate: certificate.clone(),
+        public_key: PublicKey::from_spki_der(&spki.map_err(|_| damaged())?)
+            .map_err(|refusal| Refusal::new(format!("has a certificate whose key {refusal}")))?,
+        signature_algorithm: signature_name(parsed.signature_algorithm()),
+        serial_number: decimal(tbs.serial_number().as_bytes()),
+        subject_dn: dn(tbs.subject()),
+        issuer_dn: dn(tbs.issuer()),
+        subject_alternative_names: general_names(&parsed).iter().map(shown).collect(),
+        validity: Validity {
+            not_before: time(tbs.validity().not_before)?,
+            not_after: time(tbs.validity().not_after)?,
+        },
+    })
+}
+
+/// Tells whether a certificate was issued under its own name and signed by its own key.
+pub fn is_self_signed(certificate: &Certificate) -> bool {
+    super::chain::issued(certificate, certificate)
+}
+
+pub(super) fn parse(certificate: &Certificate) -> Result<Parsed, Refusal> {
+    Parsed::from_der(certificate.der()).map_err(|_| damaged())
+}
+
+/// Returns the subject alternative names of the kinds that we write.
+pub(super) fn names(certificate: &Certificate) -> Vec<SubjectAlternativeName> {
+    let names = parse(certificate).map(|parsed| general_names(&parsed));
+    let names = names.unwrap_or_default();
+    let kept = names.iter().filter_map(|name| {
+        Some(match name {
+            GeneralName::DnsName(text) => SubjectAlternativeName::Dns(text.to_string()),
+            GeneralName::Rfc822Name(text) => SubjectAlternativeName::Email(text.to_string()),
+            GeneralName::UniformResourceIdentifier(text) => {
+                SubjectAlternativeName::Uri(text.to_string())
+            }
+            GeneralName::IpAddress(bytes) => SubjectAlternativeName::Ip(address(bytes.as_bytes())?),
+            _ => return None,
+        })
+    });
+    kept.collect()
+}
+
+/// Tells whether a certificate may issue others, and how many may stand between it and the last.
+pub(super) fn may_issue(parsed: &Parsed, below: usize) -> bool {
+    let constraints = extension::<BasicConstraints>(parsed);
+    let is_ca = constraints.is_some_and(|found| {
+        let room = found.path_len_constraint.map_or(usize::MAX, usize::from);
+        found.ca && below <= room
+    });
+    is_ca && extension::<KeyUsage>(parsed).is_none_or(|usage| usage.key_cert_sign())
+}
+
+fn damaged() -> Refusal {
+    Refusal::new("has a damaged certificate")
+}
+
+fn extension<T: for<'a> Decode<'a> + AssociatedOid>(parsed: &Parsed) -> Option<T> {
+    let extensions = parsed.tbs_certificate().extensions()?;
+    let found = extensions.iter().find(|found| found.extn_id == T::OID)?;
+    T::from_der(found.extn_value.as_bytes()).ok()
+}
+
+fn general_names(parsed: &Parsed) -> Vec<GeneralName> {
+    extension::<SubjectAltName>(parsed).map_or_else(Vec::new, |names| names.0)
+}
+
+fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(Into::into);
+    let v6 = <[u8; 16]>::try_from(bytes).map(Into::into);
+    v4.or(v6).ok()
+}
+
+/// Shows a name in the plain form; kinds that we do not write, with what they are before them.
+fn shown(name: &GeneralName) -> String {
+    match name {
+        GeneralName::DnsName(text)
+        | GeneralName::Rfc822Name(text)
+        | GeneralName::UniformResourceIdentifier(text) => text.to_string(),
+        GeneralName::IpAddress(bytes) => match address(bytes.as_bytes()) {
+            Some(address) => address.to_string(),
+            None => format!("IP:#{}", hex(bytes.as_bytes())),
+        },
+        GeneralName::DirectoryName(name) => format!("DirName:{}", dn(name)),
+        GeneralName::RegisteredId(oid) => format!("RID:{oid}"),
+        GeneralName::OtherName(other) => format!("otherName:{}", other.type_id),
+        GeneralName::EdiPartyName(_) => "ediPartyName".to_owned(),
+    }
+}
+
+/// Shows a name, the most specific part first.
+pub(super) fn dn(name: &Name) -> String {
+    let mut parts: Vec<_> = name
+        .iter_rdn()
+        .map(|rdn| rdn.iter().map(part).collect::<Vec<_>>().join("+"))
+        .collect();
+    parts.reverse();
+    parts.join(", ")
+}
+
+fn part(attribute: &AttributeTypeAndValue) -> String {
+    let name = SHORT_NAMES.iter().find(|(oid, _)| *oid == attribute.oid);
+    let name = name.map_or_else(|| attribute.oid.to_string(), |(_, name)| (*name).to_owned());
+    let bytes = attribute.value.value();
+    let text = match attribute.value.tag() {
+        Tag::PrintableString | Tag::Utf8String | Tag::Ia5String | Tag::NumericString => {
+            std::str::from_utf8(bytes).ok().map(str::to_owned)
+        }
+        // Taken for Latin-1, as most programs do that still write it.
+        Tag::TeletexString => Some(bytes.iter().map(|byte| char::from(*byte)).collect()),
+        Tag::BmpString => BmpString::from_ucs2(bytes)
+            .ok()
+            .map(|text| text.to_string()),
+        _ => None,
+    };
+    match text {
+        Some(text) => dn_part(&name, &text.chars().flat_map(printable).collect::<String>()),
+        None => format!(
+            "{name}=#{}",
+            hex(&attribute.value.to_der().unwrap_or_default())
+        ),
+    }
+}
+
+/// Escapes what would break out of a line.
+fn printable(character: char) -> Vec<char> {
+    match character.is_control() {
+        true => character.escape_unicode().collect(),
+        false => vec![character],
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
+}
+
+/// Shows a number in two's complement, big-endian, in decimal digits.
+fn decimal(bytes: &[u8]) -> String {
+    let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
+    let mut magnitude = bytes.to_vec();
+    if negative {
+        // ! and plus one.
+        let mut carry = true;
+        for byte in magnitude.iter_mut().rev() {
+            let (sum, over) = (!*byte).overflowing_add(u8::from(carry));
+            (*byte, carry) = (sum, over);
+        }
+    }
+    let mut digits = Vec::new();
+    while magnitude.iter().any(|byte| *byte != 0) {
+        let mut rest = 0_u16;
+        for byte in &mut magnitude {
+            let value = rest << 8 | u16::from(*byte);
+            *byte = u8::try_from(value / 10).unwrap_or_default();
+            rest = value % 10;
+        }
+        digits.push(char::from_digit(rest.into(), 10).unwrap_or('0'));
+    }
+    if digits.is_empty() {
+        digits.push('0');
+    }
+    if negative {
+        digits.push('-');
+    }
+    digits.iter().rev().collect()
+}
+
+/// Returns the name on the wire of what a certificate is signed with.
+pub(super) fn signature_name(algorithm: &AlgorithmIdentifierOwned) -> String {
+    if algorithm.oid == RSASSA_PSS {
+        // RFC 4055 section 3.1: the hash is the first parameter, and SHA-1 when it is left out.
+        let hash = algorithm
+            .parameters
+            .as_ref()
+            .and_then(|any| any.to_der().ok());
+        let hash = hash.unwrap_or_default();
+        let named = PSS_HASHES
+            .iter()
+            .find(|(oid, _)| hash.windows(oid.len()).any(|part| part == *oid));
+        return named.map_or("SHA1", |(_, name)| name).to_owned() + "withRSAandMGF1";
+    }
+    let named = SIGNATURES.iter().find(|(oid, _)| *oid == algorithm.oid);
+    named.map_or_else(|| algorithm.oid.to_string(), |(_, name)| (*name).to_owned())
+}
+
+const fn oid(text: &str) -> ObjectIdentifier {
+    ObjectIdentifier::new_unwrap(text)
+}
+
+/// RFC 4519 section 2, and what is found in practice beside it.
+const SHORT_NAMES: [(ObjectIdentifier, &str); 14] = [
+    (oid("2.5.4.3"), "CN"),
+    (oid("2.5.4.4"), "SN"),
+    (oid("2.5.4.5"), "serialNumber"),
+    (oid("2.5.4.6"), "C"),
+    (oid("2.5.4.7"), "L"),
+    (oid("2.5.4.8"), "ST"),
+    (oid("2.5.4.9"), "street"),
+    (oid("2.5.4.10"), "O"),
+    (oid("2.5.4.11"), "OU"),
+    (oid("2.5.4.12"), "title"),
+    (oid("2.5.4.42"), "GN"),
+    (oid("0.9.2342.19200300.100.1.1"), "UID"),
+    (oid("0.9.2342.19200300.100.1.25"), "DC"),
+    (oid("1.2.840.113549.1.9.1"), "emailAddress"),
+];
+/// RFC 4055, RFC 5758, RFC 8410, and the older ones.
+const SIGNATURES: [(ObjectIdentifier, &str); 9] = [
+    (oid("1.2.840.113549.1.1.5"), "SHA1withRSA"),
+    (oid("1.2.840.113549.1.1.11"), "SHA256withRSA"),
+    (oid("1.2.840.113549.1.1.12"), "SHA384withRSA"),
+    (oid("1.2.840.113549.1.1.13"), "SHA512withRSA"),
+    (oid("1.2.840.10045.4.1"), "SHA1withECDSA"),
+    (oid("1.2.840.10045.4.3.2"), "SHA256withECDSA"),
+    (oid("1.2.840.10045.4.3.3"), "SHA384withECDSA"),
+    (oid("1.2.840.10045.4.3.4"), "SHA512withECDSA"),
+    (oid("1.3.101.112"), "Ed25519"),
+];
+const RSASSA_PSS: ObjectIdentifier = oid("1.2.840.113549.1.1.10");
+/// The hashes' identifiers (FIPS 180-4) in DER.
+const PSS_HASHES: [(&[u8], &str); 3] = [
+    (b"\x60\x86\x48\x01\x65\x03\x04\x02\x01", "SHA256"),
+    (b"\x60\x86\x48\x01\x65\x03\x04\x02\x02", "SHA384"),
+    (b"\x60\x86\x48\x01\x65\x03\x04\x02\x03", "SHA512"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_of_any_length_and_sign_are_shown_in_decimal() {
+        for (bytes, expected) in [
+            (&[][..], "0"),
+            (&[0], "0"),
+            (&[0x7f], "127"),
+            (&[0, 0x80], "128"),
+            (&[0x80], "-128"),
+            (&[0xff], "-1"),
+            (&[1, 0], "256"),
+        ] {
+            assert_eq!(decimal(bytes), expected);
+        }
+        let mut long = vec![0];
+        long.extend([0xff; 16]);
+        assert_eq!(decimal(&long), u128::MAX.to_string());
+        assert_eq!(
+            decimal(&[0x7f; 20]),
+            "727885129180488904360266563744972327436484050815"
+        );
+    }
+}

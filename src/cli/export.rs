@@ -1,0 +1,78 @@
+//! `keypairctl export`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::error::Failure;
+use super::output::{Output, write_private_file};
+use super::password::{Asked, PasswordOptions};
+use super::{Context, progress};
+use crate::proto::{ExportSigningKeyPairRequest, KeyFileFormat};
+
+/// Export a software key pair as a file encrypted under a password.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Export {
+    /// Identifier of the key pair.
+    id: String,
+    /// What the file shall be.
+    #[arg(long, ignore_case = true, default_value = "pkcs12")]
+    format: Format,
+    /// The file to write, readable by you alone.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace that file if it is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    password: PasswordOptions,
+}
+
+/// A kind of key file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Format {
+    /// PKCS#12.
+    Pkcs12,
+    /// PEM.
+    Pem,
+}
+
+impl Format {
+    /// Returns the number on the wire.
+    pub(super) fn number(format: Option<Self>) -> i32 {
+        match format {
+            None => KeyFileFormat::Unspecified,
+            Some(Self::Pkcs12) => KeyFileFormat::Pkcs12,
+            Some(Self::Pem) => KeyFileFormat::Pem,
+        }
+        .into()
+    }
+}
+
+impl Export {
+    pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let password = self.password.read(context, Asked::Twice)?;
+        let mut client = context.connection.open().await?.key_pairs();
+        let request = context.connection.request(ExportSigningKeyPairRequest {
+            id: self.id,
+            format: Format::number(Some(self.format)),
+            password: password.to_string(),
+        });
+        let call = client.export_signing_key_pair(request);
+        let message = "encrypting the private key".to_owned();
+        let answer = progress::spin(context.output, message, call)
+            .await?
+            .into_inner();
+        write_private_file(&self.out, self.force, &answer.file_data)?;
+        match context.output {
+            Output::Json => Ok(()),
+            Output::Table => Ok(writeln!(context.out, "wrote {}", self.out.display())?),
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  keypairctl export payments --out payments.p12
+  keypairctl export payments --format pem --out payments.pem --password-file password.txt";

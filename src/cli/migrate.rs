@@ -1,0 +1,48 @@
+//! `keypairctl migrate`.
+
+use clap::Args;
+
+use super::error::Failure;
+use super::generate::parse_provider;
+use super::output::Output;
+use super::{Context, progress};
+use crate::proto::{CryptoProvider, KeyPairView, MigrateSigningKeyPairRequest};
+
+/// Move a software key pair into the HSM, under the same id.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Migrate {
+    /// Identifier of the key pair.
+    id: String,
+    /// Where its key shall live: HSM.
+    #[arg(long, value_parser = parse_provider)]
+    to: CryptoProvider,
+    /// Only if the key pair still has this etag, as `get` showed it.
+    #[arg(long)]
+    etag: Option<String>,
+}
+
+impl Migrate {
+    pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?.key_pairs();
+        let request = context.connection.request(MigrateSigningKeyPairRequest {
+            id: self.id,
+            crypto_provider: self.to.into(),
+            etag: self.etag.unwrap_or_default(),
+        });
+        let call = client.migrate_signing_key_pair(request);
+        let message = "moving the key pair".to_owned();
+        let answer = progress::spin(context.output, message, call)
+            .await?
+            .into_inner();
+        match context.output {
+            Output::Json => context.json("MigrateSigningKeyPairResponse", &answer),
+            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  keypairctl migrate payments --to HSM
+  Broken off, it may be repeated: the key pair signs with one of the two keys at any time.";

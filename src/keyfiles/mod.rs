@@ -1,0 +1,150 @@
+//! Files that hold a private key with its certificates: PKCS#12 and PEM, as other programs write and read them.
+//!
+//! Pure: bytes in, values out, and back. Whatever encoding a key comes in, it leaves this room as a
+//! [`PrivateKey`](crate::domain::PrivateKey) whose public half was computed from it. To derive a key from a
+//! password takes a processor for up to a second, so none of this belongs on a thread that has others waiting.
+
+mod error;
+mod pem;
+mod pkcs12;
+mod private_key;
+
+pub use error::KeyFileError;
+pub use pem::write_pem;
+pub use pkcs12::write_pkcs12;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::domain::{Certificate, PrivateKey, Refusal};
+
+/// The kinds of key files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFileFormat {
+    /// PEM (RFC 7468).
+    Pem,
+    /// PKCS#12 (RFC 7292).
+    Pkcs12,
+}
+
+impl KeyFileFormat {
+    /// Returns the name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pem => "PEM",
+            Self::Pkcs12 => "PKCS12",
+        }
+    }
+
+    /// Finds a format by its name on the wire.
+    pub fn parse(name: &str) -> Result<Self, Refusal> {
+        [Self::Pem, Self::Pkcs12]
+            .into_iter()
+            .find(|format| format.name() == name)
+            .ok_or_else(|| Refusal::of(name, "must be PKCS12 or PEM"))
+    }
+
+    /// Tells what a file is: PKCS#12 is a SEQUENCE in DER or BER, and PEM is text.
+    fn of(file: &[u8]) -> Self {
+        match file.first() {
+            Some(0x30) => Self::Pkcs12,
+            _ => Self::Pem,
+        }
+    }
+}
+
+/// What a key file holds.
+#[derive(Clone, Debug)]
+pub struct KeyFile {
+    /// The private key.
+    pub private_key: PrivateKey,
+    /// All certificates, in the order of the file.
+    pub certificates: Vec<Certificate>,
+}
+
+/// Reads a key file.
+///
+/// # Errors
+/// [`KeyFileError::Unreadable`] for a wrong password or damage; [`KeyFileError::Refused`] for what it is or holds.
+pub fn read(
+    file: &[u8],
+    format: Option<KeyFileFormat>,
+    password: &SecretString,
+) -> Result<KeyFile, KeyFileError> {
+    if file.len() > FILE_LEN_MAX {
+        return Err(KeyFileError::file(format!(
+            "has {} bytes, and may have {FILE_LEN_MAX}",
+            file.len()
+        )));
+    }
+    let found = KeyFileFormat::of(file);
+    if let Some(wanted) = format.filter(|wanted| *wanted != found) {
+        return Err(KeyFileError::Refused(
+            "format",
+            Refusal::new(format!(
+                "is {}, and the file is {}; leave it out to have it found out",
+                wanted.name(),
+                found.name()
+            )),
+        ));
+    }
+    let Contents { keys, certificates } = match found {
+        KeyFileFormat::Pem => pem::read(file, password.expose_secret())?,
+        KeyFileFormat::Pkcs12 => pkcs12::read(file, password.expose_secret())?,
+    };
+    let keys = <[PrivateKey; 1]>::try_from(keys).map_err(|keys| {
+        KeyFileError::file(match keys.len() {
+            0 => "has no private key".to_owned(),
+            count => format!("has {count} private keys; give one file for each"),
+        })
+    })?;
+    let [private_key] = keys;
+    match certificates.len() {
+        0 => Err(KeyFileError::file(
+            "has no certificate; add the one of the key, behind the key in a PEM file".to_owned(),
+        )),
+        1..=CERTIFICATES_MAX => Ok(KeyFile {
+            private_key,
+            certificates,
+        }),
+        count => Err(KeyFileError::file(format!(
+            "has {count} certificates, and may have {CERTIFICATES_MAX}"
+        ))),
+    }
+}
+
+/// Checks the password for a file to be made.
+pub fn check_new_password(password: &SecretString) -> Result<(), Refusal> {
+    let password = password.expose_secret();
+    match (password.chars().count(), password.len()) {
+        (0, _) => Err(Refusal::new(format!(
+            "is required: at least {PASSWORD_LEN_MIN} characters"
+        ))),
+        (..PASSWORD_LEN_MIN, _) => Err(Refusal::new(format!(
+            "must have at least {PASSWORD_LEN_MIN} characters"
+        ))),
+        (_, ..=PASSWORD_BYTES_MAX) => Ok(()),
+        _ => Err(Refusal::new(format!(
+            "must have at most {PASSWORD_BYTES_MAX} bytes"
+        ))),
+    }
+}
+
+/// All that was found in a file.
+#[derive(Default)]
+struct Contents {
+    keys: Vec<PrivateKey>,
+    certificates: Vec<Certificate>,
+}
+
+/// Far more than a key and a chain of any size take.
+const FILE_LEN_MAX: usize = 64 * 1024;
+const CERTIFICATES_MAX: usize = 32;
+const PASSWORD_LEN_MIN: usize = 8;
+const PASSWORD_BYTES_MAX: usize = 1024;
+/// What OWASP asks of PBKDF2 with HMAC-SHA-256 (2023), for the files that we write.
+const ITERATIONS: u32 = 600_000;
+/// How often a file that is read may have a password hashed for one key.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
+#[cfg(test)]
+mod tests;

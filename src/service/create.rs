@@ -1,0 +1,236 @@
+//! Brings a new key pair into being: key, certificate and record, or nothing of them.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, warn};
+
+use super::request_lock::RequestLock;
+use super::{Service, ServiceError, issue};
+use crate::domain::{
+    Generation, KeyPair, KeyPairId, KeyRef, ProviderKind, RequestId, SealedKey, SettingsDigest,
+};
+use crate::providers::{
+    CryptoProvider, KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle,
+};
+use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
+use crate::telemetry::Call;
+
+/// A key pair to be made.
+pub(super) struct Creation {
+    /// Where its key shall live.
+    pub(super) provider: ProviderKind,
+    /// Its id, when the caller chose one.
+    pub(super) id: Option<KeyPairId>,
+    /// What is done in the provider.
+    pub(super) operation: Operation,
+    /// With what other work it is queued there.
+    pub(super) lane: Lane,
+    /// Makes key and certificate. Blocks; runs in the provider.
+    pub(super) make: Box<Make>,
+    /// The request, when the caller named it.
+    pub(super) named: Option<Named>,
+}
+
+type Make = dyn FnOnce(&dyn CryptoProvider, KeyName) -> Result<Made, ServiceError> + Send;
+
+/// A key with its certificate, of which no record exists yet.
+pub(super) struct Made {
+    /// The key pair.
+    pub(super) key_pair: KeyPair,
+    /// Its private key, encrypted, when the provider does not keep it.
+    pub(super) sealed_key: Option<SealedKey>,
+}
+
+/// The caller's name for a request.
+pub(super) struct Named {
+    pub(super) request_id: RequestId,
+    pub(super) settings: SettingsDigest,
+    /// The right to answer it.
+    pub(super) _lock: RequestLock,
+}
+
+impl Service {
+    /// Makes a key pair. What is returned is durable.
+    ///
+    /// A caller that goes away before the end has the work undone, unless it named the request and so
+    /// means to come back for it.
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        creation: Creation,
+    ) -> Result<KeyPair, ServiceError> {
+        let caller = CancellationToken::new();
+        let gone = caller.clone();
+        let _gone_when_dropped = caller.drop_guard();
+        let service = Arc::clone(self);
+        // Half a key pair is worse than a late one: the work goes on without its caller.
+        let work = async move { service.create_whole(creation, gone).await };
+        self.tasks
+            .spawn(work.instrument(Call::current_span()))
+            .await?
+    }
+
+    pub(super) async fn refuse_taken(&self, id: &KeyPairId) -> Result<(), ServiceError> {
+        match self.store.key_pair(id).await? {
+            Some(_) => Err(ServiceError::KeyPairExists(id.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the key pair, or leaves nothing of it.
+    async fn create_whole(
+        &self,
+        creation: Creation,
+        gone: CancellationToken,
+    ) -> Result<KeyPair, ServiceError> {
+        let handle = self.running(creation.provider, creation.operation)?;
+        let id = match &creation.id {
+            Some(id) => {
+                // Only spares work: whether an id is taken is decided by the store when it is taken.
+                self.refuse_taken(id).await?;
+                id.clone()
+            }
+            None => KeyPairId::from_random(self.entropy.bits_128()?),
+        };
+        let name = KeyName {
+            id,
+            generation: Generation::FIRST,
+            key_ref: KeyRef::from_random(self.entropy.bits_128()?),
+        };
+        // The software provider keeps nothing by itself: its key comes to be with the record, or not at all.
+        let keeps_keys = handle.provider().token().is_some();
+        if keeps_keys {
+            self.store
+                .begin_creation(intent(handle, &name))
+                .await
+                .map_err(|error| taken(error, &name.id))?;
+        }
+        // A panic must not keep the token from being cleared.
+        let made = AssertUnwindSafe(self.create_named(handle, &name, creation, gone))
+            .catch_unwind()
+            .await
+            .unwrap_or(Err(ServiceError::Panicked));
+        match &made {
+            Ok(key_pair) => info!(
+                key_pair = %name.id,
+                provider = %key_pair.provider,
+                origin = ?key_pair.origin,
+                key = %key_pair.current.public_key.spec(),
+                certificate = key_pair.current.certificate.sha256_fingerprint(),
+                "made a key pair"
+            ),
+            Err(_) if keeps_keys => self.undo(handle, &name).await,
+            Err(_) => {}
+        }
+        made
+    }
+
+    /// Makes key, certificate and record. What fails on the way is for the caller of this to undo.
+    async fn create_named(
+        &self,
+        handle: &ProviderHandle,
+        name: &KeyName,
+        creation: Creation,
+        gone: CancellationToken,
+    ) -> Result<KeyPair, ServiceError> {
+        let Creation { make, named, .. } = creation;
+        let wanted = named.is_some();
+        let (job_name, job_gone) = (name.clone(), gone.clone());
+        let made = handle.run_to_end(creation.lane, creation.operation, move |provider| {
+            match job_gone.is_cancelled() && !wanted {
+                true => Err(ServiceError::CallerGone),
+                false => make(provider, job_name),
+            }
+        });
+        let Made {
+            key_pair,
+            sealed_key,
+        } = made.await?;
+        if gone.is_cancelled() && !wanted {
+            return Err(ServiceError::CallerGone);
+        }
+        let request = named.as_ref().map(|named| AnsweredRequest {
+            request_id: named.request_id.clone(),
+            settings: named.settings,
+            key_pair: name.id.clone(),
+            made_at: key_pair.create_time,
+        });
+        // Side by side: a certificate that a crash keeps from the token is put there at the next start.
+        let (published, recorded) = tokio::join!(
+            issue::publish(handle, name, &key_pair.current.certificate),
+            self.store.complete_creation(NewKeyPair {
+                key_pair: key_pair.clone(),
+                sealed_key,
+                request,
+            })
+        );
+        recorded.map_err(|error| taken(error, &name.id))?;
+        if let Err(error) = published {
+            self.store.begin_deletion(&key_pair).await?;
+            return Err(error);
+        }
+        Ok(key_pair)
+    }
+
+    /// Destroys what a failed creation may have left in the provider, now or when that is possible.
+    pub(super) async fn undo(&self, handle: &ProviderHandle, name: &KeyName) {
+        let key_ref = name.key_ref;
+        let condemned = self.store.condemn(key_ref).await;
+        let destroyed = handle
+            .run(Lane::Manage, Operation::Destroy, move |provider| {
+                provider.destroy(key_ref)
+            })
+            .await;
+        let undone = match (condemned, destroyed) {
+            (_, Ok(())) => self
+                .store
+                .end_intent(key_ref)
+                .await
+                .map_err(ServiceError::Store),
+            (Ok(()), Err(error)) => Err(error.into()),
+            (Err(error), Err(_)) => Err(error.into()),
+        };
+        if let Err(error) = undone {
+            warn!(key_pair = %name.id, %key_ref, %error, "a failed creation is undone later");
+        }
+    }
+
+    /// Returns a provider that can be used now.
+    pub(super) fn running(
+        &self,
+        provider: ProviderKind,
+        operation: Operation,
+    ) -> Result<&Arc<ProviderHandle>, ServiceError> {
+        let unavailable =
+            || ProviderError::new(provider, operation, ProviderErrorKind::Unavailable);
+        let handle = self.registry.provider(provider).ok_or_else(unavailable)?;
+        handle.provider().availability()?;
+        Ok(handle)
+    }
+}
+
+/// What is recorded before a key is made in a provider that keeps it.
+pub(super) fn intent(handle: &ProviderHandle, name: &KeyName) -> Intent {
+    Intent {
+        key_ref: name.key_ref,
+        id: name.id.clone(),
+        generation: name.generation,
+        provider: handle.kind(),
+    }
+}
+
+/// Says which id is taken.
+pub(super) fn taken(error: StoreError, id: &KeyPairId) -> ServiceError {
+    match error {
+        StoreError::IdTaken => ServiceError::KeyPairExists(id.to_string()),
+        other => other.into(),
+    }
+}
+
+/// Cuts a time to the microseconds that are stored, so that it is shown alike before and after.
+pub(super) fn stored_precision(now: OffsetDateTime) -> OffsetDateTime {
+    now.replace_microsecond(now.microsecond()).unwrap_or(now)
+}

@@ -1,0 +1,132 @@
+//! Has a CA certify key pairs: makes the request, and takes the answer.
+
+use std::sync::Arc;
+
+use tracing::{Instrument, info};
+
+use super::{KeyPairView, Service, ServiceError};
+use crate::certs::{self, CertError, CsrProfile};
+use crate::domain::{
+    KeyPair, KeyPairGeneration, Refusal, SubjectAlternativeName, SubjectSettings, Violations,
+};
+use crate::providers::SigningOrder;
+use crate::telemetry::Call;
+
+/// A certificate signing request as a caller asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct CsrRequest {
+    /// `id`.
+    pub id: String,
+    /// `subject`; that of the certificate when absent.
+    pub subject: Option<SubjectSettings>,
+    /// `subjectAlternativeNames`; those of the certificate when empty.
+    pub subject_alternative_names: Vec<String>,
+}
+
+impl Service {
+    /// Returns a PKCS#10 request in PEM, signed by the key pair's key.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairNotFound`]; [`ServiceError::ProviderOff`];
+    /// [`ServiceError::Provider`].
+    pub async fn generate_csr(&self, request: CsrRequest) -> Result<String, ServiceError> {
+        let mut violations = Violations::new();
+        let subject = request
+            .subject
+            .and_then(|subject| subject.check("subject.", &mut violations));
+        let names = match &*request.subject_alternative_names {
+            [] => None,
+            names => Some(SubjectAlternativeName::parse_all(names, &mut violations)),
+        };
+        violations.into_result().map_err(ServiceError::Invalid)?;
+        let key_pair = self.find(&request.id).await?;
+        let handle = self.provider_of(&key_pair)?;
+        handle.provider().availability()?;
+        let profile = CsrProfile {
+            certificate: key_pair.current.certificate.clone(),
+            public_key: key_pair.current.public_key.clone(),
+            subject,
+            names,
+        };
+        let linted = profile.build().map_err(|error| match error {
+            CertError::Subject => ServiceError::invalid(
+                "subject",
+                Refusal::new(
+                    "is required: that of the certificate cannot be taken over, with several parts of a kind or in an old encoding",
+                ),
+            ),
+            other => other.into(),
+        })?;
+        let signature = handle
+            .sign(SigningOrder {
+                key: Arc::new(self.stored_key(&key_pair).await?),
+                algorithm: linted.signature_algorithm(),
+                input: linted.to_be_signed(),
+            })
+            .await?;
+        Ok(linted.complete(signature)?)
+    }
+
+    /// Puts the certificate of a CA in the place of the current one. What is returned is durable; the token's
+    /// copy follows, at once or when the token is back.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairNotFound`]; [`ServiceError::EtagMismatch`];
+    /// [`ServiceError::ProviderOff`].
+    pub async fn import_csr_response(
+        self: &Arc<Self>,
+        id: &str,
+        file_data: &[u8],
+        etag: &str,
+    ) -> Result<KeyPairView, ServiceError> {
+        let was = self.find(id).await?;
+        if !was.is_still(etag) {
+            return Err(ServiceError::EtagMismatch(id.to_owned()));
+        }
+        self.provider_of(&was)?;
+        let becomes = self
+            .certified_by_answer(&was, file_data)
+            .map_err(|refusal| ServiceError::invalid("fileData", refusal))?;
+        let service = Arc::clone(self);
+        let work = async move {
+            service.replace(&was, &becomes).await?;
+            info!(
+                key_pair = %becomes.id,
+                issuer = becomes.current.issuer_dn,
+                certificate = becomes.current.certificate.sha256_fingerprint(),
+                "replaced the certificate of a key pair"
+            );
+            Ok::<_, ServiceError>(becomes)
+        };
+        let becomes = self
+            .tasks
+            .spawn(work.instrument(Call::current_span()))
+            .await??;
+        Ok(self.view(becomes))
+    }
+
+    fn certified_by_answer(&self, was: &KeyPair, file_data: &[u8]) -> Result<KeyPair, Refusal> {
+        if file_data.is_empty() {
+            return Err(Refusal::new("is required"));
+        }
+        let certificates = certs::read_certificates(file_data)?;
+        let current = &was.current;
+        let certified = certs::certify(&current.public_key, certificates, self.clock.now())?;
+        if certs::is_self_signed(&certified.leaf.certificate) {
+            return Err(Refusal::new(
+                "has a self-signed certificate; give the one that the CA issued",
+            ));
+        }
+        Ok(KeyPair {
+            revision: was.revision + 1,
+            current: KeyPairGeneration::new(
+                current.number,
+                current.key_ref,
+                current.token_attributes,
+                certified.leaf,
+                certified.chain,
+            ),
+            ..was.clone()
+        })
+    }
+}

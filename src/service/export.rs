@@ -1,0 +1,77 @@
+//! Exports software key pairs as encrypted files.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tracing::info;
+use zeroize::Zeroizing;
+
+use super::{Service, ServiceError};
+use crate::domain::{KeyPair, ProviderKind, Violations};
+use crate::keyfiles::{self, KeyFileFormat};
+use crate::providers::{Lane, Operation};
+
+impl Service {
+    /// Returns a file with the private key, the certificate and its chain, encrypted under a password.
+    ///
+    /// # Errors
+    /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::ProviderOff`]; [`ServiceError::NotExportable`];
+    /// [`ServiceError::Invalid`] for a password that is too short.
+    pub async fn export(
+        &self,
+        id: &str,
+        format: KeyFileFormat,
+        password: SecretString,
+    ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
+        let key_pair = self.find(id).await?;
+        let handle = self.provider_of(&key_pair)?;
+        if !self.is_exportable(&key_pair) {
+            return Err(ServiceError::NotExportable {
+                id: key_pair.id.to_string(),
+                provider: key_pair.provider,
+            });
+        }
+        keyfiles::check_new_password(&password)
+            .map_err(|refusal| ServiceError::Invalid(Violations::one("password", refusal)))?;
+        let key = self.stored_key(&key_pair).await?;
+        let private_key = handle
+            .run(Lane::Manage, Operation::Export, move |provider| {
+                provider.export(&key)
+            })
+            .await?;
+        info!(key_pair = %key_pair.id, "exported a private key");
+        let write = move || {
+            let KeyPair { id, current, .. } = key_pair;
+            let (certificate, chain) = (&current.certificate, &*current.chain);
+            let file = match format {
+                KeyFileFormat::Pkcs12 => {
+                    keyfiles::write_pkcs12(&private_key, certificate, chain, id.as_str(), &password)
+                }
+                KeyFileFormat::Pem => {
+                    keyfiles::write_pem(&private_key, certificate, chain, &password)
+                }
+            };
+            file.map_err(ServiceError::from)
+        };
+        self.file_work(write).await
+    }
+
+    /// Tells whether the private key may leave keypaird.
+    pub(super) fn is_exportable(&self, key_pair: &KeyPair) -> bool {
+        key_pair.provider == ProviderKind::Local && self.config.allow_export
+    }
+
+    /// Does work on a key file, which takes its time to derive a key from a password. What is more than a
+    /// machine can do at once waits.
+    pub(super) async fn file_work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let permit = Arc::clone(&self.file_work).acquire_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        })
+        .await?
+    }
+}

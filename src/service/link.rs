@@ -1,0 +1,340 @@
+//! Adopts keys that are on the token already.
+
+use bytes::Bytes;
+use tracing::info;
+
+use super::create::{stored_precision, taken};
+use super::{KeyPairView, Service, ServiceError, issue};
+use crate::certs::{self, Certified, Profile, SerialNumber};
+use crate::domain::{
+    Certificate, Generation, IssuedCertificate, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
+    KeyPairTemplate, KeyRef, Labels, NewKeyPairSettings, ProviderKind, PublicKey, Refusal,
+    SigningInput, Validity,
+};
+use crate::providers::{
+    CryptoProvider, KeyName, KeySearch, Lane, Operation, ProviderError, ProviderHandle, StoredKey,
+    TokenKey,
+};
+use crate::store::{NewKeyPair, StoreError};
+
+/// A key on the token, as a caller named it.
+#[derive(Clone, Debug, Default)]
+pub struct LinkRequest {
+    /// `id`.
+    pub id: Option<String>,
+    /// `privateKeyLabel`; empty for none.
+    pub private_key_label: String,
+    /// `privateKeyId`, hexadecimal; empty for none.
+    pub private_key_id: String,
+    /// `certificate`; empty for none.
+    pub certificate: Bytes,
+    /// `settings` of a self-signed certificate.
+    pub settings: Option<NewKeyPairSettings>,
+}
+
+/// A key that can be adopted.
+struct Found {
+    key: TokenKey,
+    key_ref: KeyRef,
+    public_key: PublicKey,
+}
+
+/// Where the certificate comes from.
+enum Source {
+    /// It is there.
+    Issued(Box<Certified>),
+    /// The key signs it.
+    SelfSigned(Box<KeyPairTemplate>),
+}
+
+impl Service {
+    /// Adopts a private key on the token. What is returned is durable, and the key has signed what its public
+    /// key verifies. Nothing on the token is changed.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairExists`]; [`ServiceError::Provider`].
+    pub async fn link(&self, request: LinkRequest) -> Result<KeyPairView, ServiceError> {
+        let (field, search) = search(&request)?;
+        if !self.registry.policy().mode.serves(ProviderKind::Hsm) {
+            let refusal = "names a key on a token, and this daemon has none; set crypto.mode";
+            return Err(ServiceError::invalid(field, Refusal::new(refusal)));
+        }
+        let handle = self.running(ProviderKind::Hsm, Operation::Inventory)?;
+        let found = self.find_on_token(handle, field, search).await?;
+        let (id, source) = self.link_source(handle, request, &found).await?;
+        let id = match id {
+            Some(id) => {
+                self.refuse_taken(&id).await?;
+                id
+            }
+            None => KeyPairId::from_random(self.entropy.bits_128()?),
+        };
+        let labels = match &source {
+            Source::Issued(_) => Labels::default(),
+            Source::SelfSigned(template) => template.labels.clone(),
+        };
+        let name = KeyName {
+            id: id.clone(),
+            generation: Generation::FIRST,
+            key_ref: found.key_ref,
+        };
+        let certified = self.prove(handle, &name, &found.public_key, source).await?;
+        let key_pair = KeyPair {
+            id,
+            provider: ProviderKind::Hsm,
+            origin: KeyOrigin::Linked,
+            labels,
+            create_time: stored_precision(self.clock.now()),
+            revision: 0,
+            current: KeyPairGeneration::new(
+                name.generation,
+                found.key_ref,
+                Some(found.key.token_attributes),
+                certified.leaf,
+                certified.chain,
+            ),
+        };
+        let recorded = self.store.complete_creation(NewKeyPair {
+            key_pair: key_pair.clone(),
+            sealed_key: None,
+            request: None,
+        });
+        recorded.await.map_err(|error| match error {
+            StoreError::KeyTaken => ServiceError::invalid(
+                field,
+                Refusal::new("names a key that a key pair of keypaird has already"),
+            ),
+            other => taken(other, &key_pair.id),
+        })?;
+        info!(key_pair = %key_pair.id, key_ref = %found.key_ref, label = found.key.label, "linked a key of the token");
+        Ok(self.view(key_pair))
+    }
+
+    /// Finds the one key on the token that can be meant.
+    async fn find_on_token(
+        &self,
+        handle: &ProviderHandle,
+        field: &'static str,
+        search: KeySearch,
+    ) -> Result<Found, ServiceError> {
+        let refuse = |sentence: String| ServiceError::invalid(field, Refusal::new(sentence));
+        let key = match <[TokenKey; 1]>::try_from(find_keys(handle, search).await?) {
+            Ok([key]) => key,
+            Err(none) if none.is_empty() => {
+                return Err(refuse("names no private key on the token".to_owned()));
+            }
+            Err(several) => return Err(refuse(candidates(&several))),
+        };
+        let Some(key_ref) = KeyRef::from_slice(&key.id) else {
+            return Err(refuse(format!(
+                "names a key with a CKA_ID of {} bytes, and 1 to {} are needed to find it again; set another one on the token",
+                key.id.len(),
+                KeyRef::LEN_MAX
+            )));
+        };
+        // A label may be of one key, and its CKA_ID of two.
+        let same = find_keys(handle, KeySearch::Id(key.id.clone())).await?;
+        if same.len() > 1 {
+            return Err(refuse(candidates(&same)));
+        }
+        if !key.can_sign {
+            return Err(refuse(
+                "names a key that may not sign (CKA_SIGN)".to_owned(),
+            ));
+        }
+        let Some(public_key) = key.public_key.clone() else {
+            return Err(refuse(format!(
+                "names a key ({}) whose public key cannot be found on the token, or that is none of RSA 2048, 3072 and 4096, P-256, P-384, P-521 and Ed25519",
+                key.kind
+            )));
+        };
+        self.refuse_unsupported(ProviderKind::Hsm, &public_key)?;
+        Ok(Found {
+            key,
+            key_ref,
+            public_key,
+        })
+    }
+
+    /// Decides where the certificate comes from.
+    async fn link_source(
+        &self,
+        handle: &ProviderHandle,
+        request: LinkRequest,
+        found: &Found,
+    ) -> Result<(Option<KeyPairId>, Source), ServiceError> {
+        let LinkRequest {
+            id,
+            certificate,
+            settings,
+            ..
+        } = request;
+        let now = self.clock.now();
+        if let Some(settings) = settings.filter(|_| certificate.is_empty()) {
+            let spec = found.public_key.spec();
+            let template = self
+                .check_settings(settings.for_key(spec, id))
+                .map_err(ServiceError::Invalid)?;
+            if template.spec != spec {
+                let refusal = format!("is not that of the key, which is {spec}; leave it out");
+                return Err(ServiceError::invalid("keyAlgorithm", Refusal::new(refusal)));
+            }
+            return Ok((template.id.clone(), Source::SelfSigned(Box::new(template))));
+        }
+        let id = id.as_deref().map(KeyPairId::parse).transpose();
+        let id = id.map_err(|refusal| ServiceError::invalid("id", refusal))?;
+        let refused = |refusal| ServiceError::invalid("certificate", refusal);
+        let certificates = match certificate.is_empty() {
+            false => certs::read_certificates(&certificate).map_err(refused)?,
+            true => certificates_of(handle, found.key.id.clone()).await?,
+        };
+        if certificates.is_empty() {
+            return Err(refused(Refusal::new(
+                "is required: give the key's certificate, or settings of a self-signed one; the token has none beside the key",
+            )));
+        }
+        let certified = certs::certify(&found.public_key, certificates, now).map_err(refused)?;
+        Ok((id, Source::Issued(Box::new(certified))))
+    }
+
+    /// Has the key sign, which shows that it is ours to use and the one of the public key.
+    async fn prove(
+        &self,
+        handle: &ProviderHandle,
+        name: &KeyName,
+        public_key: &PublicKey,
+        source: Source,
+    ) -> Result<Certified, ServiceError> {
+        let key = StoredKey {
+            name: name.clone(),
+            public_key: public_key.clone(),
+            sealed: None,
+        };
+        let challenge = Bytes::copy_from_slice(&self.entropy.bits_128()?);
+        let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
+        let now = stored_precision(self.clock.now());
+        let job = move |provider: &dyn CryptoProvider| match source {
+            Source::Issued(certified) => {
+                let algorithm = key.public_key.spec().algorithm();
+                let algorithm = algorithm.default_signature_algorithm();
+                let challenge = SigningInput::Message(challenge);
+                let signature = provider.sign(&key, algorithm, &challenge)?;
+                key.public_key
+                    .verify(algorithm, &challenge, &signature)
+                    .map_err(|_| {
+                        let sentence = "is not the certificate of this key: a signature of the key does not verify with it";
+                        ServiceError::invalid("certificate", Refusal::new(sentence))
+                    })?;
+                Ok::<_, ServiceError>(*certified)
+            }
+            Source::SelfSigned(template) => {
+                let subject_dn = template.subject.to_string();
+                let validity = Validity::days_from(now, template.valid_days);
+                let names = template.names.iter().map(ToString::to_string).collect();
+                let profile = Profile {
+                    subject: template.subject,
+                    names: template.names,
+                    validity,
+                    serial_number,
+                    public_key: key.public_key.clone(),
+                    signature_algorithm: template.signature_algorithm,
+                };
+                Ok(Certified {
+                    leaf: IssuedCertificate {
+                        certificate: issue::self_signed(provider, &key, profile)?,
+                        public_key: key.public_key,
+                        signature_algorithm: template.signature_algorithm.name().to_owned(),
+                        serial_number: serial_number.decimal(),
+                        issuer_dn: subject_dn.clone(),
+                        subject_dn,
+                        subject_alternative_names: names,
+                        validity,
+                    },
+                    chain: Vec::new(),
+                })
+            }
+        };
+        handle.run(Lane::Sign, Operation::Sign, job).await
+    }
+}
+
+/// Reads by what the key shall be found, and which field says so.
+fn search(request: &LinkRequest) -> Result<(&'static str, KeySearch), ServiceError> {
+    let LinkRequest {
+        private_key_label: label,
+        private_key_id: id,
+        ..
+    } = request;
+    match (&**label, &**id) {
+        ("", "") => Err(ServiceError::invalid(
+            "privateKeyId",
+            Refusal::new("is required, unless privateKeyLabel names the key"),
+        )),
+        (label, "") => Ok(("privateKeyLabel", KeySearch::Label(label.to_owned()))),
+        ("", id) => match decode_hex(id) {
+            Some(id) => Ok(("privateKeyId", KeySearch::Id(id))),
+            None => Err(ServiceError::invalid(
+                "privateKeyId",
+                Refusal::of(
+                    id,
+                    "is not a CKA_ID in hexadecimal digits, two for each byte",
+                ),
+            )),
+        },
+        _ => Err(ServiceError::invalid(
+            "privateKeyId",
+            Refusal::new("is one of two names of the key; give either it or privateKeyLabel"),
+        )),
+    }
+}
+
+fn decode_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<_> = text
+        .chars()
+        .filter(|c| *c != ':')
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    Some(pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+/// Lists the keys among which a caller has to choose.
+fn candidates(keys: &[TokenKey]) -> String {
+    let shown: Vec<_> = keys
+        .iter()
+        .take(CANDIDATES_MAX)
+        .map(|key| {
+            let id: Vec<_> = key.id.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{:?} {} ({})", key.label, id.concat(), key.kind)
+        })
+        .collect();
+    format!(
+        "names {} private keys: {}; choose one by privateKeyId, or make their CKA_IDs differ",
+        keys.len(),
+        shown.join(", ")
+    )
+}
+
+async fn find_keys(
+    handle: &ProviderHandle,
+    search: KeySearch,
+) -> Result<Vec<TokenKey>, ProviderError> {
+    let operation = Operation::Inventory;
+    let find = issue::on_token(operation, move |token| token.find_keys(&search));
+    let mut found = handle.run(Lane::Manage, operation, find).await?;
+    found.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(found)
+}
+
+async fn certificates_of(
+    handle: &ProviderHandle,
+    id: Vec<u8>,
+) -> Result<Vec<Certificate>, ProviderError> {
+    let operation = Operation::Inventory;
+    let find = issue::on_token(operation, move |token| token.certificates_of(&id));
+    handle.run(Lane::Manage, operation, find).await
+}
+
+const CANDIDATES_MAX: usize = 8;
