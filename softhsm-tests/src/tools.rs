@@ -234,7 +234,7 @@ fn grpcurl() -> PathBuf {
     path
 }
 
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
 }
 

@@ -252,6 +252,7 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
                 order: ListOrder::default(),
                 page_size: PageSize::parse(1000).unwrap(),
                 after: None,
+                skip: 0,
             },
             std::time::SystemTime::now().into(),
         )

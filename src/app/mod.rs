@@ -23,14 +23,15 @@ pub use shutdown::stop_signal;
 pub use system::environment;
 
 use crate::config::Config;
-use crate::domain::{ProviderKind, ProviderMode};
+use crate::domain::{Entropy, KeyPairId, ProviderKind, ProviderMode};
 use crate::grpc::{self, GrpcConfig, Health};
 use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProvider};
 use crate::providers::pkcs11::Pkcs11Provider;
 use crate::providers::{Lanes, ProviderHandle, Registry};
-use crate::rest;
+use crate::rest::{self, RestConfig};
 use crate::service::{Service, ServiceConfig};
 use crate::store::{EmbeddedStore, MetadataStore};
+use crate::telemetry::CallIds;
 use front::Front;
 use listen::Listeners;
 use system::{SystemClock, SystemEntropy};
@@ -41,6 +42,7 @@ pub struct App {
     service: Arc<Service>,
     listeners: Listeners,
     grpc: GrpcConfig,
+    rest: RestConfig,
     shutdown_grace: Duration,
 }
 
@@ -67,6 +69,11 @@ impl App {
                 max_message_bytes: config.server.max_message_bytes,
                 request_timeout: config.server.request_timeout,
             },
+            rest: RestConfig {
+                base_path: config.server.rest_base_path,
+                max_message_bytes: config.server.max_message_bytes,
+                request_timeout: config.server.request_timeout,
+            },
             shutdown_grace: config.server.shutdown_grace,
         })
     }
@@ -81,8 +88,10 @@ impl App {
         let health = Health::new();
         let routes = grpc::routes(Arc::clone(&self.service), &self.grpc, &health)
             .map_err(StartError::Reflection)?;
-        let calls = grpc::call_layer(&self.grpc, &SystemEntropy);
-        let front = Front::new(&calls, routes, rest::routes(Arc::clone(&self.service)));
+        let ids = call_ids();
+        let calls = grpc::call_layer(&self.grpc, ids.clone());
+        let rest = rest::routes(Arc::clone(&self.service), &self.rest, ids);
+        let front = Front::new(&calls, routes, rest);
         let server = Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
@@ -194,6 +203,12 @@ async fn key_encryption_key(
     Ok(key)
 }
 
+/// Returns what tells the calls of this run of the daemon from those of others, in the log.
+fn call_ids() -> CallIds {
+    let run = KeyPairId::from_random(SystemEntropy.bits_128().unwrap_or_default());
+    CallIds::new(run.as_str().get(..RUN_LEN).unwrap_or_default())
+}
+
 /// Says what the store has that this mode does not show.
 async fn tell_of_hidden_key_pairs(service: &Service, mode: ProviderMode) {
     for kind in ProviderKind::ALL {
@@ -219,6 +234,8 @@ async fn disconnect(service: &Service) {
     }
 }
 
+/// How many characters tell one run of the daemon from another.
+const RUN_LEN: usize = 8;
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// How many calls of one connection may be cancelled before they are looked at. One more ends the connection, with
 /// all its calls, as a defence against floods (CVE-2023-44487): the default of 20 is met by clients with short deadlines.

@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The path of a Unix socket.
     pub unix_socket: Option<PathBuf>,
+    /// What the REST paths of key pairs begin with.
+    pub rest_base_path: String,
     /// The largest request in bytes.
     pub max_message_bytes: usize,
     /// How long a call may take.
@@ -193,6 +195,7 @@ impl Faults {
             );
         }
         let unix_socket = self.path("server.unix_socket", raw.unix_socket);
+        let rest_base_path = self.base_path(raw.rest_base_path);
         let max_message_bytes = self.number(
             "server.max_message_bytes",
             raw.max_message_bytes,
@@ -223,11 +226,30 @@ impl Faults {
         Some(ServerConfig {
             listen,
             unix_socket,
+            rest_base_path: rest_base_path?,
             max_message_bytes,
             request_timeout,
             shutdown_grace,
             tls: tls.ok()?,
         })
+    }
+
+    /// Returns what REST paths begin with, without a slash at its end.
+    fn base_path(&mut self, leaf: Leaf<String>) -> Option<String> {
+        let given = self.given("server.rest_base_path", leaf);
+        let path = given.as_deref().unwrap_or("/pf-admin-api/v1");
+        let path = path.trim_end_matches('/');
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.');
+        let good = path.is_empty()
+            || path.starts_with('/') && !path.contains("//") && path.chars().all(allowed);
+        if !good {
+            self.add(
+                "server.rest_base_path",
+                "must be a path such as \"/pf-admin-api/v1\", or \"/\"",
+            );
+            return None;
+        }
+        Some(path.to_owned())
     }
 
     /// Returns the files of TLS, none without TLS, or an error when they are incomplete.

@@ -30,6 +30,8 @@ pub(super) struct Server {
     pub(super) listen: Leaf<String>,
     /// Path of a Unix socket to listen on as well.
     pub(super) unix_socket: Leaf<String>,
+    /// What the REST paths of key pairs begin with; `/pf-admin-api/v1` when absent.
+    pub(super) rest_base_path: Leaf<String>,
     /// The largest request in bytes; 4 MiB when absent.
     pub(super) max_message_bytes: Leaf<u64>,
     /// How long a call may take whose caller sets no deadline; `60s` when absent.
@@ -230,6 +232,7 @@ fn distance(one: &str, other: &str) -> usize {
 const KEYS: &[&str] = &[
     "server.listen",
     "server.unix_socket",
+    "server.rest_base_path",
     "server.max_message_bytes",
     "server.request_timeout",
     "server.shutdown_grace",
@@ -258,7 +261,6 @@ const KEYS: &[&str] = &[
 ];
 /// Keys of the contract whose feature is not there yet: to ignore them would be to promise it.
 const PLANNED: &[&str] = &[
-    "server.rest_base_path",
     "rotation.check_interval",
     "audit",
     "telemetry.metrics_listen",

@@ -18,6 +18,8 @@ pub struct ListQuery {
     pub page_size: PageSize,
     /// After which one, when it is not the first page.
     pub after: Option<PageToken>,
+    /// How many to pass over, for pages that are told by their number.
+    pub skip: u32,
 }
 
 /// Conditions that listed key pairs meet, all of them.

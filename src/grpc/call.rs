@@ -7,7 +7,6 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,32 +20,27 @@ use tower::{Layer, Service};
 use tracing::{Level, debug, enabled, error};
 
 use super::status::{complete, internal, to_status};
-use crate::domain::{Entropy, KeyPairId};
 use crate::service::ServiceError;
-use crate::telemetry::{Call, CallId};
+use crate::telemetry::{Call, CallIds};
 
 /// Puts [`CallService`] around the routes.
 #[derive(Clone, Debug)]
 pub struct CallLayer {
     request_timeout: Duration,
     max_message_bytes: usize,
-    /// Tells the ids that are made here from those of other runs of the daemon.
-    run: Arc<str>,
-    calls: Arc<AtomicU64>,
+    ids: CallIds,
 }
 
 impl CallLayer {
-    pub(super) fn new(
+    pub(super) const fn new(
         request_timeout: Duration,
         max_message_bytes: usize,
-        entropy: &dyn Entropy,
+        ids: CallIds,
     ) -> Self {
-        let run = KeyPairId::from_random(entropy.bits_128().unwrap_or_default());
         Self {
             request_timeout,
             max_message_bytes,
-            run: run.as_str().get(..RUN_LEN).unwrap_or_default().into(),
-            calls: Arc::default(),
+            ids,
         }
     }
 }
@@ -83,7 +77,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let call = Call::new(request.uri().path(), self.call_id(&request));
+        let given = request.headers().get(X_REQUEST_ID);
+        let id = self.layer.ids.next(given.map(HeaderValue::as_bytes));
+        let call = Call::new(request.uri().path(), id);
         let asked = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
         if let Some(asked) = asked {
             // Of a stream, only the beginning passes here.
@@ -136,23 +132,6 @@ impl Deadline {
         responses
             .take_until(tokio::time::sleep_until(self.0))
             .chain(futures_util::stream::once(passed).filter_map(std::future::ready))
-    }
-}
-
-impl<S> CallService<S> {
-    /// Takes the caller's `x-request-id` when it is of use in a log, or a number.
-    fn call_id(&self, request: &Request<Body>) -> CallId {
-        let given = request.headers().get(X_REQUEST_ID).filter(|id| {
-            (1..=REQUEST_ID_LEN_MAX).contains(&id.len())
-                && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        });
-        match given.and_then(|id| id.to_str().ok()) {
-            Some(id) => CallId::Given(id.into()),
-            None => CallId::Made(
-                Arc::clone(&self.layer.run),
-                self.layer.calls.fetch_add(1, Ordering::Relaxed),
-            ),
-        }
     }
 }
 
@@ -210,9 +189,6 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
-/// How many characters tell one run of the daemon from another.
-const RUN_LEN: usize = 8;
-const REQUEST_ID_LEN_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -15,11 +15,11 @@ use tonic::service::Routes;
 pub use call::{CallLayer, CallService};
 pub use health::{Health, service_name as health_service_name};
 
-use crate::domain::Entropy;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::key_pair_service_server::KeyPairServiceServer;
 use crate::proto::signing_service_server::SigningServiceServer;
 use crate::service::Service;
+use crate::telemetry::CallIds;
 use key_pair_service::KeyPairGrpc;
 use signing_service::SigningGrpc;
 
@@ -59,6 +59,6 @@ pub fn routes(
 }
 
 /// Makes the layer that every call passes first.
-pub fn call_layer(config: &GrpcConfig, entropy: &dyn Entropy) -> CallLayer {
-    CallLayer::new(config.request_timeout, config.max_message_bytes, entropy)
+pub const fn call_layer(config: &GrpcConfig, ids: CallIds) -> CallLayer {
+    CallLayer::new(config.request_timeout, config.max_message_bytes, ids)
 }

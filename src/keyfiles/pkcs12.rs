@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::private_key::from_pkcs8;
 use super::{Contents, ITERATIONS, ITERATIONS_MAX, KeyFileError};
-use crate::domain::{Certificate, PrivateKey};
+use crate::domain::{Certificate, PrivateKey, Refusal};
 
 /// Reads a file, whose integrity is protected by the password (section 4, `macData`).
 pub(super) fn read(file: &[u8], password: &str) -> Result<Contents, KeyFileError> {
@@ -24,6 +24,7 @@ pub(super) fn read(file: &[u8], password: &str) -> Result<Contents, KeyFileError
         }
         Ok(true) => {}
     }
+    check_password(password)?;
     let encryptions = PBE_OIDS.iter().map(|oid| occurrences(file, oid));
     if encryptions.sum::<usize>() > ENCRYPTIONS_MAX {
         return Err(KeyFileError::file(format!(
@@ -60,6 +61,7 @@ pub fn write_pkcs12(
     friendly_name: &str,
     password: &SecretString,
 ) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    check_password(password.expose_secret())?;
     let key = P12PrivateKey::from_der(private_key.pkcs8())
         .map_err(|_| KeyFileError::Failed("the private key"))?;
     let certificates = std::iter::once(certificate)
@@ -81,6 +83,17 @@ pub fn write_pkcs12(
     written
         .map(Zeroizing::new)
         .map_err(|_| KeyFileError::Failed("PKCS#12"))
+}
+
+/// A password of PKCS#12 is a `BMPString` (appendix B.1).
+fn check_password(password: &str) -> Result<(), KeyFileError> {
+    match password.chars().all(|c| u32::from(c) <= 0xffff) {
+        true => Ok(()),
+        false => Err(KeyFileError::Refused(
+            "password",
+            Refusal::new("must have no characters beyond U+FFFF, such as emoji, in PKCS#12"),
+        )),
+    }
 }
 
 /// Tells whether the third part of a `PFX`, the MAC, is there.

@@ -1,34 +1,102 @@
-//! The HTTP transport: what programs without gRPC read.
+//! The HTTP transport: what programs without gRPC call.
 //!
-//! It calls the same use cases as gRPC does, and answers errors from the same table.
+//! It calls the same use cases as gRPC does, and answers errors from the same table. A path is added by a handler
+//! with its description, and its name in [`routes`]: nothing is served that `/openapi.json` does not tell.
 
 mod api_result;
+mod call;
+mod health;
 mod jwks;
+mod key_files;
+mod models;
+mod pages;
+mod request;
+mod signing_key_pairs;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::http::{Method, StatusCode, Uri};
-use axum::response::Response;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Router, middleware};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::service::Service;
+use crate::telemetry::CallIds;
+use api_result::{ApiResult, Refused, ValidationError};
+use call::Calls;
+
+/// How requests are answered.
+#[derive(Clone, Debug)]
+pub struct RestConfig {
+    /// What the paths of key pairs begin with: empty, or `/` and more, without a `/` at its end.
+    pub base_path: String,
+    /// The largest body in bytes.
+    pub max_message_bytes: usize,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+}
+
+/// The description of the API, as far as it is not that of its paths.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "keypaird",
+        description = "Signing key pairs in a PKCS#11 token or in software"
+    ),
+    components(schemas(ApiResult, ValidationError))
+)]
+struct Description;
 
 /// Returns the routes.
-pub fn routes(service: Arc<Service>) -> Router {
-    Router::new()
-        .route("/.well-known/jwks.json", get(jwks::jwks))
+pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Router {
+    let key_pairs = OpenApiRouter::new()
+        .routes(routes!(signing_key_pairs::key_algorithms))
+        .routes(routes!(signing_key_pairs::generate))
+        .routes(routes!(key_files::import))
+        .routes(routes!(key_files::link))
+        .routes(routes!(signing_key_pairs::list))
+        .routes(routes!(signing_key_pairs::get, signing_key_pairs::delete))
+        .routes(routes!(signing_key_pairs::certificate))
+        .routes(routes!(key_files::pkcs12))
+        .routes(routes!(key_files::pem))
+        .routes(routes!(key_files::csr, key_files::csr_response));
+    let all = OpenApiRouter::with_openapi(Description::openapi()).routes(routes!(jwks::jwks));
+    let (router, description) = match &*config.base_path {
+        "" => all.merge(key_pairs),
+        base_path => all.nest(base_path, key_pairs),
+    }
+    .split_for_parts();
+    // A description is always JSON.
+    let description = description.to_json().unwrap_or_default();
+    let calls = Calls {
+        ids,
+        request_timeout: config.request_timeout,
+    };
+    router
+        .route(
+            "/openapi.json",
+            get(|| async { ([(header::CONTENT_TYPE, "application/json")], description) }),
+        )
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(DefaultBodyLimit::max(config.max_message_bytes))
+        .layer(middleware::from_fn_with_state(calls, call::answer))
         .with_state(service)
 }
 
-async fn not_found(uri: Uri) -> Response {
+async fn not_found(uri: Uri) -> impl IntoResponse {
     let message = format!("there is nothing at {}", uri.path());
-    api_result::render(StatusCode::NOT_FOUND, "resource_not_found", message)
+    Refused::Http(StatusCode::NOT_FOUND, message)
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+async fn method_not_allowed(method: Method, uri: Uri) -> impl IntoResponse {
     let message = format!("{} does not take {method}", uri.path());
-    api_result::render(StatusCode::METHOD_NOT_ALLOWED, "bad_request", message)
+    Refused::Http(StatusCode::METHOD_NOT_ALLOWED, message)
 }

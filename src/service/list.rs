@@ -15,6 +15,8 @@ pub struct ListRequest {
     pub page_size: i32,
     /// `pageToken`; empty for the first page.
     pub page_token: String,
+    /// How many key pairs to pass over, for pages that are told by their number.
+    pub skip: u32,
     /// `orderBy`; empty for the default.
     pub order_by: String,
     /// `filter.cryptoProvider`.
@@ -100,6 +102,7 @@ impl Service {
                 order,
                 page_size,
                 after,
+                skip: request.skip,
             }),
             _ => Err(violations),
         }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tracing::{Span, info_span};
@@ -24,6 +25,38 @@ pub enum CallId {
     Given(Box<str>),
     /// What it is named when it has to be: a text of this run of the daemon, and a number.
     Made(Arc<str>, u64),
+}
+
+/// Gives calls their ids.
+#[derive(Clone, Debug)]
+pub struct CallIds {
+    /// Tells the ids that are made here from those of other runs of the daemon.
+    run: Arc<str>,
+    calls: Arc<AtomicU64>,
+}
+
+impl CallIds {
+    /// Makes ids that begin with a text of this run of the daemon.
+    pub fn new(run: &str) -> Self {
+        Self {
+            run: run.into(),
+            calls: Arc::default(),
+        }
+    }
+
+    /// Takes the caller's `x-request-id` when it is of use in a log, or a number.
+    pub fn next(&self, given: Option<&[u8]>) -> CallId {
+        let given = given.filter(|id| {
+            (1..=ID_LEN_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+        });
+        match given.and_then(|id| std::str::from_utf8(id).ok()) {
+            Some(id) => CallId::Given(id.into()),
+            None => CallId::Made(
+                Arc::clone(&self.run),
+                self.calls.fetch_add(1, Ordering::Relaxed),
+            ),
+        }
+    }
 }
 
 tokio::task_local! {
@@ -84,3 +117,5 @@ impl Call {
         })
     }
 }
+
+const ID_LEN_MAX: usize = 128;

@@ -7,7 +7,7 @@ mod call;
 use std::error::Error;
 use std::io;
 
-pub use call::{Call, CallId};
+pub use call::{Call, CallId, CallIds};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;

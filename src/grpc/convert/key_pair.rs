@@ -49,6 +49,7 @@ pub(in crate::grpc) fn list_request(
     Ok(ListRequest {
         page_size: request.page_size,
         page_token: request.page_token,
+        skip: 0,
         order_by: request.order_by,
         crypto_provider: provider("filter.cryptoProvider", filter.crypto_provider)?,
         key_algorithm: filter.key_algorithm,

@@ -57,11 +57,12 @@ fn page_sql(query: &ListQuery, conditions: &mut Conditions) -> String {
         order.begin_after(after, conditions);
     }
     format!(
-        "{}{} ORDER BY {} LIMIT {}",
+        "{}{} ORDER BY {} LIMIT {} OFFSET {}",
         rows::SELECT_KEY_PAIR,
         conditions.clause(),
         order.clause(),
         u32::from(query.page_size.get()) + 1,
+        query.skip,
     )
 }
 
@@ -268,6 +269,7 @@ pub(super) fn plan(
             sequence: 1,
             value: "1".to_owned(),
         }),
+        skip: 0,
     };
     let mut conditions = Conditions::of(&query.filter, OffsetDateTime::UNIX_EPOCH);
     conditions.leave_the_index_to_others();

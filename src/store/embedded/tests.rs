@@ -352,6 +352,7 @@ proptest! {
                     order,
                     page_size: PageSize::parse(page_size).unwrap(),
                     after,
+                    skip: 0,
                 };
                 let page = store.list(query, NOW).await.unwrap();
                 prop_assert_eq!(page.total, u64::try_from(expected.len()).unwrap());

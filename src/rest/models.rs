@@ -1,0 +1,315 @@
+//! The owner's models: what REST bodies look like, field by field.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use utoipa::ToSchema;
+
+use crate::domain::{self, CertificateValidity, KeySpec};
+use crate::service::{AvailableAlgorithm, KeyPairView as View};
+
+/// Where a private key lives. Applicable in hybrid mode only.
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum CryptoProvider {
+    /// In software.
+    Local,
+    /// On the PKCS#11 token.
+    Hsm,
+}
+
+impl From<CryptoProvider> for domain::ProviderKind {
+    fn from(provider: CryptoProvider) -> Self {
+        match provider {
+            CryptoProvider::Local => Self::Local,
+            CryptoProvider::Hsm => Self::Hsm,
+        }
+    }
+}
+
+impl From<domain::ProviderKind> for CryptoProvider {
+    fn from(kind: domain::ProviderKind) -> Self {
+        match kind {
+            domain::ProviderKind::Local => Self::Local,
+            domain::ProviderKind::Hsm => Self::Hsm,
+        }
+    }
+}
+
+/// Whether a certificate can be relied on now.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum Status {
+    /// Within its validity.
+    Valid,
+    /// Past its end.
+    Expired,
+    /// Before its beginning.
+    NotYetValid,
+    /// Revoked by its issuer.
+    Revoked,
+}
+
+/// A key pair to be generated. What is wrong with it is answered with 422, field by field.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NewKeyPairSettings {
+    /// Identifier; made by keypaird when absent.
+    #[schema(pattern = "^[a-z0-9._-]{1,64}$")]
+    id: Option<String>,
+    /// CN.
+    #[serde(default)]
+    #[schema(required = true, min_length = 1, max_length = 64)]
+    common_name: String,
+    /// DNS names, IP addresses, e-mail addresses and URIs.
+    subject_alternative_names: Option<Vec<String>>,
+    /// O.
+    #[serde(default)]
+    #[schema(required = true, min_length = 1, max_length = 64)]
+    organization: String,
+    /// OU.
+    #[schema(min_length = 1, max_length = 64)]
+    organization_unit: Option<String>,
+    /// L.
+    #[schema(min_length = 1, max_length = 128)]
+    city: Option<String>,
+    /// ST.
+    #[schema(min_length = 1, max_length = 128)]
+    state: Option<String>,
+    /// C, two letters.
+    #[serde(default)]
+    #[schema(required = true, pattern = "^[A-Za-z]{2}$")]
+    country: String,
+    /// Days until the certificate expires.
+    #[serde(default)]
+    #[schema(required = true, minimum = 1, maximum = 36500)]
+    valid_days: i32,
+    /// `RSA`, `EC` or `ED25519`.
+    #[serde(default)]
+    #[schema(required = true, pattern = "^(RSA|EC|ED25519)$")]
+    key_algorithm: String,
+    /// Bits; the algorithm's default when absent.
+    key_size: Option<i32>,
+    /// Of the certificate; the algorithm's default when absent.
+    signature_algorithm: Option<String>,
+    /// Where the key shall live; `crypto.default_provider` when absent.
+    crypto_provider: Option<CryptoProvider>,
+}
+
+impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
+    fn from(settings: NewKeyPairSettings) -> Self {
+        Self {
+            id: settings.id,
+            common_name: settings.common_name,
+            organization: settings.organization,
+            organization_unit: settings.organization_unit,
+            city: settings.city,
+            state: settings.state,
+            country: settings.country,
+            subject_alternative_names: settings.subject_alternative_names.unwrap_or_default(),
+            valid_days: settings.valid_days,
+            key_algorithm: settings.key_algorithm,
+            key_size: settings.key_size,
+            signature_algorithm: settings.signature_algorithm,
+            crypto_provider: settings.crypto_provider.map(Into::into),
+            ..Self::default()
+        }
+    }
+}
+
+/// A key pair.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct KeyPairView {
+    /// Identifier.
+    id: String,
+    /// Decimal digits.
+    serial_number: String,
+    /// The most specific part first.
+    #[serde(rename = "subjectDN")]
+    subject_dn: String,
+    /// Always there, empty when there are none.
+    subject_alternative_names: Vec<String>,
+    /// Equal to the subject for a self-signed certificate.
+    #[serde(rename = "issuerDN")]
+    issuer_dn: String,
+    /// UTC.
+    #[schema(format = DateTime)]
+    valid_from: String,
+    /// UTC.
+    #[schema(format = DateTime)]
+    expires: String,
+    /// `RSA`, `EC` or `ED25519`.
+    key_algorithm: String,
+    /// Bits.
+    key_size: i32,
+    /// Of the certificate.
+    signature_algorithm: String,
+    /// X.509 version.
+    version: i32,
+    /// Upper-case hexadecimal.
+    sha1_fingerprint: String,
+    /// Upper-case hexadecimal.
+    sha256_fingerprint: String,
+    /// Now.
+    status: Status,
+    /// In hybrid mode only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    crypto_provider: Option<CryptoProvider>,
+}
+
+impl From<View> for KeyPairView {
+    fn from(view: View) -> Self {
+        let pair = view.key_pair;
+        let current = pair.current;
+        let spec = current.public_key.spec();
+        Self {
+            id: pair.id.to_string(),
+            serial_number: current.serial_number,
+            subject_dn: current.subject_dn,
+            subject_alternative_names: current.subject_alternative_names,
+            issuer_dn: current.issuer_dn,
+            valid_from: time(current.validity.not_before),
+            expires: time(current.validity.not_after),
+            key_algorithm: spec.algorithm().name().to_owned(),
+            key_size: spec.bits(),
+            signature_algorithm: current.certificate_signature_algorithm,
+            version: X509_VERSION,
+            sha1_fingerprint: current.certificate.sha1_fingerprint(),
+            sha256_fingerprint: current.certificate.sha256_fingerprint(),
+            status: match view.status {
+                CertificateValidity::Valid => Status::Valid,
+                CertificateValidity::Expired => Status::Expired,
+                CertificateValidity::NotYetValid => Status::NotYetValid,
+                CertificateValidity::Revoked => Status::Revoked,
+            },
+            crypto_provider: view.crypto_provider.map(Into::into),
+        }
+    }
+}
+
+/// Key pairs.
+#[derive(Serialize, ToSchema)]
+pub(super) struct KeyPairViews {
+    /// In the order of their making.
+    pub(super) items: Vec<KeyPairView>,
+}
+
+/// What can be done with a kind of key.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct KeyAlgorithm {
+    /// `RSA`, `EC` or `ED25519`.
+    name: String,
+    /// Bits.
+    key_sizes: Vec<i32>,
+    /// Used when a request names none.
+    default_key_size: i32,
+    /// Of certificates.
+    signature_algorithms: Vec<String>,
+    /// Used when a request names none.
+    default_signature_algorithm: String,
+}
+
+/// Key algorithms.
+#[derive(Serialize, ToSchema)]
+pub(super) struct KeyAlgorithms {
+    /// The union over the providers.
+    pub(super) items: Vec<KeyAlgorithm>,
+}
+
+impl From<Vec<AvailableAlgorithm>> for KeyAlgorithms {
+    /// Puts together what the providers can do.
+    fn from(available: Vec<AvailableAlgorithm>) -> Self {
+        let mut items: Vec<KeyAlgorithm> = Vec::new();
+        for one in available {
+            let bits = one.specs.iter().copied().map(KeySpec::bits);
+            let known = items
+                .iter_mut()
+                .find(|known| known.name == one.algorithm.name());
+            match known {
+                Some(known) => {
+                    known.key_sizes.extend(bits);
+                    known.key_sizes.sort_unstable();
+                    known.key_sizes.dedup();
+                }
+                None => items.push(KeyAlgorithm {
+                    name: one.algorithm.name().to_owned(),
+                    key_sizes: bits.collect(),
+                    default_key_size: one.default_spec.bits(),
+                    signature_algorithms: one
+                        .signature_algorithms
+                        .iter()
+                        .map(|algorithm| algorithm.name().to_owned())
+                        .collect(),
+                    default_signature_algorithm: one.default_signature_algorithm.name().to_owned(),
+                }),
+            }
+        }
+        Self { items }
+    }
+}
+
+/// A file with a private key and its certificates.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct KeyPairFile {
+    /// Identifier; made by keypaird when absent.
+    pub(super) id: Option<String>,
+    /// PKCS#12 or PEM in base64, of either alphabet, or PEM as it is.
+    #[serde(default)]
+    #[schema(required = true, min_length = 1)]
+    pub(super) file_data: String,
+    /// `PKCS12` or `PEM`; found out when absent.
+    pub(super) format: Option<String>,
+    /// Of the file.
+    pub(super) password: Option<String>,
+    /// Where the key shall live; `crypto.default_provider` when absent.
+    pub(super) crypto_provider: Option<CryptoProvider>,
+}
+
+/// A private key that is already on the token.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct KeyPairLink {
+    /// Identifier; made by keypaird when absent.
+    pub(super) id: Option<String>,
+    /// `CKA_ID` in hexadecimal digits, or else `CKA_LABEL`.
+    #[serde(default)]
+    #[schema(required = true, min_length = 1)]
+    pub(super) private_key_id: String,
+    /// The certificate in base64 or PEM; that on the token when absent.
+    pub(super) certificate_data: Option<String>,
+}
+
+/// How a private key shall leave.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct KeyPairExportSettings {
+    /// What the file is encrypted under.
+    #[serde(default)]
+    #[schema(required = true, min_length = 8)]
+    pub(super) password: String,
+}
+
+/// The answer of a CA.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct CsrResponse {
+    /// Certificate, chain or PKCS#7: PEM, base64 of PEM, or bare base64.
+    #[serde(default)]
+    #[schema(required = true, min_length = 1)]
+    pub(super) file_data: String,
+}
+
+/// Writes a time as clients of this API read it.
+fn time(time: OffsetDateTime) -> String {
+    // These parts of a time are always there.
+    time.format(TIME).unwrap_or_default()
+}
+
+const TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+const X509_VERSION: i32 = 3;

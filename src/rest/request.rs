@@ -1,0 +1,169 @@
+//! What handlers take from a request: checked bodies, ids and query parameters.
+
+use axum::RequestExt;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::DeserializeOwned;
+
+use super::api_result::Refused;
+
+/// A body in JSON.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
+        check_content_type(&request)?;
+        let bytes: Result<Bytes, BytesRejection> = request.extract().await;
+        let bytes = bytes.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Refused::Http(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than server.max_message_bytes".to_owned(),
+            ),
+            _ => Refused::malformed("body", "was broken off"),
+        })?;
+        // A shared buffer of key files and passwords would be wiped here, if it could be.
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let (field, sentence) = explain(error.inner());
+            let field = field.unwrap_or(
+                match path
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || "[].".contains(c))
+                    && path != "."
+                {
+                    true => path,
+                    false => "body".to_owned(),
+                },
+            );
+            Refused::malformed(field, sentence)
+        })?;
+        match json.end() {
+            Ok(()) => Ok(Self(body)),
+            Err(_) => Err(Refused::malformed("body", "has something behind its end")),
+        }
+    }
+}
+
+/// Says what is wrong, and with which field when the path of the error does not tell. The value is not repeated: it
+/// may be a password.
+fn explain(error: &serde_json::Error) -> (Option<String>, String) {
+    let said = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let said = said.strip_suffix(&place).unwrap_or(&said);
+    if error.classify() != serde_json::error::Category::Data {
+        return (Some("body".to_owned()), format!("is not JSON{place}"));
+    }
+    if let Some(field) = said.strip_prefix("duplicate field ") {
+        let field = field.trim_matches('`').to_owned();
+        return (Some(field), "is there twice".to_owned());
+    }
+    (None, wanted(said))
+}
+
+/// Says what is allowed, from the words of serde.
+fn wanted(said: &str) -> String {
+    if let Some((_, known)) = said
+        .strip_prefix("unknown field ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        return format!("is not known here; there is {known}");
+    }
+    match said.split_once(", expected ").map(|(_, wanted)| wanted) {
+        Some("i32" | "u32") | None => "must be a whole number".to_owned(),
+        Some(wanted) => format!("must be {wanted}"),
+    }
+}
+
+fn check_content_type(request: &Request) -> Result<(), Refused> {
+    let refused = |message: &str| {
+        Err(Refused::Http(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            message.to_owned(),
+        ))
+    };
+    let Some(content_type) = request.headers().get(header::CONTENT_TYPE) else {
+        return refused("the content type must be application/json, and is missing");
+    };
+    let content_type = content_type
+        .to_str()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let mut parts = content_type.split(';').map(str::trim);
+    if parts.next() != Some("application/json") {
+        return refused("the content type must be application/json");
+    }
+    let charset = parts.find_map(|part| part.strip_prefix("charset="));
+    match charset.map(|charset| charset.trim_matches('"')) {
+        None | Some("utf-8" | "utf8" | "us-ascii") => Ok(()),
+        Some(_) => refused("the charset must be utf-8"),
+    }
+}
+
+/// The id in the path.
+pub(super) struct Id(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        let id = id.map_err(|_| Refused::malformed("id", "is not UTF-8, percent-encoded"))?;
+        Ok(Self(id.0))
+    }
+}
+
+/// The query parameters that a path knows, none of them twice.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+        serde_path_to_error::deserialize(pairs)
+            .map(Self)
+            .map_err(|error| {
+                let path = error.path().to_string();
+                Refused::malformed(path, wanted(&error.into_inner().to_string()))
+            })
+    }
+}
+
+/// Takes no query parameters.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// Reads a file in a field: base64 in either alphabet, with or without padding, or PEM as it is.
+pub(super) fn file_data(text: &str) -> Result<Vec<u8>, Refused> {
+    if text.contains("-----BEGIN ") {
+        return Ok(text.as_bytes().to_vec());
+    }
+    let compact: String = text
+        .chars()
+        .filter(|c| !c.is_ascii_whitespace())
+        .map(|c| match c {
+            '-' => '+',
+            '_' => '/',
+            other => other,
+        })
+        .collect();
+    BASE64
+        .decode(compact)
+        .map_err(|_| Refused::malformed("fileData", "must be base64, or PEM"))
+}
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);

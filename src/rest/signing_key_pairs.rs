@@ -1,0 +1,172 @@
+//! `/keyPairs/signing`: the key pairs themselves.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::api_result::{Errors, Refused};
+use super::models::{KeyAlgorithms, KeyPairView, KeyPairViews, NewKeyPairSettings};
+use super::pages::{self, Slice};
+use super::request::{Id, Json, Nothing, Query};
+use crate::domain::{Refusal, Violations};
+use crate::service::{
+    DeleteRequest, GenerateOutcome, GenerateRequest, ListRequest, Service, ServiceError,
+};
+
+/// Lists what can be done with which kinds of key.
+#[utoipa::path(get, path = "/keyPairs/keyAlgorithms", tag = "keyPairs",
+    responses((status = 200, body = KeyAlgorithms), Errors))]
+pub(super) async fn key_algorithms(
+    State(service): State<Arc<Service>>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<axum::Json<KeyAlgorithms>, Refused> {
+    Ok(axum::Json(service.key_algorithms(None)?.into()))
+}
+
+/// Generates a key pair with a self-signed certificate.
+#[utoipa::path(post, path = "/keyPairs/signing/generate", tag = "keyPairs",
+    request_body = NewKeyPairSettings, responses((status = 201, body = KeyPairView), Errors))]
+pub(super) async fn generate(
+    State(service): State<Arc<Service>>,
+    Json(settings): Json<NewKeyPairSettings>,
+) -> Result<Response, Refused> {
+    let outcome = service
+        .generate(GenerateRequest {
+            settings: settings.into(),
+            ..GenerateRequest::default()
+        })
+        .await?;
+    match outcome {
+        GenerateOutcome::Made(view) => Ok(created(KeyPairView::from(*view))),
+        // Only made when asked for, which REST cannot.
+        GenerateOutcome::WouldMake(_) => Err(ServiceError::Panicked.into()),
+    }
+}
+
+/// Which key pairs are listed.
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParameters {
+    /// Number of the page, from 1.
+    #[param(minimum = 1)]
+    page: Option<u32>,
+    /// Key pairs on a page, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
+    number_per_page: Option<u32>,
+    /// Text in the id or the subject, letters of either case.
+    #[param(max_length = 256)]
+    filter: Option<String>,
+}
+
+/// Lists key pairs in the order of their making: all of them, or one page.
+#[utoipa::path(get, path = "/keyPairs/signing", tag = "keyPairs", params(ListParameters),
+    responses((status = 200, body = KeyPairViews), Errors))]
+pub(super) async fn list(
+    State(service): State<Arc<Service>>,
+    Query(parameters): Query<ListParameters>,
+) -> Result<Response, Refused> {
+    let is_page = parameters.page.is_some() || parameters.number_per_page.is_some();
+    let request = parameters.request()?;
+    let first = service.list(request.clone()).await?;
+    let next = match is_page {
+        true => String::new(),
+        false => first.next_page_token.clone(),
+    };
+    let rest = stream::unfold(next, move |page_token| {
+        let (service, request) = (Arc::clone(&service), request.clone());
+        pages::next(page_token, move |page_token| async move {
+            let page = service
+                .list(ListRequest {
+                    page_token,
+                    ..request
+                })
+                .await?;
+            Ok((page.next_page_token.clone(), slice(page.key_pairs)))
+        })
+    });
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    let body = pages::array(r#"{"items":["#, slice(first.key_pairs), rest);
+    Ok((headers, body).into_response())
+}
+
+fn slice(views: Vec<crate::service::KeyPairView>) -> Slice {
+    views.into_iter().map(KeyPairView::from).collect()
+}
+
+impl ListParameters {
+    fn request(self) -> Result<ListRequest, ServiceError> {
+        let mut violations = Violations::new();
+        let per_page = self.number_per_page.unwrap_or(PER_PAGE_MAX);
+        if !(1..=PER_PAGE_MAX).contains(&per_page) {
+            let refusal = Refusal::new(format!("must be 1 to {PER_PAGE_MAX}"));
+            violations.add("numberPerPage", refusal);
+        }
+        let page = self.page.unwrap_or(1);
+        let skip = page
+            .checked_sub(1)
+            .and_then(|page| page.checked_mul(per_page));
+        if skip.is_none() {
+            violations.add("page", Refusal::new("must be 1 or more, and within reason"));
+        }
+        violations.into_result().map_err(ServiceError::Invalid)?;
+        Ok(ListRequest {
+            page_size: i32::try_from(per_page).unwrap_or(i32::MAX),
+            skip: skip.unwrap_or_default(),
+            query: self.filter.unwrap_or_default(),
+            ..ListRequest::default()
+        })
+    }
+}
+
+/// Returns a key pair.
+#[utoipa::path(get, path = "/keyPairs/signing/{id}", tag = "keyPairs", params(("id" = String, Path)),
+    responses((status = 200, body = KeyPairView), Errors))]
+pub(super) async fn get(
+    State(service): State<Arc<Service>>,
+    Id(id): Id,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<axum::Json<KeyPairView>, Refused> {
+    Ok(axum::Json(service.get(&id).await?.into()))
+}
+
+/// Deletes a key pair and destroys its private key. That of a linked key pair stays on the token.
+#[utoipa::path(delete, path = "/keyPairs/signing/{id}", tag = "keyPairs", params(("id" = String, Path)),
+    responses((status = 204), Errors))]
+pub(super) async fn delete(
+    State(service): State<Arc<Service>>,
+    Id(id): Id,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<StatusCode, Refused> {
+    let request = DeleteRequest {
+        id,
+        ..DeleteRequest::default()
+    };
+    service.delete(request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns the certificate in PEM.
+#[utoipa::path(get, path = "/keyPairs/signing/{id}/certificate", tag = "keyPairs", params(("id" = String, Path)),
+    responses((status = 200, body = String, content_type = "application/x-x509-ca-cert"), Errors))]
+pub(super) async fn certificate(
+    State(service): State<Arc<Service>>,
+    Id(id): Id,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<Response, Refused> {
+    let pem = service.export_certificate(&id, false).await?;
+    let headers = [(header::CONTENT_TYPE, "application/x-x509-ca-cert")];
+    Ok((headers, pem).into_response())
+}
+
+/// Answers with what was made.
+pub(super) fn created(view: KeyPairView) -> Response {
+    (StatusCode::CREATED, axum::Json(view)).into_response()
+}
+
+const PER_PAGE_MAX: u32 = 1000;
