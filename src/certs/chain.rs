@@ -194,7 +194,7 @@ fn from_der(der: &[u8]) -> Result<Vec<Certificate>, Refusal> {
 }
 
 /// Takes the certificates out of a `SignedData` (RFC 5652 section 5.1): in a `ContentInfo` that names it, they
-/// are the part tagged [0] behind version, digest algorithms and content. A walk over the tags does: the cms
+/// are the part tagged 0 behind version, digest algorithms and content. A walk over the tags does: the cms
 /// crate for this version of der is not released yet.
 fn from_pkcs7(der: &[u8]) -> Option<Vec<Certificate>> {
     let inside = |der: &[u8]| Some(der::AnyRef::from_der(der).ok()?.value().to_vec());

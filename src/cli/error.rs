@@ -195,10 +195,11 @@ fn flag(field: &str) -> Option<String> {
     let name = field
         .split(['[', '.'])
         .next_back()
-        .filter(|_| field.starts_with("filter."));
+        .filter(|_| field.starts_with("filter.") || field.starts_with("subject."));
     let name = name.unwrap_or_else(|| field.split(['[', '.']).next().unwrap_or_default());
     match name {
-        "" | "id" | "rotationSettings" => None,
+        "" | "id" | "fileData" | "rotationSettings" => None,
+        "password" => Some("--password-file".to_owned()),
         "subjectAlternativeNames" => Some("--san".to_owned()),
         "labels" => Some("--label".to_owned()),
         _ => {

@@ -1,7 +1,7 @@
 //! Files that hold a private key with its certificates: PKCS#12 and PEM, as other programs write and read them.
 //!
 //! Pure: bytes in, values out, and back. Whatever encoding a key comes in, it leaves this room as a
-//! [`PrivateKey`](crate::domain::PrivateKey) whose public half was computed from it. To derive a key from a
+//! [`PrivateKey`] whose public half was computed from it. To derive a key from a
 //! password takes a processor for up to a second, so none of this belongs on a thread that has others waiting.
 
 mod error;

@@ -87,7 +87,7 @@ fn rsa_bits(der: &[u8]) -> Option<i32> {
     i32::try_from(bits).ok()
 }
 
-/// Returns the curve that an `ECPrivateKey` names (RFC 5915 section 3): the part tagged [0] behind version and
+/// Returns the curve that an `ECPrivateKey` names (RFC 5915 section 3): the part tagged 0 behind version and
 /// private key.
 fn curve_in(der: &[u8]) -> der::Result<Option<ObjectIdentifier>> {
     let mut parts = SliceReader::new(AnyRef::from_der(der)?.value())?;

@@ -2,6 +2,8 @@
 //!
 //! - [`architecture`]: the rooms, their direction, the route of a request, what is never where.
 //! - [`signing`]: what is signed and how, what is promised, how public keys are published.
+//! - [`key_files`]: import, export, certificates of a CA, keys already on the token, migration.
+//! - [`rest`]: the REST API, and where it differs from what clients may expect.
 //! - [`errors`]: what callers are told, case by case.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
@@ -18,6 +20,14 @@ pub mod architecture {
 
 pub mod signing {
     #![doc = include_str!("signing.md")]
+}
+
+pub mod key_files {
+    #![doc = include_str!("key_files.md")]
+}
+
+pub mod rest {
+    #![doc = include_str!("rest.md")]
 }
 
 pub mod errors {

@@ -1,7 +1,7 @@
 //! The HTTP transport: what programs without gRPC call.
 //!
 //! It calls the same use cases as gRPC does, and answers errors from the same table. A path is added by a handler
-//! with its description, and its name in [`routes`]: nothing is served that `/openapi.json` does not tell.
+//! with its description, and its name in [`routes()`]: nothing is served that `/openapi.json` does not tell.
 
 mod api_result;
 mod call;

@@ -400,3 +400,81 @@ fn no_long_list_is_sorted_at_run_time() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
+    let (store, _folder) = open();
+    let was = KeyPair {
+        provider: ProviderKind::Local,
+        ..pair("x", [1; 16])
+    };
+    let sealed = SealedKey::from_bytes([9; 100]);
+    store
+        .complete_creation(NewKeyPair {
+            sealed_key: Some(sealed.clone()),
+            ..new(was.clone())
+        })
+        .await
+        .unwrap();
+    let mut certified = was.clone();
+    certified.revision += 1;
+    certified.current.certificate = Certificate::from_der(*b"another");
+    certified.current.subject_dn = "CN=Other".into();
+    certified.current.chain.clear();
+    assert!(store.replace(&was, &certified).await.unwrap());
+    // Not over what somebody else has made of it.
+    assert!(!store.replace(&was, &certified).await.unwrap());
+    let read = || store.key_pair(&was.id);
+    assert_eq!(read().await.unwrap(), Some(certified.clone()));
+    assert_eq!(
+        store.sealed_key(was.current.key_ref).await.unwrap(),
+        Some(sealed)
+    );
+    assert_eq!(
+        store.unpublished().await.unwrap(),
+        std::slice::from_ref(&was.id)
+    );
+    store.note_published(&was).await.unwrap();
+    assert_eq!(
+        store.unpublished().await.unwrap(),
+        std::slice::from_ref(&was.id)
+    );
+    store.note_published(&certified).await.unwrap();
+    assert!(store.unpublished().await.unwrap().is_empty());
+
+    // Another key in another provider: what was the key is gone with it.
+    store.begin_succession(intent("x", 2)).await.unwrap();
+    let mut moved = certified.clone();
+    moved.revision += 1;
+    moved.provider = ProviderKind::Hsm;
+    moved.origin = KeyOrigin::Imported;
+    moved.current.key_ref = KeyRef::from_random([2; 16]);
+    assert!(store.replace(&certified, &moved).await.unwrap());
+    assert_eq!(read().await.unwrap(), Some(moved.clone()));
+    for key_ref in [was.current.key_ref, moved.current.key_ref] {
+        assert_eq!(store.sealed_key(key_ref).await.unwrap(), None);
+    }
+    assert_eq!(store.count(ProviderKind::Local).await.unwrap(), 0);
+    assert_eq!(store.count(ProviderKind::Hsm).await.unwrap(), 1);
+
+    // A succession that is broken off leaves the id where it is.
+    store.begin_succession(intent("x", 3)).await.unwrap();
+    let broken_off = KeyRef::from_random([3; 16]);
+    store.condemn(broken_off).await.unwrap();
+    store.end_intent(broken_off).await.unwrap();
+    assert_eq!(read().await.unwrap(), Some(moved.clone()));
+    assert!(matches!(
+        store.begin_creation(intent("x", 4)).await,
+        Err(StoreError::IdTaken)
+    ));
+
+    // A key has one key pair; forgotten, it may have another, and so may the id.
+    let linked = |id: &str| new(pair(id, [2; 16]));
+    assert!(matches!(
+        store.complete_creation(linked("y")).await,
+        Err(StoreError::KeyTaken)
+    ));
+    assert!(store.forget(&moved).await.unwrap());
+    assert!(store.condemned().await.unwrap().is_empty());
+    store.complete_creation(linked("x")).await.unwrap();
+}
