@@ -34,6 +34,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".keypaird.v1.SignRequest.digest")
         .bytes(".keypaird.v1.VerifyRequest.message")
         .bytes(".keypaird.v1.VerifyRequest.digest")
+        // Passwords and private keys are shown by nothing, not by mistake either.
+        .skip_debug([
+            ".keypaird.v1.ExportSigningKeyPairRequest",
+            ".keypaird.v1.ImportSigningKeyPairRequest",
+            ".keypaird.v1.ImportSigningKeyPairSettings",
+        ])
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

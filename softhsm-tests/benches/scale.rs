@@ -14,6 +14,7 @@ use keypaird::proto::{
 use keypaird::store::{EmbeddedStore, MetadataStore, NewKeyPair};
 use softhsm_tests::client::{Client, settings};
 use softhsm_tests::daemon::Home;
+use softhsm_tests::http;
 use softhsm_tests::measure::{Samples, ms, resident_mib};
 use softhsm_tests::token::Token;
 
@@ -91,6 +92,30 @@ async fn in_store() {
     ] {
         row(name, &pages(&client, request).await);
     }
+    let (first, last) = ("page=1", format!("page={}", IN_STORE / 50));
+    for (name, page) in [("the first", first), ("the last", &*last)] {
+        let mut times = Samples::default();
+        for _ in 0..20 {
+            let begun = Instant::now();
+            let path = format!("/keyPairs/signing?numberPerPage=50&{page}");
+            assert_eq!(http::get(&daemon, &path).status, 200);
+            times.add(begun.elapsed());
+        }
+        row(&format!("REST, {name} page of 50"), &times);
+    }
+    let begun = Instant::now();
+    let whole = http::send(
+        &daemon,
+        "GET",
+        "/pf-admin-api/v1/keyPairs/signing",
+        &[],
+        b"",
+    );
+    println!(
+        "| REST, all of them, {} MB | {} | |",
+        whole.body.len() / 1_000_000,
+        ms(begun.elapsed())
+    );
     println!(
         "| resident memory after all that | {:.0} MiB | |",
         resident_mib(daemon.pid())

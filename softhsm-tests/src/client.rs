@@ -1,12 +1,13 @@
 //! A gRPC client in Rust, for what needs many calls at once.
 
+use keypaird::domain::SignatureAlgorithm;
 use keypaird::proto::key_pair_service_client::KeyPairServiceClient;
 use keypaird::proto::signing_service_client::SigningServiceClient;
 use keypaird::proto::{
     BatchSignRequest, BatchSignResult, CryptoProvider, DeleteSigningKeyPairRequest,
     GenerateSigningKeyPairRequest, GetSigningKeyPairRequest, KeyPairView,
     ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, NewKeyPairSettings, SignRequest,
-    SignResponse, VerifyRequest, VerifyResponse,
+    SignResponse, VerifyRequest, VerifyResponse, sign_request,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -14,6 +15,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
+
+use crate::tools::OpensslVerifier;
 
 /// A connection to a daemon. Clones share it.
 #[derive(Clone, Debug)]
@@ -111,6 +114,22 @@ impl Client {
     /// Makes a signature.
     pub async fn sign(&self, request: SignRequest) -> Result<SignResponse, Status> {
         Ok(self.signing().sign(request).await?.into_inner())
+    }
+
+    /// Panics unless a key pair signs what OpenSSL verifies with its public key.
+    pub async fn signs(&self, view: &KeyPairView) {
+        let signed = self.sign(SignRequest {
+            id: view.id.clone(),
+            input: Some(sign_request::Input::Message(b"message"[..].into())),
+            ..SignRequest::default()
+        });
+        let signed = signed.await.unwrap();
+        let algorithm = SignatureAlgorithm::parse(&signed.signature_algorithm).unwrap();
+        OpensslVerifier::new(&view.public_key_pem).accepts(
+            algorithm,
+            b"message",
+            &signed.signature,
+        );
     }
 
     /// Makes many signatures.

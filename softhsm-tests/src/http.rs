@@ -58,7 +58,12 @@ pub fn send(
     Answer {
         status: response.status().as_u16(),
         headers: response.headers().clone(),
-        body: response.body_mut().read_to_vec().unwrap(),
+        body: response
+            .body_mut()
+            .with_config()
+            .limit(BODY_LEN_MAX)
+            .read_to_vec()
+            .unwrap(),
     }
 }
 
@@ -73,3 +78,5 @@ pub fn post(daemon: &Daemon, path: &str, body: &Value) -> Answer {
     let json = [("content-type", "application/json")];
     send(daemon, "POST", &path, &json, body.to_string().as_bytes())
 }
+
+const BODY_LEN_MAX: u64 = 1024 * 1024 * 1024;

@@ -143,9 +143,30 @@ async fn a_ca_with_an_intermediate_one_certifies_key_pairs_of_both_providers() {
     }
     // One certificate for each key, and it is the new one.
     let listed = pkcs11_tool(&token, &["--list-objects", "--type", "cert"]);
-    assert_eq!(listed.matches("Certificate Object").count(), 5, "{listed}");
-    let shown = pkcs11_tool(&token, &["--list-objects", "--type", "cert"]);
-    assert!(!shown.contains("unreadable"), "{shown}");
+    let ids: Vec<_> = listed
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("ID:"))
+        .collect();
+    assert_eq!(ids.len(), 5, "{listed}");
+    let path = folder.join("on-token.der");
+    let path = path.to_str().unwrap();
+    for id in ids {
+        let read = [
+            "--read-object",
+            "--type",
+            "cert",
+            "--id",
+            id.trim(),
+            "--output-file",
+            path,
+        ];
+        pkcs11_tool(&token, &read);
+        let issuer = shell(
+            folder,
+            "openssl x509 -inform DER -in on-token.der -noout -issuer",
+        );
+        assert!(issuer.contains("CN = inter"), "{issuer}");
+    }
     assert!(!daemon.log().contains("put on the token later"));
 }
 

@@ -4,18 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use keypaird::domain::SignatureAlgorithm;
 use keypaird::keyfiles;
 use keypaird::proto::{
     CryptoProvider, ExportSigningKeyPairRequest, ImportSigningKeyPairRequest,
     ImportSigningKeyPairSettings, KeyFileFormat, KeyOrigin, KeyPairView, NewKeyPairSettings,
-    SignRequest, sign_request,
 };
 use secrecy::SecretString;
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
 use softhsm_tests::token::Token;
-use softhsm_tests::tools::{OpensslVerifier, shell};
+use softhsm_tests::tools::shell;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -56,18 +54,6 @@ fn refusals(status: &Status) -> Vec<(String, String)> {
         .into_iter()
         .map(|field| (field.field, field.description))
         .collect()
-}
-
-/// Panics unless the key pair signs what its certificate verifies.
-async fn signs(client: &Client, view: &KeyPairView) {
-    let signed = client.sign(SignRequest {
-        id: view.id.clone(),
-        input: Some(sign_request::Input::Message(b"message"[..].into())),
-        ..SignRequest::default()
-    });
-    let signed = signed.await.unwrap();
-    let algorithm = SignatureAlgorithm::parse(&signed.signature_algorithm).unwrap();
-    OpensslVerifier::new(&view.public_key_pem).accepts(algorithm, b"message", &signed.signature);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +119,7 @@ async fn files_of_openssl_keytool_and_gnutls_come_into_both_providers() {
                 assert!(states.sensitive);
                 assert!(!states.always_sensitive && !states.never_extractable && !states.local);
             }
-            signs(&client, &view).await;
+            client.signs(&view).await;
             assert_eq!(client.get(&view.id).await.unwrap(), view);
         }
     }
@@ -168,7 +154,7 @@ async fn every_kind_of_key_comes_in_and_goes_out() {
             for ending in ["p12", "pem"] {
                 let path = folder.join(format!("{name}.{ending}"));
                 let view = import(&client, file(&path, provider)).await.unwrap();
-                signs(&client, &view).await;
+                client.signs(&view).await;
                 assert_eq!(view.exportable, provider == CryptoProvider::Local);
                 if provider == CryptoProvider::Hsm || ending == "p12" {
                     continue;
@@ -192,6 +178,8 @@ async fn every_kind_of_key_comes_in_and_goes_out() {
                         openssl pkcs12 -in out.p12 -passin "$p" -info -nodes 2>&1 | grep 'AES-256-CBC, Iteration 600000, PRF hmacWithSHA256' > grep.out
                         ! openssl pkcs12 -in out.p12 -passin pass:wrong -nodes 2>/dev/null
                         certtool --inder --infile out.p12 --p12-info --password '{PASSWORD}' 2>/dev/null | grep 'BEGIN .*PRIVATE KEY' > grep.out
+                        # GnuTLS 3.7 reads no Ed25519 key in encrypted PEM, that of OpenSSL neither.
+                        [ {name} = ed25519 ] || certtool --key-info --infile out.pem --password '{PASSWORD}' 2>/dev/null | grep 'Public Key Algorithm' > grep.out
                         keytool -list -keystore out.p12 -storepass '{PASSWORD}' | grep PrivateKeyEntry > grep.out"#
                     ),
                 );

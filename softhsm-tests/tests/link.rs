@@ -2,15 +2,14 @@
 
 use std::fs;
 
-use keypaird::domain::SignatureAlgorithm;
 use keypaird::proto::{
     CryptoProvider, DeleteSigningKeyPairRequest, KeyOrigin, KeyPairView, LinkSigningKeyPairRequest,
-    NewKeyPairSettings, SignRequest, sign_request,
+    NewKeyPairSettings,
 };
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
 use softhsm_tests::token::Token;
-use softhsm_tests::tools::{OpensslVerifier, pkcs11_tool};
+use softhsm_tests::tools::pkcs11_tool;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -40,17 +39,6 @@ fn refusal(status: &Status) -> (String, String) {
     let details = status.get_error_details();
     let field = details.bad_request().unwrap().field_violations[0].clone();
     (field.field, field.description)
-}
-
-async fn signs(client: &Client, view: &KeyPairView) {
-    let signed = client.sign(SignRequest {
-        id: view.id.clone(),
-        input: Some(sign_request::Input::Message(b"message"[..].into())),
-        ..SignRequest::default()
-    });
-    let signed = signed.await.unwrap();
-    let algorithm = SignatureAlgorithm::parse(&signed.signature_algorithm).unwrap();
-    OpensslVerifier::new(&view.public_key_pem).accepts(algorithm, b"message", &signed.signature);
 }
 
 fn generate(token: &Token, kind: &str, label: &str, id: &str) {
@@ -98,7 +86,7 @@ async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
         assert_eq!(view.key_origin(), KeyOrigin::Linked);
         assert_eq!((&*view.key_algorithm, view.key_size), spec);
         assert!(view.token_attributes.unwrap().local);
-        signs(&client, &view).await;
+        client.signs(&view).await;
         // A key has one key pair.
         let mut again = by_label("");
         again.private_key_id = id.into();
@@ -117,7 +105,7 @@ async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
         again.certificate = view.certificate_pem.clone().into_bytes();
         again.id = Some(format!("linked-{label}"));
         let view = link(&client, again).await.unwrap();
-        signs(&client, &view).await;
+        client.signs(&view).await;
     }
     assert_eq!(
         pkcs11_tool(&token, &["--list-objects"]),
@@ -129,7 +117,7 @@ async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
     let daemon = home.start();
     let client = daemon.client().await;
     daemon.wait_for_log("the token and the store were compared");
-    signs(&client, &client.get("linked-ec").await.unwrap()).await;
+    client.signs(&client.get("linked-ec").await.unwrap()).await;
     assert_eq!(pkcs11_tool(&token, &["--list-objects"]), before);
     let destroy = DeleteSigningKeyPairRequest {
         id: "linked-rsa".into(),

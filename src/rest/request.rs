@@ -29,7 +29,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             ),
             _ => Refused::malformed("body", "was broken off"),
         })?;
-        // A shared buffer of key files and passwords would be wiped here, if it could be.
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();

@@ -16,8 +16,7 @@ use crate::domain::{
 use crate::keyfiles::{self, KeyFile, KeyFileFormat};
 use crate::providers::{CryptoProvider, KeyName, Lane, Operation};
 
-/// A key pair in a file, as a caller handed it in.
-#[derive(Clone, Debug)]
+/// A key pair in a file, as a caller handed it in. It has no `Debug`: the file may hold the key in the clear.
 pub struct ImportRequest {
     /// `id`.
     pub id: Option<String>,
