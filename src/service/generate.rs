@@ -169,9 +169,6 @@ impl Making {
         } = self;
         let generated = provider.generate(&name, template.spec)?;
         let create_time = stored_precision(clock.now());
-        let validity = Validity::days_from(create_time, template.valid_days);
-        let subject_dn = template.subject.to_string();
-        let shown_names = template.names.iter().map(ToString::to_string).collect();
         let key = StoredKey {
             name: name.clone(),
             public_key: generated.public_key.clone(),
@@ -180,12 +177,12 @@ impl Making {
         let profile = Profile {
             subject: template.subject,
             names: template.names,
-            validity,
+            validity: Validity::days_from(create_time, template.valid_days),
             serial_number,
-            public_key: generated.public_key.clone(),
+            public_key: generated.public_key,
             signature_algorithm: template.signature_algorithm,
         };
-        let certificate = issue::self_signed(provider, &key, profile)?;
+        let issued = issue::self_signed(provider, &key, profile)?;
         let key_pair = KeyPair {
             id: name.id,
             provider: provider.kind(),
@@ -193,20 +190,13 @@ impl Making {
             labels: template.labels,
             create_time,
             revision: 0,
-            current: KeyPairGeneration {
-                number: name.generation,
-                key_ref: name.key_ref,
-                public_key: generated.public_key,
-                token_attributes: generated.token_attributes,
-                certificate,
-                chain: Vec::new(),
-                certificate_signature_algorithm: template.signature_algorithm.name().to_owned(),
-                serial_number: serial_number.decimal(),
-                issuer_dn: subject_dn.clone(),
-                subject_dn,
-                subject_alternative_names: shown_names,
-                validity,
-            },
+            current: KeyPairGeneration::new(
+                name.generation,
+                name.key_ref,
+                generated.token_attributes,
+                issued,
+                Vec::new(),
+            ),
         };
         Ok(Made {
             key_pair,

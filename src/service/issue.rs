@@ -2,7 +2,7 @@
 
 use super::ServiceError;
 use crate::certs::Profile;
-use crate::domain::Certificate;
+use crate::domain::{Certificate, IssuedCertificate};
 use crate::providers::{
     CryptoProvider, KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle,
     StoredKey, TokenObjects,
@@ -16,11 +16,23 @@ pub(super) fn self_signed(
     provider: &dyn CryptoProvider,
     key: &StoredKey,
     profile: Profile,
-) -> Result<Certificate, ServiceError> {
+) -> Result<IssuedCertificate, ServiceError> {
     let algorithm = profile.signature_algorithm;
+    let subject_dn = profile.subject.to_string();
+    let subject_alternative_names = profile.names.iter().map(ToString::to_string).collect();
+    let (serial_number, validity) = (profile.serial_number.decimal(), profile.validity);
     let linted = profile.build()?;
     let signature = provider.sign(key, algorithm, &linted.to_be_signed())?;
-    Ok(linted.complete(signature)?)
+    Ok(IssuedCertificate {
+        certificate: linted.complete(signature)?,
+        public_key: key.public_key.clone(),
+        signature_algorithm: algorithm.name().to_owned(),
+        serial_number,
+        issuer_dn: subject_dn.clone(),
+        subject_dn,
+        subject_alternative_names,
+        validity,
+    })
 }
 
 /// Puts a certificate beside its key, where the provider is a token.

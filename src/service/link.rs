@@ -7,9 +7,8 @@ use super::create::{stored_precision, taken};
 use super::{KeyPairView, Service, ServiceError, issue};
 use crate::certs::{self, Certified, Profile, SerialNumber};
 use crate::domain::{
-    Certificate, Generation, IssuedCertificate, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
-    KeyPairTemplate, KeyRef, Labels, NewKeyPairSettings, ProviderKind, PublicKey, Refusal,
-    SigningInput, Validity,
+    Certificate, Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate,
+    KeyRef, Labels, NewKeyPairSettings, ProviderKind, PublicKey, Refusal, SigningInput, Validity,
 };
 use crate::providers::{
     CryptoProvider, KeyName, KeySearch, Lane, Operation, ProviderError, ProviderHandle, StoredKey,
@@ -228,28 +227,16 @@ impl Service {
                 Ok::<_, ServiceError>(*certified)
             }
             Source::SelfSigned(template) => {
-                let subject_dn = template.subject.to_string();
-                let validity = Validity::days_from(now, template.valid_days);
-                let names = template.names.iter().map(ToString::to_string).collect();
                 let profile = Profile {
+                    validity: Validity::days_from(now, template.valid_days),
                     subject: template.subject,
                     names: template.names,
-                    validity,
                     serial_number,
                     public_key: key.public_key.clone(),
                     signature_algorithm: template.signature_algorithm,
                 };
                 Ok(Certified {
-                    leaf: IssuedCertificate {
-                        certificate: issue::self_signed(provider, &key, profile)?,
-                        public_key: key.public_key,
-                        signature_algorithm: template.signature_algorithm.name().to_owned(),
-                        serial_number: serial_number.decimal(),
-                        issuer_dn: subject_dn.clone(),
-                        subject_dn,
-                        subject_alternative_names: names,
-                        validity,
-                    },
+                    leaf: issue::self_signed(provider, &key, profile)?,
                     chain: Vec::new(),
                 })
             }
