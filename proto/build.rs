@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_imports(true)
         .include_source_info(true)
         .open_files([
+            "keypaird/v1/event_service.proto",
             "keypaird/v1/key_pair_service.proto",
             "keypaird/v1/signing_service.proto",
         ])?;

@@ -267,7 +267,7 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
     for pair in page.key_pairs {
         let current = &pair.current;
         let spec = current.public_key.spec();
-        if pair.provider == ProviderKind::Local {
+        if pair.provider() == ProviderKind::Local {
             let stored = StoredKey {
                 name: KeyName {
                     id: pair.id.clone(),

@@ -104,7 +104,7 @@ fn every_fault_of_a_configuration_is_named_at_once() {
         .with(
             "server.lisen = \"127.0.0.1:1\"\nserver.request_timeout = \"soon\"\n\
              server.max_message_bytes = \"many\"\nserver.tls.certificate = \"c.pem\"\n\
-             crypto.default_provider = \"TPM\"\nrotation.enabled = true\nauth.mode = \"mtls\"\n\
+             crypto.default_provider = \"TPM\"\nrotation.check_interval = \"often\"\nrotation.expiry_warning_days = [0]\nauth.mode = \"mtls\"\n\
              telemetry.otlp_endpoint = \"http://127.0.0.1\"",
         )
         .replacing("server.listen", "server.listen = \"0.0.0.0:9443\"")
@@ -127,7 +127,8 @@ fn every_fault_of_a_configuration_is_named_at_once() {
             "crypto.pkcs11.token_label: name the token by either",
             "crypto.pkcs11.pin_file: give the user PIN by either",
             "store.url: must be sqlite://PATH",
-            "rotation.enabled: rotation is not served by this version",
+            "rotation.check_interval: must be a duration such as \"30s\" or \"5m\", and is \"often\"",
+            "rotation.expiry_warning_days: must be at most 16 numbers of days, each 1 to 36500, such as [30, 7, 1]",
             "auth.mode: this version serves \"none\" only",
             "telemetry.otlp_endpoint: is not served by this version",
             "telemetry.log_format: must be \"text\" or \"json\", and is \"xml\"",
@@ -135,7 +136,7 @@ fn every_fault_of_a_configuration_is_named_at_once() {
             assert!(said.contains(expected), "{expected} is not in:\n{said}");
         }
         assert!(
-            said.starts_with("keypaird: the configuration has 14 faults:\n"),
+            said.starts_with("keypaird: the configuration has 15 faults:\n"),
             "{said}"
         );
     }

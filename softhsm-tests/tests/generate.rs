@@ -103,6 +103,7 @@ fn grpcurl_generates_in_both_providers_with_no_proto_at_hand() {
         [
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
+            "keypaird.v1.EventService",
             "keypaird.v1.KeyPairService",
             "keypaird.v1.SigningService"
         ]
@@ -153,7 +154,7 @@ fn all_that_is_wrong_is_told_at_once_by_json_path() {
             "validDays",
             "keyAlgorithm",
             "cryptoProvider",
-            "rotationSettings"
+            "rotationSettings.activationBufferDays"
         ]
     );
 }

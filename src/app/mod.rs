@@ -29,7 +29,7 @@ use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProv
 use crate::providers::pkcs11::Pkcs11Provider;
 use crate::providers::{Lanes, ProviderHandle, Registry};
 use crate::rest::{self, RestConfig};
-use crate::service::{Service, ServiceConfig};
+use crate::service::{RotationConfig, Service, ServiceConfig};
 use crate::store::{EmbeddedStore, MetadataStore};
 use crate::telemetry::CallIds;
 use front::Front;
@@ -58,6 +58,11 @@ impl App {
             Arc::new(SystemEntropy),
             ServiceConfig {
                 allow_export: config.crypto.allow_export,
+                rotation: RotationConfig {
+                    enabled: config.rotation.enabled,
+                    check_interval: config.rotation.check_interval,
+                    expiry_warning_days: config.rotation.expiry_warning_days,
+                },
             },
         ));
         tell_of_hidden_key_pairs(&service, config.crypto.policy.mode).await;
@@ -99,6 +104,8 @@ impl App {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         let background = CancellationToken::new();
         let connecting = tokio::spawn(Arc::clone(&self.service).keep_connected(background.clone()));
+        let telling = tokio::spawn(Arc::clone(&self.service).keep_telling(background.clone()));
+        let rotating = tokio::spawn(Arc::clone(&self.service).keep_rotating(background.clone()));
         let following = tokio::spawn({
             let (health, service) = (health.clone(), Arc::clone(&self.service));
             let background = background.clone();
@@ -123,8 +130,13 @@ impl App {
         info!("stopping");
         shutdown::notify_stopping();
         background.cancel();
-        let _ = (connecting.await, following.await);
-        health.stop().await;
+        let _ = (
+            connecting.await,
+            telling.await,
+            rotating.await,
+            following.await,
+        );
+        health.stop(&self.service).await;
         let drained = async {
             let ended = match ended_early {
                 None => serving.await,

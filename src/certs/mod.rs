@@ -19,7 +19,7 @@ pub use csr::{CsrProfile, LintedCsr};
 pub use error::CertError;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
-pub use read::{is_self_signed, read};
+pub use read::{is_self_signed, read, subject_and_names};
 
 #[cfg(test)]
 mod tests;

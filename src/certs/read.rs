@@ -12,7 +12,8 @@ use x509_cert::name::Name;
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
 use crate::domain::{
-    Certificate, IssuedCertificate, PublicKey, Refusal, SubjectAlternativeName, Validity, dn_part,
+    Certificate, IssuedCertificate, PublicKey, Refusal, Subject, SubjectAlternativeName,
+    SubjectSettings, Validity, Violations, dn_part,
 };
 
 /// A certificate as a lenient parser reads it: that others break a rule of RFC 5280 in it is their affair.
@@ -49,6 +50,36 @@ pub fn read(certificate: &Certificate) -> Result<IssuedCertificate, Refusal> {
 /// Tells whether a certificate was issued under its own name and signed by its own key.
 pub fn is_self_signed(certificate: &Certificate) -> bool {
     super::chain::issued(certificate, certificate)
+}
+
+/// Returns the subject and the alternative names of a certificate, as another certificate could have them. None when
+/// there are some that we do not write.
+pub fn subject_and_names(
+    certificate: &Certificate,
+) -> Option<(Subject, Vec<SubjectAlternativeName>)> {
+    let parsed = parse(certificate).ok()?;
+    let subject_dn = parsed.tbs_certificate().subject();
+    let mut settings = SubjectSettings::default();
+    for attribute in subject_dn.iter() {
+        let value = std::str::from_utf8(attribute.value.value())
+            .ok()?
+            .to_owned();
+        let (_, name) = SHORT_NAMES.iter().find(|(oid, _)| *oid == attribute.oid)?;
+        match *name {
+            "CN" => settings.common_name = value,
+            "OU" => settings.organization_unit = Some(value),
+            "O" => settings.organization = value,
+            "L" => settings.city = Some(value),
+            "ST" => settings.state = Some(value),
+            "C" => settings.country = value,
+            _ => return None,
+        }
+    }
+    let subject = settings.check("", &mut Violations::new())?;
+    let names = names(certificate);
+    let whole =
+        subject.to_string() == dn(subject_dn) && names.len() == general_names(&parsed).len();
+    whole.then_some((subject, names))
 }
 
 pub(super) fn parse(certificate: &Certificate) -> Result<Parsed, Refusal> {

@@ -8,7 +8,9 @@ mod checked;
 mod error;
 mod raw;
 
-pub use checked::{CryptoConfig, LocalConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig};
+pub use checked::{
+    CryptoConfig, LocalConfig, RotationConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig,
+};
 pub use error::{ConfigError, Fault};
 
 use std::collections::HashMap;
@@ -25,6 +27,8 @@ pub struct Config {
     pub crypto: CryptoConfig,
     /// `[store]`.
     pub store: StoreConfig,
+    /// `[rotation]`.
+    pub rotation: RotationConfig,
     /// `[telemetry]`.
     pub telemetry: TelemetryConfig,
 }

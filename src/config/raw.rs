@@ -110,12 +110,26 @@ pub(super) struct Store {
     pub(super) url: Leaf<String>,
 }
 
-/// `[rotation]`: not served yet.
+/// `[rotation]`: how key pairs rotate, and what is told of their expiry.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Rotation {
-    /// Only `false`.
+    /// Whether key pairs rotate by themselves; `true` when absent.
     pub(super) enabled: Leaf<bool>,
+    /// How often it is looked at what is due; `60s` when absent.
+    pub(super) check_interval: Leaf<String>,
+    /// At how many days before the expiry of a certificate those are told who watch; `[30, 7, 1]` when absent.
+    pub(super) expiry_warning_days: Leaf<Days>,
+}
+
+/// Numbers of days: a list, or, from the environment, a text such as `30,7,1`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Days {
+    /// A list.
+    List(Vec<i64>),
+    /// A text.
+    Text(String),
 }
 
 /// `[auth]`: not served yet.
@@ -255,13 +269,14 @@ const KEYS: &[&str] = &[
     "crypto.local.allow_export",
     "store.url",
     "rotation.enabled",
+    "rotation.check_interval",
+    "rotation.expiry_warning_days",
     "auth.mode",
     "telemetry.log_format",
     "telemetry.log_filter",
 ];
 /// Keys of the contract whose feature is not there yet: to ignore them would be to promise it.
 const PLANNED: &[&str] = &[
-    "rotation.check_interval",
     "audit",
     "telemetry.metrics_listen",
     "telemetry.otlp_endpoint",

@@ -133,6 +133,11 @@ impl Generation {
     pub const fn number(self) -> u32 {
         self.0.get()
     }
+
+    /// Returns the one that follows.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 impl fmt::Display for Generation {

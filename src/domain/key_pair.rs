@@ -6,7 +6,7 @@ use sha2::Digest as _;
 use time::OffsetDateTime;
 
 use super::{
-    Certificate, Generation, KeyPairId, KeyRef, Labels, ProviderKind, PublicKey,
+    Certificate, Generation, KeyPairId, KeyRef, Labels, ProviderKind, PublicKey, Rotation,
     SignatureAlgorithm, Validity,
 };
 
@@ -15,21 +15,72 @@ use super::{
 pub struct KeyPair {
     /// Its identifier, the same over all rotations.
     pub id: KeyPairId,
-    /// Where its private key lives.
-    pub provider: ProviderKind,
-    /// How the private key came there.
-    pub origin: KeyOrigin,
     /// What its makers wrote on it.
     pub labels: Labels,
     /// When it was made.
     pub create_time: OffsetDateTime,
     /// How often it was changed since.
     pub revision: u32,
+    /// When and into what it is rotated. None when it does not rotate by itself.
+    pub rotation: Option<Rotation>,
     /// The generation that signs.
     pub current: KeyPairGeneration,
+    /// The one that will sign next. It is published already.
+    pub pending: Option<KeyPairGeneration>,
+    /// Those that signed before and are still published, the last one first.
+    pub previous: Vec<KeyPairGeneration>,
+    /// The highest number that a generation of it ever had.
+    pub last_number: Generation,
 }
 
 impl KeyPair {
+    /// Makes a key pair of its first generation.
+    pub fn new(
+        id: KeyPairId,
+        labels: Labels,
+        create_time: OffsetDateTime,
+        mut current: KeyPairGeneration,
+    ) -> Self {
+        current.activate_time = Some(create_time);
+        Self {
+            id,
+            labels,
+            create_time,
+            revision: 0,
+            rotation: None,
+            last_number: current.number,
+            current,
+            pending: None,
+            previous: Vec::new(),
+        }
+    }
+
+    /// Returns where the private key lives that signs.
+    pub const fn provider(&self) -> ProviderKind {
+        self.current.provider
+    }
+
+    /// Returns how that private key came there.
+    pub const fn origin(&self) -> KeyOrigin {
+        self.current.origin
+    }
+
+    /// Returns the generations there are, with what each of them is: the current one first, then the pending one,
+    /// then the previous ones.
+    pub fn generations(&self) -> impl Iterator<Item = (GenerationState, &KeyPairGeneration)> {
+        let pending = self.pending.iter();
+        let previous = self.previous.iter();
+        std::iter::once((GenerationState::Current, &self.current))
+            .chain(pending.map(|one| (GenerationState::Pending, one)))
+            .chain(previous.map(|one| (GenerationState::Previous, one)))
+    }
+
+    /// Returns the generation of a key.
+    pub fn generation_of(&self, key_ref: KeyRef) -> Option<&KeyPairGeneration> {
+        let mut generations = self.generations().map(|(_, generation)| generation);
+        generations.find(|generation| generation.key_ref == key_ref)
+    }
+
     /// Tells whether the key pair is the one that a caller saw: by its etag, which may be empty.
     pub fn is_still(&self, etag: &str) -> bool {
         etag.is_empty() || etag == self.etag()
@@ -56,6 +107,10 @@ impl KeyPair {
 pub struct KeyPairGeneration {
     /// Its number.
     pub number: Generation,
+    /// Where its private key lives.
+    pub provider: ProviderKind,
+    /// How the private key came there.
+    pub origin: KeyOrigin,
     /// What its private key is called in the provider.
     pub key_ref: KeyRef,
     /// Its public key.
@@ -79,22 +134,20 @@ pub struct KeyPairGeneration {
     pub subject_alternative_names: Vec<String>,
     /// The certificate's validity.
     pub validity: Validity,
+    /// When it began to sign. None for one that does not yet.
+    pub activate_time: Option<OffsetDateTime>,
 }
 
 impl KeyPairGeneration {
     /// Puts a key and its certificate together.
-    pub fn new(
-        number: Generation,
-        key_ref: KeyRef,
-        token_attributes: Option<TokenAttributes>,
-        issued: IssuedCertificate,
-        chain: Vec<Certificate>,
-    ) -> Self {
+    pub fn new(key: HeldKey, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
         Self {
-            number,
-            key_ref,
+            number: key.number,
+            provider: key.provider,
+            origin: key.origin,
+            key_ref: key.key_ref,
             public_key: issued.public_key,
-            token_attributes,
+            token_attributes: key.token_attributes,
             certificate: issued.certificate,
             chain,
             certificate_signature_algorithm: issued.signature_algorithm,
@@ -103,6 +156,22 @@ impl KeyPairGeneration {
             issuer_dn: issued.issuer_dn,
             subject_alternative_names: issued.subject_alternative_names,
             validity: issued.validity,
+            activate_time: None,
+        }
+    }
+
+    /// Puts another certificate of the same key in the place of its own.
+    pub fn recertified(self, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
+        let key = HeldKey {
+            number: self.number,
+            provider: self.provider,
+            origin: self.origin,
+            key_ref: self.key_ref,
+            token_attributes: self.token_attributes,
+        };
+        Self {
+            activate_time: self.activate_time,
+            ..Self::new(key, issued, chain)
         }
     }
 
@@ -121,6 +190,37 @@ impl KeyPairGeneration {
             .signing_algorithm(&self.certificate_signature_algorithm)
             .unwrap_or_else(|_| algorithm.default_signature_algorithm())
     }
+}
+
+/// A private key in its provider.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldKey {
+    /// Its number within the key pair.
+    pub number: Generation,
+    /// Where it lives.
+    pub provider: ProviderKind,
+    /// How it came there.
+    pub origin: KeyOrigin,
+    /// What it is called there.
+    pub key_ref: KeyRef,
+    /// What the token states of it. None for software keys.
+    pub token_attributes: Option<TokenAttributes>,
+}
+
+/// What a generation of a key pair is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationState {
+    /// The one that signs.
+    Current,
+    /// The one that will sign next.
+    Pending,
+    /// One that signed before, and is still published.
+    Previous,
+}
+
+impl GenerationState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Current, Self::Pending, Self::Previous];
 }
 
 /// A certificate with what stands in it, as it is shown.

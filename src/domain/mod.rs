@@ -7,6 +7,7 @@ mod algorithm;
 mod certificate;
 mod chance;
 mod dn;
+mod event;
 mod id;
 mod jwk;
 mod key_pair;
@@ -15,7 +16,9 @@ mod list;
 mod private_key;
 mod provider;
 mod public_key;
+mod rotation;
 mod san;
+mod schedule;
 mod settings;
 mod signing;
 mod violation;
@@ -24,10 +27,12 @@ pub use algorithm::{Curve, Hash, KeyAlgorithm, KeySpec, RsaSize, SignatureAlgori
 pub use certificate::{Certificate, CertificateValidity, Validity};
 pub use chance::{Clock, Entropy, EntropyError};
 pub use dn::{DnAttribute, DnField, Subject, SubjectSettings, dn_part};
+pub use event::{Event, EventKind, EventSubject};
 pub use id::{Generation, KeyPairId, KeyRef, RequestId};
 pub use jwk::{Jwk, JwkKey};
 pub use key_pair::{
-    IssuedCertificate, KeyOrigin, KeyPair, KeyPairGeneration, SealedKey, TokenAttributes,
+    GenerationState, HeldKey, IssuedCertificate, KeyOrigin, KeyPair, KeyPairGeneration, SealedKey,
+    TokenAttributes,
 };
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
@@ -35,7 +40,9 @@ pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
 pub(crate) use public_key::digest_algorithm;
 pub use public_key::{PublicKey, SignatureMismatch};
+pub use rotation::{GenerationTemplate, RotatedFrom, Rotation, RotationSettings};
 pub use san::SubjectAlternativeName;
+pub use schedule::{DueStep, Lifecycle, RotationAction};
 pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};
 pub use signing::{SignatureEncoding, SigningInput, ecdsa_der};
 pub use violation::{Refusal, Violation, Violations};

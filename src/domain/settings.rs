@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use sha2::Digest as _;
+use time::Duration;
 
 use super::{
-    KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy, Refusal,
-    SignatureAlgorithm, Subject, SubjectAlternativeName, SubjectSettings, Violations,
+    GenerationTemplate, KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy,
+    Refusal, RotatedFrom, Rotation, RotationSettings, SignatureAlgorithm, Subject,
+    SubjectAlternativeName, SubjectSettings, Violations,
 };
 
 /// Settings as a caller wrote them, whatever the transport.
@@ -39,8 +41,8 @@ pub struct NewKeyPairSettings {
     pub signature_algorithm: Option<String>,
     /// `cryptoProvider`.
     pub crypto_provider: Option<ProviderKind>,
-    /// Whether `rotationSettings` were given.
-    pub rotation_settings: bool,
+    /// `rotationSettings`.
+    pub rotation_settings: Option<RotationSettings>,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
 }
@@ -54,14 +56,10 @@ pub struct KeyPairTemplate {
     pub subject: Subject,
     /// The subject alternative names of the certificate.
     pub names: Vec<SubjectAlternativeName>,
-    /// The certificate's validity in days, 1 to 36500.
-    pub valid_days: u16,
-    /// The kind of key.
-    pub spec: KeySpec,
-    /// The signature algorithm of the certificate.
-    pub signature_algorithm: SignatureAlgorithm,
-    /// Where the key shall live.
-    pub provider: ProviderKind,
+    /// Key, certificate and place of the first generation.
+    pub first: GenerationTemplate,
+    /// When and into what the key pair is rotated.
+    pub rotation: Option<Rotation>,
     /// Labels.
     pub labels: Labels,
 }
@@ -77,7 +75,7 @@ impl NewKeyPairSettings {
     pub fn check(
         self,
         policy: &ProviderPolicy,
-        capable: impl FnOnce(ProviderKind, KeySpec, SignatureAlgorithm, &mut Violations),
+        capable: impl Fn(ProviderKind, KeySpec, SignatureAlgorithm, &mut Violations),
     ) -> Result<KeyPairTemplate, Violations> {
         let mut violations = Violations::new();
         let v = &mut violations;
@@ -111,12 +109,26 @@ impl NewKeyPairSettings {
         {
             capable(provider, spec, signature, v);
         }
-        if self.rotation_settings {
-            v.add(
-                "rotationSettings",
-                Refusal::new("is not served by this version; leave it out"),
+        let first = provider
+            .zip(spec)
+            .zip(signature_algorithm)
+            .zip(valid_days)
+            .map(
+                |(((provider, spec), signature_algorithm), valid_days)| GenerationTemplate {
+                    spec,
+                    signature_algorithm,
+                    valid_days,
+                    provider,
+                },
             );
-        }
+        let rotation = self.rotation_settings.map(|settings| {
+            let checked = match &first {
+                Some(first) => settings.check(&RotatedFrom::template(first), policy, &capable),
+                // What depends on the rest of the settings is looked at when these are right.
+                None => Err(settings.certainly_wrong(LIFETIME_MAX)),
+            };
+            checked.map_err(|found| v.extend_under("rotationSettings.", found))
+        });
         let labels = Labels::check(self.labels, v);
 
         // Every part is there exactly when nothing was refused.
@@ -125,10 +137,8 @@ impl NewKeyPairSettings {
                 id,
                 subject: subject?,
                 names,
-                valid_days: valid_days?,
-                spec: spec?,
-                signature_algorithm: signature_algorithm?,
-                provider: provider?,
+                first: first?,
+                rotation: rotation.transpose().ok()?,
                 labels,
             })
         };
@@ -170,7 +180,7 @@ fn required<T>(
     violations.check(field, checked)
 }
 
-fn valid_days(days: i32) -> Result<u16, Refusal> {
+pub(super) fn valid_days(days: i32) -> Result<u16, Refusal> {
     u16::try_from(days)
         .ok()
         .filter(|days| (1..=VALID_DAYS_MAX).contains(days))
@@ -178,7 +188,8 @@ fn valid_days(days: i32) -> Result<u16, Refusal> {
 }
 
 /// About a hundred years.
-const VALID_DAYS_MAX: u16 = 36_500;
+pub(super) const VALID_DAYS_MAX: u16 = 36_500;
+const LIFETIME_MAX: Duration = Duration::days(36_500);
 
 #[cfg(test)]
 mod tests {
@@ -221,12 +232,12 @@ mod tests {
     fn what_is_left_out_gets_the_defaults() {
         let template = check(settings()).unwrap();
         assert_eq!(template.id, None);
-        assert_eq!(template.spec, KeySpec::Rsa(RsaSize::Bits2048));
+        assert_eq!(template.first.spec, KeySpec::Rsa(RsaSize::Bits2048));
         assert_eq!(
-            template.signature_algorithm,
+            template.first.signature_algorithm,
             SignatureAlgorithm::RsaPkcs1(Hash::Sha256)
         );
-        assert_eq!(template.provider, ProviderKind::Hsm);
+        assert_eq!(template.first.provider, ProviderKind::Hsm);
 
         let template = check(NewKeyPairSettings {
             key_algorithm: "EC".into(),
@@ -234,9 +245,9 @@ mod tests {
             ..settings()
         })
         .unwrap();
-        assert_eq!(template.spec, KeySpec::Ec(Curve::P521));
+        assert_eq!(template.first.spec, KeySpec::Ec(Curve::P521));
         assert_eq!(
-            template.signature_algorithm,
+            template.first.signature_algorithm,
             SignatureAlgorithm::Ecdsa(Hash::Sha256)
         );
     }
@@ -257,7 +268,7 @@ mod tests {
             key_size: Some(255),
             signature_algorithm: Some("SHA256withRSA".into()),
             crypto_provider: None,
-            rotation_settings: true,
+            rotation_settings: Some(RotationSettings::default()),
             labels: BTreeMap::from([("Bad Key".into(), String::new())]),
         };
         let refused = check(wrong).unwrap_err();
@@ -289,8 +300,12 @@ mod tests {
                 "must be SHA256withECDSA, SHA384withECDSA or SHA512withECDSA for EC",
             ),
             (
-                "rotationSettings",
-                "is not served by this version; leave it out",
+                "rotationSettings.creationBufferDays",
+                "must be 1 to 36499: less than the lifetimes in days of this certificate and the next",
+            ),
+            (
+                "rotationSettings.activationBufferDays",
+                "must be 1 to 36499: less than the lifetimes in days of this certificate and the next",
             ),
             (
                 "labels",
@@ -325,7 +340,10 @@ mod tests {
             ..settings()
         };
         for days in [1, 36_500] {
-            assert_eq!(i32::from(check(with_days(days)).unwrap().valid_days), days);
+            assert_eq!(
+                i32::from(check(with_days(days)).unwrap().first.valid_days),
+                days
+            );
         }
         for days in [i32::MIN, -1, 0, 36_501, 65_537, i32::MAX] {
             assert_eq!(refused_fields(with_days(days)), ["validDays"], "{days}");

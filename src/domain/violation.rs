@@ -85,6 +85,14 @@ impl Violations {
         }
     }
 
+    /// Takes over what another check found in a part of the request.
+    pub fn extend_under(&mut self, path: &str, others: Self) {
+        self.dropped += others.dropped;
+        for violation in others.kept {
+            self.add(format!("{path}{}", violation.field), violation.refusal);
+        }
+    }
+
     /// Passes a checked value on, or notes why it is refused.
     pub fn check<T>(
         &mut self,

@@ -8,7 +8,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::domain::ProviderKind;
-use crate::proto::{key_pair_service_server, signing_service_server};
+use crate::proto::{event_service_server, key_pair_service_server, signing_service_server};
 use crate::service::Service;
 
 /// What the health service answers.
@@ -25,39 +25,28 @@ impl Health {
         HealthServer::new(HealthService::from_health_reporter(self.0.clone()))
     }
 
-    /// Follows the providers for as long as it is polled.
+    /// Follows the providers and the rotation for as long as it is polled.
     ///
     /// The empty service name stands for the daemon: it serves while one of its providers does.
     pub async fn follow(&self, service: Arc<Service>) {
         let mut last = Vec::new();
         loop {
-            let now: Vec<_> = service
-                .registry()
-                .iter()
-                .map(|handle| (handle.kind(), handle.provider().availability().is_ok()))
-                .collect();
-            if now != last {
-                for (kind, available) in &now {
-                    self.set(service_name(*kind), *available).await;
+            let now = statuses(&service);
+            for (name, serving) in &now {
+                if !last.contains(&(*name, *serving)) {
+                    self.set(name, *serving).await;
                 }
-                let any = now.iter().any(|(_, available)| *available);
-                self.set("", any).await;
-                self.set(key_pair_service_server::SERVICE_NAME, true).await;
-                self.set(signing_service_server::SERVICE_NAME, any).await;
-                last = now;
             }
+            last = now;
             tokio::time::sleep(INTERVAL).await;
         }
     }
 
     /// Says that the daemon stops.
-    pub async fn stop(&self) {
-        for kind in ProviderKind::ALL {
-            self.set(service_name(kind), false).await;
+    pub async fn stop(&self, service: &Service) {
+        for (name, _) in statuses(service) {
+            self.set(name, false).await;
         }
-        self.set("", false).await;
-        self.set(key_pair_service_server::SERVICE_NAME, false).await;
-        self.set(signing_service_server::SERVICE_NAME, false).await;
     }
 
     async fn set(&self, name: &str, serving: bool) {
@@ -69,6 +58,27 @@ impl Health {
     }
 }
 
+/// Returns what serves now, by the names that are asked for.
+fn statuses(service: &Service) -> Vec<(&'static str, bool)> {
+    let mut statuses: Vec<_> = service
+        .registry()
+        .iter()
+        .map(|handle| {
+            let available = handle.provider().availability().is_ok();
+            (service_name(handle.kind()), available)
+        })
+        .collect();
+    let any = statuses.iter().any(|(_, available)| *available);
+    statuses.extend([
+        ("", any),
+        (signing_service_server::SERVICE_NAME, any),
+        (key_pair_service_server::SERVICE_NAME, true),
+        (event_service_server::SERVICE_NAME, true),
+        (ROTATION, service.rotation_metrics().overdue() == 0),
+    ]);
+    statuses
+}
+
 /// Returns the name under which the health of a provider is asked for.
 pub const fn service_name(kind: ProviderKind) -> &'static str {
     match kind {
@@ -77,4 +87,6 @@ pub const fn service_name(kind: ProviderKind) -> &'static str {
     }
 }
 
+/// The name under which it is asked whether a rotation is overdue.
+const ROTATION: &str = "rotation";
 const INTERVAL: Duration = Duration::from_millis(100);

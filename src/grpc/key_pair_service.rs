@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{key_file, key_pair as convert};
+use super::convert::{key_file, key_pair as convert, rotation};
 use super::status::answer;
 use crate::proto::key_pair_service_server::KeyPairService;
 use crate::proto::{
-    DeleteSigningKeyPairRequest, DeleteSigningKeyPairResponse, ExportCertificateRequest,
-    ExportCertificateResponse, ExportSigningKeyPairRequest, ExportSigningKeyPairResponse,
-    GenerateCsrRequest, GenerateCsrResponse, GenerateSigningKeyPairRequest,
-    GenerateSigningKeyPairResponse, GetSigningKeyPairRequest, GetSigningKeyPairResponse,
-    ImportCsrResponseRequest, ImportCsrResponseResponse, ImportSigningKeyPairRequest,
-    ImportSigningKeyPairResponse, LinkSigningKeyPairRequest, LinkSigningKeyPairResponse,
-    ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest,
-    ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest, MigrateSigningKeyPairResponse,
+    DeleteRotationSettingsRequest, DeleteRotationSettingsResponse, DeleteSigningKeyPairRequest,
+    DeleteSigningKeyPairResponse, ExportCertificateRequest, ExportCertificateResponse,
+    ExportSigningKeyPairRequest, ExportSigningKeyPairResponse, GenerateCsrRequest,
+    GenerateCsrResponse, GenerateSigningKeyPairRequest, GenerateSigningKeyPairResponse,
+    GetRotationSettingsRequest, GetRotationSettingsResponse, GetSigningKeyPairRequest,
+    GetSigningKeyPairResponse, ImportCsrResponseRequest, ImportCsrResponseResponse,
+    ImportSigningKeyPairRequest, ImportSigningKeyPairResponse, LinkSigningKeyPairRequest,
+    LinkSigningKeyPairResponse, ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse,
+    ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest,
+    MigrateSigningKeyPairResponse, PlanRotationRequest, PlanRotationResponse,
+    RotateSigningKeyPairRequest, RotateSigningKeyPairResponse, UpdateRotationSettingsRequest,
+    UpdateRotationSettingsResponse,
 };
 use crate::service::{DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
 
@@ -169,8 +173,9 @@ impl KeyPairService for KeyPairGrpc {
             .service
             .import_csr_response(&request.id, &request.file_data, &request.etag)
             .await;
-        answer(certified.map(|view| ImportCsrResponseResponse {
-            key_pair: Some(convert::key_pair_view(view)),
+        answer(certified.map(|certified| ImportCsrResponseResponse {
+            key_pair: Some(convert::key_pair_view(certified.view)),
+            rotation_settings_ended: certified.rotation_ended,
         }))
     }
 
@@ -187,5 +192,55 @@ impl KeyPairService for KeyPairGrpc {
             })
         };
         answer(work.await)
+    }
+
+    async fn get_rotation_settings(
+        &self,
+        request: Request<GetRotationSettingsRequest>,
+    ) -> Result<Response<GetRotationSettingsResponse>, Status> {
+        let view = self.service.rotation(&request.get_ref().id).await;
+        answer(view.map(|view| rotation::get_response(&view)))
+    }
+
+    async fn update_rotation_settings(
+        &self,
+        request: Request<UpdateRotationSettingsRequest>,
+    ) -> Result<Response<UpdateRotationSettingsResponse>, Status> {
+        let work = async {
+            let request = rotation::update_request(request.into_inner())?;
+            let view = self.service.update_rotation(request).await?;
+            Ok(rotation::update_response(&view))
+        };
+        answer(work.await)
+    }
+
+    async fn delete_rotation_settings(
+        &self,
+        request: Request<DeleteRotationSettingsRequest>,
+    ) -> Result<Response<DeleteRotationSettingsResponse>, Status> {
+        let request = request.get_ref();
+        let deleted = self.service.delete_rotation(&request.id, &request.etag);
+        answer(deleted.await.map(|_| DeleteRotationSettingsResponse {}))
+    }
+
+    async fn plan_rotation(
+        &self,
+        request: Request<PlanRotationRequest>,
+    ) -> Result<Response<PlanRotationResponse>, Status> {
+        let work = async {
+            let request = rotation::plan_request(request.into_inner())?;
+            let steps = self.service.plan_rotation(request).await?;
+            Ok(rotation::plan_response(steps))
+        };
+        answer(work.await)
+    }
+
+    async fn rotate_signing_key_pair(
+        &self,
+        request: Request<RotateSigningKeyPairRequest>,
+    ) -> Result<Response<RotateSigningKeyPairResponse>, Status> {
+        let request = rotation::rotate_request(request.into_inner());
+        let view = self.service.rotate(request).await;
+        answer(view.map(rotation::rotate_response))
     }
 }

@@ -2,6 +2,7 @@
 
 mod call;
 mod convert;
+mod event_service;
 mod health;
 mod key_pair_service;
 mod signing_service;
@@ -16,10 +17,12 @@ pub use call::{CallLayer, CallService};
 pub use health::{Health, service_name as health_service_name};
 
 use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::event_service_server::EventServiceServer;
 use crate::proto::key_pair_service_server::KeyPairServiceServer;
 use crate::proto::signing_service_server::SigningServiceServer;
 use crate::service::Service;
 use crate::telemetry::CallIds;
+use event_service::EventGrpc;
 use key_pair_service::KeyPairGrpc;
 use signing_service::SigningGrpc;
 
@@ -40,6 +43,8 @@ pub fn routes(
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(Arc::clone(&service)))
         .max_decoding_message_size(config.max_message_bytes);
+    let events = EventServiceServer::new(EventGrpc::new(Arc::clone(&service)))
+        .max_decoding_message_size(config.max_message_bytes);
     let signing = SigningServiceServer::new(SigningGrpc::new(service))
         .max_decoding_message_size(config.max_message_bytes);
     let reflection = || {
@@ -51,6 +56,7 @@ pub fn routes(
     };
     Ok(Routes::new(signing)
         .add_service(key_pairs)
+        .add_service(events)
         .add_service(health.server())
         .add_service(reflection().build_v1()?)
         // Older grpcurl and Python know this one only.

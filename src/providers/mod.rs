@@ -21,8 +21,8 @@ pub use registry::Registry;
 pub use token::{KeySearch, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
 
 use crate::domain::{
-    Generation, KeyPair, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind, PublicKey,
-    SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
+    Generation, KeyPair, KeyPairGeneration, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind,
+    PublicKey, SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
 };
 
 /// A place where keys live and work: a PKCS#11 token, or the software provider.
@@ -98,12 +98,12 @@ pub struct KeyName {
 }
 
 impl KeyName {
-    /// Returns the name of the key that a key pair signs with.
-    pub fn of(key_pair: &KeyPair) -> Self {
+    /// Returns the name of the key of a generation.
+    pub fn of(key_pair: &KeyPair, generation: &KeyPairGeneration) -> Self {
         Self {
             id: key_pair.id.clone(),
-            generation: key_pair.current.number,
-            key_ref: key_pair.current.key_ref,
+            generation: generation.number,
+            key_ref: generation.key_ref,
         }
     }
 }

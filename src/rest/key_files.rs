@@ -124,6 +124,6 @@ pub(super) async fn csr_response(
     Json(answer): Json<CsrResponse>,
 ) -> Result<axum::Json<KeyPairView>, Refused> {
     let certificates = file_data(&answer.file_data)?;
-    let view = service.import_csr_response(&id, &certificates, "").await?;
-    Ok(axum::Json(view.into()))
+    let certified = service.import_csr_response(&id, &certificates, "").await?;
+    Ok(axum::Json(certified.view.into()))
 }

@@ -8,9 +8,11 @@ mod call;
 mod health;
 mod jwks;
 mod key_files;
+mod metrics;
 mod models;
 mod pages;
 mod request;
+mod rotation;
 mod signing_key_pairs;
 
 use std::sync::Arc;
@@ -64,7 +66,8 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
         .routes(routes!(signing_key_pairs::certificate))
         .routes(routes!(key_files::pkcs12))
         .routes(routes!(key_files::pem))
-        .routes(routes!(key_files::csr, key_files::csr_response));
+        .routes(routes!(key_files::csr, key_files::csr_response))
+        .routes(routes!(rotation::get, rotation::update, rotation::delete));
     let all = OpenApiRouter::with_openapi(Description::openapi()).routes(routes!(jwks::jwks));
     let (router, description) = match &*config.base_path {
         "" => all.merge(key_pairs),
@@ -84,6 +87,7 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
         )
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(config.max_message_bytes))

@@ -95,6 +95,8 @@ pub(super) struct NewKeyPairSettings {
     signature_algorithm: Option<String>,
     /// Where the key shall live; `crypto.default_provider` when absent.
     crypto_provider: Option<CryptoProvider>,
+    /// When and into what the key pair is rotated; never by itself when absent.
+    rotation_settings: Option<KeyPairRotationSettings>,
 }
 
 impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
@@ -113,8 +115,68 @@ impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
             key_size: settings.key_size,
             signature_algorithm: settings.signature_algorithm,
             crypto_provider: settings.crypto_provider.map(Into::into),
+            rotation_settings: settings.rotation_settings.map(Into::into),
             ..Self::default()
         }
+    }
+}
+
+/// When and into what a self-signed key pair is rotated. What is left out is as in the key pair, and comes back filled
+/// in.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct KeyPairRotationSettings {
+    /// The key pair's; ignored in requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// Days before the expiry at which the next key is made and published.
+    #[serde(default)]
+    #[schema(required = true, minimum = 1)]
+    creation_buffer_days: i32,
+    /// Days before the expiry at which the next key begins to sign; at most the above.
+    #[serde(default)]
+    #[schema(required = true, minimum = 1)]
+    activation_buffer_days: i32,
+    /// `RSA`, `EC` or `ED25519`.
+    #[schema(pattern = "^(RSA|EC|ED25519)$")]
+    key_algorithm: Option<String>,
+    /// Bits.
+    key_size: Option<i32>,
+    /// Of the next certificate.
+    signature_algorithm: Option<String>,
+    /// Days from the making of the next certificate until it expires.
+    #[schema(minimum = 1, maximum = 36500)]
+    valid_days: Option<i32>,
+}
+
+impl From<KeyPairRotationSettings> for domain::RotationSettings {
+    fn from(settings: KeyPairRotationSettings) -> Self {
+        Self {
+            creation_buffer_days: settings.creation_buffer_days,
+            activation_buffer_days: settings.activation_buffer_days,
+            key_algorithm: settings.key_algorithm,
+            key_size: settings.key_size,
+            signature_algorithm: settings.signature_algorithm,
+            valid_days: settings.valid_days,
+            crypto_provider: None,
+        }
+    }
+}
+
+impl KeyPairRotationSettings {
+    fn of(pair: &domain::KeyPair) -> Option<Self> {
+        let rotation = pair.rotation.as_ref()?;
+        let next = &rotation.next;
+        Some(Self {
+            id: Some(pair.id.to_string()),
+            creation_buffer_days: rotation.creation_buffer_days.into(),
+            activation_buffer_days: rotation.activation_buffer_days.into(),
+            key_algorithm: Some(next.spec.algorithm().name().to_owned()),
+            key_size: Some(next.spec.bits()),
+            signature_algorithm: Some(next.signature_algorithm.name().to_owned()),
+            valid_days: Some(next.valid_days.into()),
+        })
     }
 }
 
@@ -123,7 +185,7 @@ impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyPairView {
     /// Identifier.
-    id: String,
+    pub(super) id: String,
     /// Decimal digits.
     serial_number: String,
     /// The most specific part first.
@@ -158,11 +220,16 @@ pub(super) struct KeyPairView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     crypto_provider: Option<CryptoProvider>,
+    /// Where the key pair rotates by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) rotation_settings: Option<KeyPairRotationSettings>,
 }
 
 impl From<View> for KeyPairView {
     fn from(view: View) -> Self {
         let pair = view.key_pair;
+        let rotation_settings = KeyPairRotationSettings::of(&pair);
         let current = pair.current;
         let spec = current.public_key.spec();
         Self {
@@ -186,6 +253,7 @@ impl From<View> for KeyPairView {
                 CertificateValidity::Revoked => Status::Revoked,
             },
             crypto_provider: view.crypto_provider.map(Into::into),
+            rotation_settings,
         }
     }
 }

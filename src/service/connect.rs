@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Service;
+use crate::domain::EventKind;
 use crate::providers::{Lane, Operation, ProviderErrorKind, ProviderHandle};
 use crate::telemetry::chain;
 
@@ -34,6 +35,7 @@ impl Service {
     async fn keep_provider_connected(&self, handle: &ProviderHandle) {
         let mut wait = RETRY_MIN;
         let mut reported = None;
+        let mut lost = false;
         loop {
             let connected = handle
                 .run_to_end(Lane::Manage, Operation::Connect, |provider| {
@@ -44,9 +46,21 @@ impl Service {
                 Ok(()) => {
                     reported = None;
                     wait = RETRY_MIN;
+                    if lost {
+                        let recovered = EventKind::ProviderRecovered;
+                        self.tell_of_provider(recovered, handle.kind()).await;
+                    }
                     self.look_after(handle).await;
+                    lost = true;
+                    let unavailable = EventKind::ProviderUnavailable;
+                    self.tell_of_provider(unavailable, handle.kind()).await;
                 }
                 Err(failure) => {
+                    if !lost {
+                        lost = true;
+                        let unavailable = EventKind::ProviderUnavailable;
+                        self.tell_of_provider(unavailable, handle.kind()).await;
+                    }
                     // Said once, not at every try.
                     let said = chain(&failure);
                     if reported.as_deref() != Some(&*said) {
@@ -70,6 +84,9 @@ impl Service {
     /// Stays as long as the provider is connected.
     async fn look_after(&self, handle: &ProviderHandle) {
         if handle.provider().token().is_none() {
+            if let Err(failure) = self.settle_condemned(handle).await {
+                warn!(error = %failure, "condemned keys could not be destroyed");
+            }
             return std::future::pending().await;
         }
         if let Err(failure) = self.reconcile(handle).await {

@@ -116,8 +116,8 @@ impl Service {
         match &made {
             Ok(key_pair) => info!(
                 key_pair = %name.id,
-                provider = %key_pair.provider,
-                origin = ?key_pair.origin,
+                provider = %key_pair.provider(),
+                origin = ?key_pair.origin(),
                 key = %key_pair.current.public_key.spec(),
                 certificate = key_pair.current.certificate.sha256_fingerprint(),
                 "made a key pair"
@@ -169,7 +169,8 @@ impl Service {
         );
         recorded.map_err(|error| taken(error, &name.id))?;
         if let Err(error) = published {
-            self.store.begin_deletion(&key_pair).await?;
+            let now = self.clock.now();
+            self.store.begin_deletion(&key_pair, true, now).await?;
             return Err(error);
         }
         Ok(key_pair)

@@ -7,7 +7,7 @@ use tracing::{Instrument, info};
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs::{self, CertError, CsrProfile};
 use crate::domain::{
-    KeyPair, KeyPairGeneration, Refusal, SubjectAlternativeName, SubjectSettings, Violations,
+    EventKind, KeyPair, Refusal, SubjectAlternativeName, SubjectSettings, Violations,
 };
 use crate::providers::SigningOrder;
 use crate::telemetry::Call;
@@ -21,6 +21,15 @@ pub struct CsrRequest {
     pub subject: Option<SubjectSettings>,
     /// `subjectAlternativeNames`; those of the certificate when empty.
     pub subject_alternative_names: Vec<String>,
+}
+
+/// A key pair that a CA has certified.
+#[derive(Clone, Debug)]
+pub struct CaCertified {
+    /// The key pair with its new certificate.
+    pub view: KeyPairView,
+    /// Whether its rotation settings ended with that.
+    pub rotation_ended: bool,
 }
 
 impl Service {
@@ -78,7 +87,7 @@ impl Service {
         id: &str,
         file_data: &[u8],
         etag: &str,
-    ) -> Result<KeyPairView, ServiceError> {
+    ) -> Result<CaCertified, ServiceError> {
         let was = self.find(id).await?;
         if !was.is_still(etag) {
             return Err(ServiceError::EtagMismatch(id.to_owned()));
@@ -87,13 +96,16 @@ impl Service {
         let becomes = self
             .certified_by_answer(&was, file_data)
             .map_err(|refusal| ServiceError::invalid("fileData", refusal))?;
+        let rotation_ended = was.rotation.is_some();
         let service = Arc::clone(self);
         let work = async move {
-            service.replace(&was, &becomes).await?;
+            let change = service.change(Some(EventKind::CertificateUpdated));
+            service.replace(&was, &becomes, change).await?;
             info!(
                 key_pair = %becomes.id,
                 issuer = becomes.current.issuer_dn,
                 certificate = becomes.current.certificate.sha256_fingerprint(),
+                rotation_ended,
                 "replaced the certificate of a key pair"
             );
             Ok::<_, ServiceError>(becomes)
@@ -102,7 +114,10 @@ impl Service {
             .tasks
             .spawn(work.instrument(Call::current_span()))
             .await??;
-        Ok(self.view(becomes))
+        Ok(CaCertified {
+            view: self.view(becomes),
+            rotation_ended,
+        })
     }
 
     fn certified_by_answer(&self, was: &KeyPair, file_data: &[u8]) -> Result<KeyPair, Refusal> {
@@ -119,13 +134,9 @@ impl Service {
         }
         Ok(KeyPair {
             revision: was.revision + 1,
-            current: KeyPairGeneration::new(
-                current.number,
-                current.key_ref,
-                current.token_attributes,
-                certified.leaf,
-                certified.chain,
-            ),
+            // What comes from a CA is renewed by that CA.
+            rotation: None,
+            current: current.clone().recertified(certified.leaf, certified.chain),
             ..was.clone()
         })
     }

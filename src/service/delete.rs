@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tracing::{Instrument, info};
 
+use super::create::stored_precision;
 use super::get::parse_id;
 use super::{Service, ServiceError};
-use crate::domain::{KeyOrigin, KeyPair};
+use crate::domain::{KeyOrigin, KeyPair, KeyPairId};
 use crate::providers::{Lane, Operation, ProviderHandle};
 use crate::store::Intent;
 use crate::telemetry::Call;
@@ -39,15 +40,19 @@ impl Service {
             etag,
             destroy_linked_key,
         } = request;
-        let intent = match self.find(&id).await {
+        let found = match self.find(&id).await {
             Ok(key_pair) => {
                 if !key_pair.is_still(&etag) {
                     return Err(ServiceError::EtagMismatch(id));
                 }
-                if key_pair.origin == KeyOrigin::Linked && !destroy_linked_key {
-                    return self.unlink(&key_pair).await;
+                self.provider_of(&key_pair)?;
+                for (_, generation) in key_pair.generations() {
+                    if (generation.origin != KeyOrigin::Linked || destroy_linked_key)
+                        && let Some(handle) = self.registry.provider(generation.provider)
+                    {
+                        handle.provider().availability()?;
+                    }
                 }
-                self.provider_of(&key_pair)?.provider().availability()?;
                 Some(key_pair)
             }
             Err(ServiceError::KeyPairNotFound(_)) => None,
@@ -55,25 +60,14 @@ impl Service {
         };
         let service = Arc::clone(self);
         let work = async move {
-            match intent {
-                Some(key_pair) => service.delete_found(&key_pair).await,
+            match found {
+                Some(key_pair) => service.delete_found(&key_pair, destroy_linked_key).await,
                 None => service.finish_deletion(&id).await,
             }
         };
         self.tasks
             .spawn(work.instrument(Call::current_span()))
             .await?
-    }
-
-    /// Forgets a linked key pair, and leaves its key on the token as it was.
-    async fn unlink(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
-        self.provider_of(key_pair)?;
-        if !self.store.forget(key_pair).await? {
-            return Err(self.changed_or_gone(key_pair).await?);
-        }
-        self.signing_keys.forget(&key_pair.id);
-        info!(key_pair = %key_pair.id, key_ref = %key_pair.current.key_ref, "unlinked a key of the token");
-        Ok(())
     }
 
     /// Says why a key pair is not what it was when it was read.
@@ -88,20 +82,22 @@ impl Service {
         })
     }
 
-    async fn delete_found(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
-        let handle = self.provider_of(key_pair)?;
-        if !self.store.begin_deletion(key_pair).await? {
+    async fn delete_found(
+        &self,
+        key_pair: &KeyPair,
+        destroy_linked: bool,
+    ) -> Result<(), ServiceError> {
+        let now = stored_precision(self.clock.now());
+        if !self
+            .store
+            .begin_deletion(key_pair, destroy_linked, now)
+            .await?
+        {
             return Err(self.changed_or_gone(key_pair).await?);
         }
         self.signing_keys.forget(&key_pair.id);
-        let intent = Intent {
-            key_ref: key_pair.current.key_ref,
-            id: key_pair.id.clone(),
-            generation: key_pair.current.number,
-            provider: key_pair.provider,
-        };
-        self.destroy_condemned(handle, &intent).await?;
-        info!(key_pair = %key_pair.id, provider = %key_pair.provider, "deleted a key pair");
+        self.destroy_all_condemned_of(&key_pair.id).await?;
+        info!(key_pair = %key_pair.id, provider = %key_pair.provider(), "deleted a key pair");
         Ok(())
     }
 
@@ -109,13 +105,26 @@ impl Service {
     async fn finish_deletion(&self, id: &str) -> Result<(), ServiceError> {
         let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
         let parsed = parse_id(id)?.ok_or_else(not_found)?;
-        let unfinished = self.store.unfinished_deletion(&parsed).await?;
-        let intent = unfinished.ok_or_else(not_found)?;
-        let handle = self
-            .registry
-            .provider(intent.provider)
-            .ok_or_else(not_found)?;
-        self.destroy_condemned(handle, &intent).await
+        match self.destroy_all_condemned_of(&parsed).await? {
+            0 => Err(not_found()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Destroys the condemned keys of an id, as far as their providers run in this mode, and returns how many these
+    /// were.
+    pub(super) async fn destroy_all_condemned_of(
+        &self,
+        id: &KeyPairId,
+    ) -> Result<usize, ServiceError> {
+        let mut destroyed = 0;
+        for intent in self.store.condemned_of(id).await? {
+            if let Some(handle) = self.registry.provider(intent.provider) {
+                self.destroy_condemned(handle, &intent).await?;
+                destroyed += 1;
+            }
+        }
+        Ok(destroyed)
     }
 
     /// Destroys a condemned key, and forgets it when that is done.

@@ -56,6 +56,15 @@ pub enum ServiceError {
     /// A provider returned an ECDSA signature that is none.
     #[error("the provider returned something else than an ECDSA signature")]
     SignatureForm,
+    /// What is asked for is for key pairs only that certify themselves.
+    #[error("the certificate of {0} is not self-signed")]
+    NotSelfSigned(String),
+    /// The key pair does not rotate by itself.
+    #[error("the key pair {0} has no rotation settings")]
+    NoRotation(String),
+    /// The daemon stops.
+    #[error("the daemon stops")]
+    Stopping,
     /// The key pair changed since the caller saw it.
     #[error("the key pair {0} has another etag")]
     EtagMismatch(String),

@@ -28,7 +28,7 @@ impl Service {
         if !self.is_exportable(&key_pair) {
             return Err(ServiceError::NotExportable {
                 id: key_pair.id.to_string(),
-                provider: key_pair.provider,
+                provider: key_pair.provider(),
             });
         }
         keyfiles::check_new_password(&password)
@@ -58,7 +58,7 @@ impl Service {
 
     /// Tells whether the private key may leave keypaird.
     pub(super) fn is_exportable(&self, key_pair: &KeyPair) -> bool {
-        key_pair.provider == ProviderKind::Local && self.config.allow_export
+        key_pair.provider() == ProviderKind::Local && self.config.allow_export
     }
 
     /// Does work on a key file, which takes its time to derive a key from a password. What is more than a

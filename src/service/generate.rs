@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use time::Duration;
 
-use super::create::{Creation, Made, Named, stored_precision};
-use super::{KeyPairPreview, KeyPairView, Service, ServiceError, issue};
-use crate::certs::{Profile, SerialNumber};
+use super::create::{Creation, Made, Named};
+use super::generation::NewGeneration;
+use super::{KeyPairPreview, KeyPairView, Service, ServiceError};
+use crate::certs::SerialNumber;
 use crate::domain::{
-    Clock, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairTemplate, KeySpec, NewKeyPairSettings,
-    ProviderKind, RequestId, SettingsDigest, Validity, Violations,
+    KeyPair, KeyPairTemplate, NewKeyPairSettings, RequestId, SettingsDigest, Validity, Violations,
 };
-use crate::providers::{CryptoProvider, KeyName, Lane, Operation, StoredKey};
+use crate::providers::Operation;
 
 /// A key pair as a caller asked for it.
 #[derive(Clone, Debug, Default)]
@@ -65,17 +65,37 @@ impl Service {
                 })
             }
         };
-        let making = Making {
+        let KeyPairTemplate {
+            id,
+            subject,
+            names,
+            first: template,
+            rotation,
+            labels,
+        } = template;
+        let first = NewGeneration {
+            template,
+            subject,
+            names,
             serial_number: SerialNumber::from_random(self.entropy.bits_128()?),
             clock: Arc::clone(&self.clock),
-            template: template.clone(),
         };
         let created = self.create(Creation {
             provider: template.provider,
-            id: template.id,
+            id,
             operation: Operation::Generate,
-            lane: generation_lane(template.provider, template.spec),
-            make: Box::new(|provider, name| making.make(provider, name)),
+            lane: first.lane(),
+            make: Box::new(move |provider, name| {
+                let made = first.make(provider, &name)?;
+                let key_pair = KeyPair::new(name.id, labels, made.time, made.generation);
+                Ok(Made {
+                    key_pair: KeyPair {
+                        rotation,
+                        ..key_pair
+                    },
+                    sealed_key: made.sealed_key,
+                })
+            }),
             named,
         });
         Ok(GenerateOutcome::Made(Box::new(self.view(created.await?))))
@@ -110,12 +130,7 @@ impl Service {
         settings.check(
             self.registry.policy(),
             |provider, spec, signature, violations| {
-                // A token that is away is not the settings' fault; it is reported when it is needed.
-                if let Some(handle) = self.registry.provider(provider)
-                    && let Ok(capabilities) = handle.provider().capabilities()
-                {
-                    capabilities.check(provider, spec, signature, violations);
-                }
+                self.refuse_incapable(provider, spec, signature, violations);
             },
         )
     }
@@ -125,8 +140,8 @@ impl Service {
             self.refuse_taken(id).await?;
         }
         Ok(GenerateOutcome::WouldMake(Box::new(KeyPairPreview {
-            validity: Validity::days_from(self.clock.now(), template.valid_days),
-            crypto_provider: self.registry.policy().shown(template.provider),
+            validity: Validity::days_from(self.clock.now(), template.first.valid_days),
+            crypto_provider: self.registry.policy().shown(template.first.provider),
             template,
         })))
     }
@@ -149,66 +164,5 @@ impl Service {
             Some(key_pair) => Ok(Some(self.view(key_pair))),
             None => Err(ServiceError::KeyPairNotFound(id)),
         }
-    }
-}
-
-/// All that the making of a key pair needs, so that it can be one job on a provider's thread.
-struct Making {
-    template: KeyPairTemplate,
-    serial_number: SerialNumber,
-    clock: Arc<dyn Clock>,
-}
-
-impl Making {
-    /// Makes key and certificate.
-    fn make(self, provider: &dyn CryptoProvider, name: KeyName) -> Result<Made, ServiceError> {
-        let Self {
-            template,
-            serial_number,
-            clock,
-        } = self;
-        let generated = provider.generate(&name, template.spec)?;
-        let create_time = stored_precision(clock.now());
-        let key = StoredKey {
-            name: name.clone(),
-            public_key: generated.public_key.clone(),
-            sealed: generated.sealed,
-        };
-        let profile = Profile {
-            subject: template.subject,
-            names: template.names,
-            validity: Validity::days_from(create_time, template.valid_days),
-            serial_number,
-            public_key: generated.public_key,
-            signature_algorithm: template.signature_algorithm,
-        };
-        let issued = issue::self_signed(provider, &key, profile)?;
-        let key_pair = KeyPair {
-            id: name.id,
-            provider: provider.kind(),
-            origin: KeyOrigin::Generated,
-            labels: template.labels,
-            create_time,
-            revision: 0,
-            current: KeyPairGeneration::new(
-                name.generation,
-                name.key_ref,
-                generated.token_attributes,
-                issued,
-                Vec::new(),
-            ),
-        };
-        Ok(Made {
-            key_pair,
-            sealed_key: key.sealed,
-        })
-    }
-}
-
-/// Software RSA keys take seconds to find; what takes microseconds does not wait behind them.
-const fn generation_lane(provider: ProviderKind, spec: KeySpec) -> Lane {
-    match (provider, spec) {
-        (ProviderKind::Local, KeySpec::Ec(_) | KeySpec::Ed25519) => Lane::Sign,
-        _ => Lane::Manage,
     }
 }

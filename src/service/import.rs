@@ -10,8 +10,8 @@ use super::create::{Creation, Made, stored_precision};
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs::{self, Certified};
 use crate::domain::{
-    Clock, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, Labels, PrivateKey, ProviderKind,
-    Refusal, Violations,
+    Clock, HeldKey, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, Labels, PrivateKey,
+    ProviderKind, Refusal, Violations,
 };
 use crate::keyfiles::{self, KeyFile, KeyFileFormat};
 use crate::providers::{CryptoProvider, KeyName, Lane, Operation};
@@ -124,22 +124,20 @@ struct Making {
 impl Making {
     fn make(self, provider: &dyn CryptoProvider, name: KeyName) -> Result<Made, ServiceError> {
         let imported = provider.import(&name, &self.private_key)?;
+        let key = HeldKey {
+            number: name.generation,
+            provider: provider.kind(),
+            origin: KeyOrigin::Imported,
+            key_ref: name.key_ref,
+            token_attributes: imported.token_attributes,
+        };
         Ok(Made {
-            key_pair: KeyPair {
-                id: name.id,
-                provider: provider.kind(),
-                origin: KeyOrigin::Imported,
-                labels: self.labels,
-                create_time: stored_precision(self.clock.now()),
-                revision: 0,
-                current: KeyPairGeneration::new(
-                    name.generation,
-                    name.key_ref,
-                    imported.token_attributes,
-                    self.certified.leaf,
-                    self.certified.chain,
-                ),
-            },
+            key_pair: KeyPair::new(
+                name.id,
+                self.labels,
+                stored_precision(self.clock.now()),
+                KeyPairGeneration::new(key, self.certified.leaf, self.certified.chain),
+            ),
             sealed_key: imported.sealed,
         })
     }

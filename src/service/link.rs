@@ -7,8 +7,9 @@ use super::create::{stored_precision, taken};
 use super::{KeyPairView, Service, ServiceError, issue};
 use crate::certs::{self, Certified, Profile, SerialNumber};
 use crate::domain::{
-    Certificate, Generation, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate,
-    KeyRef, Labels, NewKeyPairSettings, ProviderKind, PublicKey, Refusal, SigningInput, Validity,
+    Certificate, Generation, HeldKey, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
+    KeyPairTemplate, KeyRef, Labels, NewKeyPairSettings, ProviderKind, PublicKey, Refusal,
+    SigningInput, Validity,
 };
 use crate::providers::{
     CryptoProvider, KeyName, KeySearch, Lane, Operation, ProviderError, ProviderHandle, StoredKey,
@@ -68,9 +69,9 @@ impl Service {
             }
             None => KeyPairId::from_random(self.entropy.bits_128()?),
         };
-        let labels = match &source {
-            Source::Issued(_) => Labels::default(),
-            Source::SelfSigned(template) => template.labels.clone(),
+        let (labels, rotation) = match &source {
+            Source::Issued(_) => (Labels::default(), None),
+            Source::SelfSigned(template) => (template.labels.clone(), template.rotation),
         };
         let name = KeyName {
             id: id.clone(),
@@ -78,20 +79,18 @@ impl Service {
             key_ref: found.key_ref,
         };
         let certified = self.prove(handle, &name, &found.public_key, source).await?;
-        let key_pair = KeyPair {
-            id,
+        let key = HeldKey {
+            number: name.generation,
             provider: ProviderKind::Hsm,
             origin: KeyOrigin::Linked,
-            labels,
-            create_time: stored_precision(self.clock.now()),
-            revision: 0,
-            current: KeyPairGeneration::new(
-                name.generation,
-                found.key_ref,
-                Some(found.key.token_attributes),
-                certified.leaf,
-                certified.chain,
-            ),
+            key_ref: found.key_ref,
+            token_attributes: Some(found.key.token_attributes),
+        };
+        let current = KeyPairGeneration::new(key, certified.leaf, certified.chain);
+        let create_time = stored_precision(self.clock.now());
+        let key_pair = KeyPair {
+            rotation,
+            ..KeyPair::new(id, labels, create_time, current)
         };
         let recorded = self.store.complete_creation(NewKeyPair {
             key_pair: key_pair.clone(),
@@ -174,7 +173,7 @@ impl Service {
             let template = self
                 .check_settings(settings.for_key(spec, id))
                 .map_err(ServiceError::Invalid)?;
-            if template.spec != spec {
+            if template.first.spec != spec {
                 let refusal = format!("is not that of the key, which is {spec}; leave it out");
                 return Err(ServiceError::invalid("keyAlgorithm", Refusal::new(refusal)));
             }
@@ -228,12 +227,12 @@ impl Service {
             }
             Source::SelfSigned(template) => {
                 let profile = Profile {
-                    validity: Validity::days_from(now, template.valid_days),
+                    validity: Validity::days_from(now, template.first.valid_days),
                     subject: template.subject,
                     names: template.names,
                     serial_number,
                     public_key: key.public_key.clone(),
-                    signature_algorithm: template.signature_algorithm,
+                    signature_algorithm: template.first.signature_algorithm,
                 };
                 Ok(Certified {
                     leaf: issue::self_signed(provider, &key, profile)?,

@@ -34,7 +34,7 @@ impl Service {
             return Err(ServiceError::EtagMismatch(id.to_owned()));
         }
         self.provider_of(&was)?;
-        if was.provider == ProviderKind::Hsm {
+        if was.provider() == ProviderKind::Hsm {
             return Ok(self.view(was));
         }
         self.refuse_unsupported(ProviderKind::Hsm, &was.current.public_key)?;
@@ -103,17 +103,23 @@ impl Service {
             })
             .await?;
         let becomes = KeyPair {
-            provider: ProviderKind::Hsm,
-            origin: KeyOrigin::Imported,
             revision: was.revision + 1,
+            // The next one does not go back.
+            rotation: was.rotation.map(|mut rotation| {
+                rotation.next.provider = ProviderKind::Hsm;
+                rotation
+            }),
             current: KeyPairGeneration {
+                provider: ProviderKind::Hsm,
+                origin: KeyOrigin::Imported,
                 key_ref: name.key_ref,
                 token_attributes: imported.token_attributes,
                 ..was.current.clone()
             },
             ..was.clone()
         };
-        self.record_replaced(was, &becomes).await?;
+        let change = self.change(None);
+        self.record_replaced(was, &becomes, change).await?;
         Ok(becomes)
     }
 }

@@ -8,12 +8,15 @@ mod create;
 mod csr;
 mod delete;
 mod error;
+mod events;
 mod export;
 mod export_certificate;
 mod generate;
+mod generation;
 mod get;
 mod import;
 mod issue;
+mod keep_rotating;
 mod key_algorithms;
 mod link;
 mod list;
@@ -23,42 +26,75 @@ mod reconcile;
 mod replace;
 pub mod report;
 mod request_lock;
+mod rotate;
+mod rotation;
 mod sign;
 mod signing_keys;
 mod verify;
 mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub use csr::CsrRequest;
+pub use csr::{CaCertified, CsrRequest};
 pub use delete::DeleteRequest;
 pub use error::ServiceError;
+pub use events::{Told, ToldEvent, WatchRequest};
 pub use generate::{GenerateOutcome, GenerateRequest};
 pub use import::ImportRequest;
+pub use keep_rotating::RotationMetrics;
 pub use key_algorithms::AvailableAlgorithm;
 pub use link::LinkRequest;
 pub use list::{KeyPairPage, ListRequest};
 pub use public_keys::{PublicKeysPage, PublicKeysRequest, PublishedKey};
+pub use rotate::RotateRequest;
+pub use rotation::{PlanRequest, UpdateRotationRequest};
 pub use sign::{SignRequest, Signed};
-pub use verify::{GenerationState, Verified, VerifyRequest};
+pub use verify::{Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
 
 pub use crate::keyfiles::KeyFileFormat;
 
-use crate::domain::{Clock, Entropy, KeyPair, ProviderKind, PublicKey, Violations};
+use crate::domain::{
+    Clock, Entropy, KeyPair, KeySpec, ProviderKind, PublicKey, SignatureAlgorithm, Violations,
+};
 use crate::providers::{ProviderHandle, Registry};
 use crate::store::MetadataStore;
+use events::EventHub;
 use request_lock::RequestLocks;
 use signing_keys::SigningKeys;
 
 /// What an operator permits.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ServiceConfig {
     /// Whether software keys may be exported.
     pub allow_export: bool,
+    /// How key pairs rotate, and what is told of their expiry.
+    pub rotation: RotationConfig,
+}
+
+/// How key pairs rotate, and what is told of their expiry.
+#[derive(Clone, Debug)]
+pub struct RotationConfig {
+    /// Whether they rotate by themselves.
+    pub enabled: bool,
+    /// How often it is looked at what is due.
+    pub check_interval: Duration,
+    /// At how many days before the expiry of a certificate those are told who watch.
+    pub expiry_warning_days: Vec<u16>,
+}
+
+impl Default for RotationConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            check_interval: Duration::from_secs(60),
+            expiry_warning_days: vec![30, 7, 1],
+        }
+    }
 }
 
 /// The use cases, over the store, the providers, time and chance that `app` gives them.
@@ -70,6 +106,8 @@ pub struct Service {
     entropy: Arc<dyn Entropy>,
     request_locks: RequestLocks,
     signing_keys: SigningKeys,
+    events: EventHub,
+    rotation_metrics: RotationMetrics,
     config: ServiceConfig,
     file_work: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -91,6 +129,8 @@ impl Service {
             entropy,
             request_locks: RequestLocks::default(),
             signing_keys: SigningKeys::default(),
+            events: EventHub::default(),
+            rotation_metrics: RotationMetrics::default(),
             config,
             file_work: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             tasks: TaskTracker::new(),
@@ -100,6 +140,11 @@ impl Service {
     /// Returns the providers that run.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Returns how the rotation goes.
+    pub fn rotation_metrics(&self) -> &RotationMetrics {
+        &self.rotation_metrics
     }
 
     /// Returns how many key pairs a provider has in the store, whether it runs or not.
@@ -120,23 +165,35 @@ impl Service {
         public_key: &PublicKey,
     ) -> Result<(), ServiceError> {
         let mut violations = Violations::new();
+        let spec = public_key.spec();
+        let signature = spec.algorithm().default_signature_algorithm();
+        self.refuse_incapable(provider, spec, signature, &mut violations);
+        violations.into_result().map_err(ServiceError::Invalid)
+    }
+
+    /// Refuses a kind of key and signature that a provider cannot do. A token that is away is not the caller's fault;
+    /// it is reported when it is needed.
+    fn refuse_incapable(
+        &self,
+        provider: ProviderKind,
+        spec: KeySpec,
+        signature: SignatureAlgorithm,
+        violations: &mut Violations,
+    ) {
         if let Some(handle) = self.registry.provider(provider)
             && let Ok(capabilities) = handle.provider().capabilities()
         {
-            let spec = public_key.spec();
-            let signature = spec.algorithm().default_signature_algorithm();
-            capabilities.check(provider, spec, signature, &mut violations);
+            capabilities.check(provider, spec, signature, violations);
         }
-        violations.into_result().map_err(ServiceError::Invalid)
     }
 
     /// Returns the provider of a key pair, or says that it is off in this mode.
     fn provider_of(&self, key_pair: &KeyPair) -> Result<&Arc<ProviderHandle>, ServiceError> {
         self.registry
-            .provider(key_pair.provider)
+            .provider(key_pair.provider())
             .ok_or_else(|| ServiceError::ProviderOff {
                 id: key_pair.id.to_string(),
-                provider: key_pair.provider,
+                provider: key_pair.provider(),
                 mode: self.registry.policy().mode,
             })
     }

@@ -1,9 +1,8 @@
 //! Publishes public keys.
 
 use super::list::ListRequest;
-use super::verify::GenerationState;
 use super::{KeyPairView, Service, ServiceError};
-use crate::domain::{Generation, Jwk, KeyPairGeneration, Validity};
+use crate::domain::{Generation, GenerationState, Jwk, Validity};
 
 /// A public key that signatures are verified with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +55,7 @@ impl Service {
         if !request.id.is_empty() {
             let view = self.get(&request.id).await?;
             return Ok(PublicKeysPage {
-                public_keys: published(view).into_iter().collect(),
+                public_keys: published(&view).collect(),
                 next_page_token: String::new(),
             });
         }
@@ -71,30 +70,27 @@ impl Service {
             })
             .await?;
         Ok(PublicKeysPage {
-            public_keys: page.key_pairs.into_iter().filter_map(published).collect(),
+            public_keys: page.key_pairs.iter().flat_map(published).collect(),
             next_page_token: page.next_page_token,
         })
     }
 }
 
-fn published(view: KeyPairView) -> Option<PublishedKey> {
-    let signature_algorithm = view.key_pair.current.signature_algorithm();
-    let KeyPairGeneration {
-        number,
-        public_key,
-        certificate,
-        validity,
-        ..
-    } = view.key_pair.current;
-    Some(PublishedKey {
-        id: view.key_pair.id.to_string(),
-        generation: number,
-        state: GenerationState::Current,
-        jwk: Jwk::new(&public_key, signature_algorithm)?,
-        public_key_pem: public_key.pem(),
-        certificate_sha256_fingerprint: certificate.sha256_fingerprint(),
-        validity,
-    })
+/// Returns the keys of what a view shows: the one that signs first.
+fn published(view: &KeyPairView) -> impl Iterator<Item = PublishedKey> {
+    view.key_pair
+        .generations()
+        .filter_map(|(state, generation)| {
+            Some(PublishedKey {
+                id: view.key_pair.id.to_string(),
+                generation: generation.number,
+                state,
+                jwk: Jwk::new(&generation.public_key, generation.signature_algorithm())?,
+                public_key_pem: generation.public_key.pem(),
+                certificate_sha256_fingerprint: generation.certificate.sha256_fingerprint(),
+                validity: generation.validity,
+            })
+        })
 }
 
 const KEY_PAIRS_MAX: i32 = 1000;

@@ -77,7 +77,11 @@ impl Service {
             if seen.private_key && seen.certificate {
                 continue;
             }
-            let Some(key_pair) = self.store.key_pair(&id).await? else {
+            let key_pair = self.store.key_pair(&id).await?;
+            let generation = key_pair
+                .as_ref()
+                .and_then(|pair| pair.generation_of(key_ref));
+            let (Some(key_pair), Some(generation)) = (&key_pair, generation) else {
                 continue;
             };
             if !seen.private_key {
@@ -86,11 +90,11 @@ impl Service {
                 continue;
             }
             // What lies beside a linked key is not ours.
-            if key_pair.origin == KeyOrigin::Linked {
+            if generation.origin == KeyOrigin::Linked {
                 continue;
             }
-            let name = KeyName::of(&key_pair);
-            issue::publish(handle, &name, &key_pair.current.certificate).await?;
+            let name = KeyName::of(key_pair, generation);
+            issue::publish(handle, &name, &generation.certificate).await?;
             done.republished += 1;
         }
         let unpublished = !self.store.unpublished().await?.is_empty();

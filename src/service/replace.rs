@@ -1,20 +1,22 @@
-//! Puts a changed key pair in the place of what it was, and its certificate on the token.
+//! Puts a changed key pair in the place of what it was, and its certificates on the token.
 
 use tracing::warn;
 
-use super::issue;
-use super::{Service, ServiceError};
-use crate::domain::{KeyOrigin, KeyPair, ProviderKind};
+use super::create::stored_precision;
+use super::{Service, ServiceError, issue};
+use crate::domain::{EventKind, KeyOrigin, KeyPair, KeyRef, ProviderKind};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
+use crate::store::Change;
 
 impl Service {
-    /// Records a changed key pair, and tells the token of its certificate.
+    /// Records a changed key pair, and tells the token of its certificates.
     pub(super) async fn replace(
         &self,
         was: &KeyPair,
         becomes: &KeyPair,
+        change: Change,
     ) -> Result<(), ServiceError> {
-        self.record_replaced(was, becomes).await?;
+        self.record_replaced(was, becomes, change).await?;
         self.publish_replaced(becomes).await;
         Ok(())
     }
@@ -24,8 +26,9 @@ impl Service {
         &self,
         was: &KeyPair,
         becomes: &KeyPair,
+        change: Change,
     ) -> Result<(), ServiceError> {
-        let replaced = self.store.replace(was, becomes).await?;
+        let replaced = self.store.replace(was, becomes, change).await?;
         self.signing_keys.forget(&was.id);
         match replaced {
             true => Ok(()),
@@ -33,41 +36,64 @@ impl Service {
         }
     }
 
-    /// Puts the certificate of a changed key pair on the token. When that fails it is done later: the record
-    /// is what counts, and the token has a copy for other programs.
-    pub(super) async fn publish_replaced(&self, key_pair: &KeyPair) {
-        if let Err(error) = self.try_publish(key_pair).await {
-            warn!(key_pair = %key_pair.id, %error, "the new certificate is put on the token later");
+    /// Says what happens now to a key pair.
+    pub(super) fn change(&self, event: Option<EventKind>) -> Change {
+        Change {
+            time: stored_precision(self.clock.now()),
+            event,
+            sealed_key: None,
         }
     }
 
-    /// Puts the certificates on the token that it lacks since they were replaced.
+    /// Puts the certificates of a changed key pair on the token. When that fails it is done later: the record
+    /// is what counts, and the token has a copy for other programs.
+    pub(super) async fn publish_replaced(&self, key_pair: &KeyPair) {
+        let published = async {
+            for (id, key_ref) in self.store.unpublished().await? {
+                if id == key_pair.id {
+                    self.try_publish(key_pair, key_ref).await?;
+                }
+            }
+            Ok::<_, ServiceError>(())
+        };
+        if let Err(error) = published.await {
+            warn!(key_pair = %key_pair.id, %error, "a new certificate is put on the token later");
+        }
+    }
+
+    /// Puts the certificates on the token that it lacks since they are new.
     pub(super) async fn publish_unpublished(
         &self,
         handle: &ProviderHandle,
     ) -> Result<(), ServiceError> {
-        for id in self.store.unpublished().await? {
+        for (id, key_ref) in self.store.unpublished().await? {
             let Some(key_pair) = self.store.key_pair(&id).await? else {
                 continue;
             };
-            if key_pair.provider == handle.kind() {
-                self.try_publish(&key_pair).await?;
+            let generation = key_pair.generation_of(key_ref);
+            if generation.is_some_and(|generation| generation.provider == handle.kind()) {
+                self.try_publish(&key_pair, key_ref).await?;
             }
         }
         Ok(())
     }
 
-    async fn try_publish(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
+    async fn try_publish(&self, key_pair: &KeyPair, key_ref: KeyRef) -> Result<(), ServiceError> {
+        let Some(generation) = key_pair.generation_of(key_ref) else {
+            return Ok(());
+        };
         // What lies beside a linked key is not ours.
-        if key_pair.provider == ProviderKind::Hsm && key_pair.origin != KeyOrigin::Linked {
-            let handle = self.running(key_pair.provider, Operation::PublishCertificate)?;
-            let (name, certificate) = (KeyName::of(key_pair), key_pair.current.certificate.clone());
+        if generation.provider == ProviderKind::Hsm && generation.origin != KeyOrigin::Linked {
             let operation = Operation::PublishCertificate;
+            let handle = self.running(generation.provider, operation)?;
+            let name = KeyName::of(key_pair, generation);
+            let certificate = generation.certificate.clone();
             let replace = issue::on_token(operation, move |token| {
                 token.replace_certificate(&name, &certificate)
             });
             handle.run(Lane::Manage, operation, replace).await?;
         }
-        Ok(self.store.note_published(key_pair).await?)
+        let certificate = &generation.certificate;
+        Ok(self.store.note_published(key_ref, certificate).await?)
     }
 }

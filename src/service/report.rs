@@ -115,21 +115,24 @@ fn describe(error: &ServiceError) -> Report {
                 "the key pair {id} is kept, but lives in {provider}, which is off in {mode} mode; set crypto.mode to hybrid to use it"
             ),
         ),
-        ServiceError::OutsideValidity { id, status } => {
-            let (reason, what) = match status {
-                CertificateValidity::NotYetValid => ("KEY_PAIR_NOT_YET_VALID", "not valid yet"),
-                CertificateValidity::Expired
-                | CertificateValidity::Revoked
-                | CertificateValidity::Valid => ("KEY_PAIR_EXPIRED", "expired"),
-            };
-            Report::new(
-                FailedPrecondition,
-                reason,
-                format!(
-                    "the certificate of the key pair {id} is {what}; set allowOutsideValidity to sign all the same"
-                ),
-            )
-        }
+        ServiceError::OutsideValidity { id, status } => describe_validity(id, *status),
+        ServiceError::NotSelfSigned(id) => Report::new(
+            FailedPrecondition,
+            "NOT_SELF_SIGNED",
+            format!(
+                "the certificate of the key pair {id} comes from a CA, and keypaird rotates only what it can certify itself; have the CA renew it by a certificate signing request"
+            ),
+        ),
+        ServiceError::NoRotation(id) => Report::new(
+            NotFound,
+            "ROTATION_SETTINGS_NOT_FOUND",
+            format!("the key pair {id} has no rotation settings"),
+        ),
+        ServiceError::Stopping => Report::later(
+            Code::Unavailable,
+            "SHUTTING_DOWN",
+            "the daemon stops; connect again",
+        ),
         ServiceError::EtagMismatch(id) => Report::new(
             Aborted,
             "ETAG_MISMATCH",
@@ -156,6 +159,22 @@ fn describe(error: &ServiceError) -> Report {
         | ServiceError::Panicked
         | ServiceError::Lost(_) => Report::new(Internal, "INTERNAL", INTERNAL),
     }
+}
+
+fn describe_validity(id: &str, status: CertificateValidity) -> Report {
+    let (reason, what) = match status {
+        CertificateValidity::NotYetValid => ("KEY_PAIR_NOT_YET_VALID", "not valid yet"),
+        CertificateValidity::Expired
+        | CertificateValidity::Revoked
+        | CertificateValidity::Valid => ("KEY_PAIR_EXPIRED", "expired"),
+    };
+    Report::new(
+        Code::FailedPrecondition,
+        reason,
+        format!(
+            "the certificate of the key pair {id} is {what}; set allowOutsideValidity to sign all the same"
+        ),
+    )
 }
 
 fn describe_provider(error: &ProviderError) -> Report {

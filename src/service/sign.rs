@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::signing_keys::SigningKey;
 use super::{Service, ServiceError};
 use crate::domain::{
-    CertificateValidity, Generation, Refusal, SignatureAlgorithm, SignatureEncoding, SigningInput,
-    Violations,
+    CertificateValidity, Generation, KeySpec, Refusal, SignatureAlgorithm, SignatureEncoding,
+    SigningInput, Violations,
 };
 use crate::providers::{ProviderError, ProviderErrorKind, SigningOrder};
 
@@ -105,7 +105,8 @@ impl Service {
     async fn check_signing(&self, request: SignRequest) -> Result<Checked, ServiceError> {
         let key = self.signing_key(&request.id).await?;
         let (algorithm, input) = check_against(
-            &key,
+            key.stored.public_key.spec(),
+            key.algorithm,
             request.input,
             &request.signature_algorithm,
             request.encoding,
@@ -129,15 +130,15 @@ impl Service {
 
 /// Checks what is signed, or was, and how, against the key.
 pub(super) fn check_against(
-    key: &SigningKey,
+    spec: KeySpec,
+    default: SignatureAlgorithm,
     input: Option<SigningInput>,
     algorithm: &str,
     encoding: SignatureEncoding,
 ) -> Result<(SignatureAlgorithm, SigningInput), ServiceError> {
-    let spec = key.stored.public_key.spec();
     let mut violations = Violations::new();
     let algorithm = match algorithm {
-        "" => Some(key.algorithm),
+        "" => Some(default),
         name => violations.check(
             "signatureAlgorithm",
             spec.algorithm().signing_algorithm(name),

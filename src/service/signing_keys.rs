@@ -6,7 +6,9 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use super::{Service, ServiceError};
-use crate::domain::{KeyPair, KeyPairId, SignatureAlgorithm, Validity};
+use crate::domain::{
+    Generation, GenerationState, KeyPair, KeyPairId, PublicKey, SignatureAlgorithm, Validity,
+};
 use crate::providers::{KeyName, ProviderHandle, StoredKey};
 
 /// What signing needs to know of a key pair.
@@ -21,6 +23,20 @@ pub(super) struct SigningKey {
     /// The certificate's validity.
     pub(super) validity: Validity,
     /// The certificate's SHA-256 fingerprint.
+    pub(super) fingerprint: Arc<str>,
+    /// All generations whose signatures are accepted, as far as they are not expired: the one that signs first.
+    pub(super) published: Vec<VerifyingKey>,
+}
+
+/// What verifying needs to know of a generation.
+#[derive(Clone, Debug)]
+pub(super) struct VerifyingKey {
+    pub(super) number: Generation,
+    pub(super) state: GenerationState,
+    pub(super) public_key: PublicKey,
+    /// The signature algorithm used when a request names none.
+    pub(super) algorithm: SignatureAlgorithm,
+    pub(super) validity: Validity,
     pub(super) fingerprint: Arc<str>,
 }
 
@@ -69,7 +85,16 @@ impl Service {
         let forgotten_before = *self.signing_keys.forgotten.lock();
         let key_pair = self.find(id).await?;
         let provider = Arc::clone(self.provider_of(&key_pair)?);
+        let published = key_pair.generations().map(|(state, one)| VerifyingKey {
+            number: one.number,
+            state,
+            public_key: one.public_key.clone(),
+            algorithm: one.signature_algorithm(),
+            validity: one.validity,
+            fingerprint: one.certificate.sha256_fingerprint().into(),
+        });
         let key = Arc::new(SigningKey {
+            published: published.collect(),
             algorithm: key_pair.current.signature_algorithm(),
             validity: key_pair.current.validity,
             fingerprint: key_pair.current.certificate.sha256_fingerprint().into(),
@@ -84,7 +109,7 @@ impl Service {
     pub(super) async fn stored_key(&self, key_pair: &KeyPair) -> Result<StoredKey, ServiceError> {
         let current = &key_pair.current;
         Ok(StoredKey {
-            name: KeyName::of(key_pair),
+            name: KeyName::of(key_pair, current),
             public_key: current.public_key.clone(),
             sealed: self.store.sealed_key(current.key_ref).await?,
         })

@@ -1,13 +1,14 @@
 //! What callers are shown of a key pair.
 
 use crate::domain::{
-    CertificateValidity, Clock, KeyPair, KeyPairTemplate, ProviderKind, ProviderPolicy, Validity,
+    CertificateValidity, Clock, KeyPair, KeyPairGeneration, KeyPairTemplate, Lifecycle,
+    ProviderKind, ProviderPolicy, Validity,
 };
 
 /// A key pair as it is shown: what is stored, and what is true of it at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPairView {
-    /// What is stored.
+    /// What is stored, without what is no longer published. A pending generation says when it will begin to sign.
     pub key_pair: KeyPair,
     /// What its certificate is now.
     pub status: CertificateValidity,
@@ -19,14 +20,24 @@ pub struct KeyPairView {
 
 impl KeyPairView {
     pub(super) fn new(
-        key_pair: KeyPair,
+        mut key_pair: KeyPair,
         policy: ProviderPolicy,
         clock: &dyn Clock,
         exportable: bool,
     ) -> Self {
+        let now = clock.now();
+        // What is no longer published is not shown, although nobody has removed it yet.
+        let expired =
+            |one: &KeyPairGeneration| one.validity.at(now) == CertificateValidity::Expired;
+        key_pair.previous.retain(|one| !expired(one));
+        key_pair.pending = key_pair.pending.filter(|one| !expired(one));
+        let activation_time = Lifecycle::of(&key_pair).activation_time();
+        if let Some(pending) = &mut key_pair.pending {
+            pending.activate_time = activation_time;
+        }
         Self {
-            status: key_pair.current.validity.at(clock.now()),
-            crypto_provider: policy.shown(key_pair.provider),
+            status: key_pair.current.validity.at(now),
+            crypto_provider: policy.shown(key_pair.provider()),
             exportable,
             key_pair,
         }

@@ -10,13 +10,14 @@ use std::fmt;
 
 use async_trait::async_trait;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 
 use crate::domain::{
-    Generation, KeyPair, KeyPairId, KeyRef, ListQuery, PageToken, ProviderKind, RequestId,
-    SealedKey, SettingsDigest,
+    Certificate, Event, EventKind, Generation, KeyPair, KeyPairGeneration, KeyPairId, KeyRef,
+    ListQuery, PageToken, ProviderKind, RequestId, SealedKey, SettingsDigest,
 };
 
 /// A durable store of key pairs.
@@ -38,19 +39,75 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// is already.
     async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError>;
 
-    /// Puts a key pair in the place of what it was when it was read. Ends the intent of its key, if one was
-    /// recorded. An encrypted private key goes with the key it is of.
+    /// Puts a key pair in the place of what it was when it was read. Ends the intent of a key that is new to it. An
+    /// encrypted private key goes with the key it is of. Of a generation that is no longer there the public part is
+    /// kept, and its key is condemned, unless it was linked.
     ///
-    /// A token has the certificate yet to be told: see [`MetadataStore::unpublished`].
+    /// A token has new certificates yet to be told: see [`MetadataStore::unpublished`].
     ///
     /// Returns false when the key pair is not there or was changed since.
-    async fn replace(&self, was: &KeyPair, becomes: &KeyPair) -> Result<bool, StoreError>;
+    async fn replace(
+        &self,
+        was: &KeyPair,
+        becomes: &KeyPair,
+        change: Change,
+    ) -> Result<bool, StoreError>;
 
-    /// Returns the key pairs whose certificate was replaced and may not lie on the token yet.
-    async fn unpublished(&self) -> Result<Vec<KeyPairId>, StoreError>;
+    /// Returns the keys whose certificate is new or was replaced and may not lie on the token yet.
+    async fn unpublished(&self) -> Result<Vec<(KeyPairId, KeyRef)>, StoreError>;
 
-    /// Notes that the certificate of a key pair lies on the token.
-    async fn note_published(&self, key_pair: &KeyPair) -> Result<(), StoreError>;
+    /// Notes that the certificate of a key lies on the token.
+    async fn note_published(
+        &self,
+        key_ref: KeyRef,
+        certificate: &Certificate,
+    ) -> Result<(), StoreError>;
+
+    /// Returns the key pairs with which something is to be done at a time or before: see
+    /// [`crate::domain::Lifecycle`]. The one that waits longest comes first.
+    async fn due(&self, now: OffsetDateTime, limit: u32) -> Result<Vec<KeyPairId>, StoreError>;
+
+    /// Returns how many key pairs wait for something to be done with them since before a time.
+    async fn count_due(&self, before: OffsetDateTime) -> Result<u64, StoreError>;
+
+    /// Returns the key pairs whose expiry is to be told of, with the days of the warning, or zero for those that
+    /// expired. `days` are those at which warnings are given.
+    async fn unwarned(
+        &self,
+        now: OffsetDateTime,
+        days: &[u16],
+        limit: u32,
+    ) -> Result<Vec<(KeyPairId, u16)>, StoreError>;
+
+    /// Records that a warning was given: the event, and that the same is not given again.
+    ///
+    /// Returns false when the key pair is not there or was changed since.
+    async fn note_warning(
+        &self,
+        key_pair: &KeyPair,
+        days: u16,
+        time: OffsetDateTime,
+    ) -> Result<bool, StoreError>;
+
+    /// Records what happened to a provider.
+    async fn note_provider_event(
+        &self,
+        kind: EventKind,
+        provider: ProviderKind,
+        time: OffsetDateTime,
+    ) -> Result<(), StoreError>;
+
+    /// Returns the events after one, in their order.
+    async fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Event>, StoreError>;
+
+    /// Returns the last event that was forgotten, and the last one there is.
+    async fn event_span(&self) -> Result<(i64, i64), StoreError>;
+
+    /// Forgets the events before a time.
+    async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError>;
+
+    /// Tells when there may be new events.
+    fn event_news(&self) -> watch::Receiver<()>;
 
     /// Notes that a key that was being made is to be destroyed.
     async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError>;
@@ -67,19 +124,19 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns one page of a list. `now` decides what is expired.
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
 
-    /// Removes a key pair that still has this revision, and condemns its key. The key's intent must be
-    /// ended when the key is destroyed; until then the id stays taken.
+    /// Removes a key pair that still has this revision, and condemns its keys, linked ones only when told. The intent
+    /// of a key must be ended when it is destroyed; until then the id stays taken.
     ///
     /// Returns false when the key pair is not there or has another revision.
-    async fn begin_deletion(&self, key_pair: &KeyPair) -> Result<bool, StoreError>;
+    async fn begin_deletion(
+        &self,
+        key_pair: &KeyPair,
+        destroy_linked: bool,
+        time: OffsetDateTime,
+    ) -> Result<bool, StoreError>;
 
-    /// Removes a key pair that still has this revision, and leaves its key in the provider alone.
-    ///
-    /// Returns false when the key pair is not there or has another revision.
-    async fn forget(&self, key_pair: &KeyPair) -> Result<bool, StoreError>;
-
-    /// Returns the condemned key of an id whose deletion was begun and not finished.
-    async fn unfinished_deletion(&self, id: &KeyPairId) -> Result<Option<Intent>, StoreError>;
+    /// Returns the condemned keys of an id.
+    async fn condemned_of(&self, id: &KeyPairId) -> Result<Vec<Intent>, StoreError>;
 
     /// Returns the encrypted private key of a software key.
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError>;
@@ -116,6 +173,29 @@ pub struct Intent {
     pub generation: Generation,
     /// The provider.
     pub provider: ProviderKind,
+}
+
+impl Intent {
+    /// Names the key of a generation.
+    pub fn of(key_pair: &KeyPair, generation: &KeyPairGeneration) -> Self {
+        Self {
+            key_ref: generation.key_ref,
+            id: key_pair.id.clone(),
+            generation: generation.number,
+            provider: generation.provider,
+        }
+    }
+}
+
+/// What goes with a change of a key pair.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When it happens.
+    pub time: OffsetDateTime,
+    /// As what those are told of it who watch.
+    pub event: Option<EventKind>,
+    /// The encrypted private key of the generation that is new.
+    pub sealed_key: Option<SealedKey>,
 }
 
 /// A finished key pair with what is stored beside it.

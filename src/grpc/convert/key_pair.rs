@@ -1,8 +1,9 @@
 //! Messages of `KeyPairService`.
 
-use super::{from_timestamp, malformed, to_timestamp};
+use super::{from_timestamp, malformed, number, to_timestamp};
 use crate::domain::{
-    CertificateValidity, KeyOrigin, NewKeyPairSettings, ProviderKind, TokenAttributes,
+    CertificateValidity, KeyOrigin, KeyPairGeneration, NewKeyPairSettings, ProviderKind, Rotation,
+    RotationSettings, TokenAttributes,
 };
 use crate::proto as pb;
 use crate::service::{
@@ -37,7 +38,10 @@ pub(super) fn new_key_pair_settings(
         key_size: settings.key_size,
         signature_algorithm: settings.signature_algorithm,
         crypto_provider: provider("cryptoProvider", settings.crypto_provider)?,
-        rotation_settings: settings.rotation_settings.is_some(),
+        rotation_settings: settings
+            .rotation_settings
+            .map(|settings| rotation_settings("rotationSettings.cryptoProvider", settings))
+            .transpose()?,
         labels: settings.labels.into_iter().collect(),
     })
 }
@@ -79,7 +83,9 @@ pub(in crate::grpc) fn list_response(page: KeyPairPage) -> pb::ListSigningKeyPai
 
 pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
     let etag = view.key_pair.etag();
+    let rotation_settings = rotation_of(&view);
     let pair = view.key_pair;
+    let (pending, previous) = (pair.pending, pair.previous.into_iter().next());
     let current = pair.current;
     let certificate_pem = current.chain_pem();
     let spec = current.public_key.spec();
@@ -105,10 +111,10 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         }
         .into(),
         crypto_provider: shown(view.crypto_provider),
-        rotation_settings: None,
+        rotation_settings,
         certificate_pem,
         public_key_pem: current.public_key.pem(),
-        key_origin: match pair.origin {
+        key_origin: match current.origin {
             KeyOrigin::Generated => pb::KeyOrigin::Generated,
             KeyOrigin::Imported => pb::KeyOrigin::Imported,
             KeyOrigin::Linked => pb::KeyOrigin::Linked,
@@ -116,12 +122,66 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         .into(),
         token_attributes: current.token_attributes.map(token_attributes),
         create_time: Some(to_timestamp(pair.create_time)),
-        pending: None,
-        previous: None,
-        generation: i32::try_from(current.number.number()).unwrap_or(i32::MAX),
+        pending: pending.as_ref().map(generation),
+        previous: previous.as_ref().map(generation),
+        generation: number(current.number),
         exportable: view.exportable,
         labels: pair.labels.as_map().clone().into_iter().collect(),
         etag,
+    }
+}
+
+/// Reads rotation settings. `provider_field` is the path of their `cryptoProvider`.
+pub(super) fn rotation_settings(
+    provider_field: &'static str,
+    settings: pb::KeyPairRotationSettings,
+) -> Result<RotationSettings, ServiceError> {
+    Ok(RotationSettings {
+        creation_buffer_days: settings.creation_buffer_days,
+        activation_buffer_days: settings.activation_buffer_days,
+        key_algorithm: settings.key_algorithm,
+        key_size: settings.key_size,
+        signature_algorithm: settings.signature_algorithm,
+        valid_days: settings.valid_days,
+        crypto_provider: provider(provider_field, settings.crypto_provider)?,
+    })
+}
+
+/// Writes the rotation settings of a key pair, if it has any.
+pub(super) fn rotation_of(view: &KeyPairView) -> Option<pb::KeyPairRotationSettings> {
+    let rotation = view.key_pair.rotation.as_ref()?;
+    let id = view.key_pair.id.to_string();
+    Some(rotation_view(id, rotation, view.crypto_provider))
+}
+
+/// Writes rotation settings. Where `cryptoProvider` does not apply to the key pair, it does not to the next generation.
+fn rotation_view(
+    id: String,
+    rotation: &Rotation,
+    crypto_provider: Option<ProviderKind>,
+) -> pb::KeyPairRotationSettings {
+    let next = &rotation.next;
+    let shown_provider = crypto_provider.map(|_| next.provider);
+    pb::KeyPairRotationSettings {
+        id,
+        creation_buffer_days: rotation.creation_buffer_days.into(),
+        activation_buffer_days: rotation.activation_buffer_days.into(),
+        key_algorithm: Some(next.spec.algorithm().name().to_owned()),
+        key_size: Some(next.spec.bits()),
+        signature_algorithm: Some(next.signature_algorithm.name().to_owned()),
+        valid_days: Some(next.valid_days.into()),
+        crypto_provider: shown(shown_provider),
+    }
+}
+
+fn generation(generation: &KeyPairGeneration) -> pb::KeyPairGeneration {
+    pb::KeyPairGeneration {
+        number: number(generation.number),
+        certificate_pem: generation.chain_pem(),
+        sha256_fingerprint: generation.certificate.sha256_fingerprint(),
+        valid_from: Some(to_timestamp(generation.validity.not_before)),
+        expires: Some(to_timestamp(generation.validity.not_after)),
+        activate_time: generation.activate_time.map(to_timestamp),
     }
 }
 
@@ -129,16 +189,20 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
 pub(in crate::grpc) fn key_pair_preview(preview: KeyPairPreview) -> pb::KeyPairView {
     let template = preview.template;
     let subject_dn = template.subject.to_string();
+    let id = template.id.map(|id| id.to_string()).unwrap_or_default();
     pb::KeyPairView {
-        id: template.id.map(|id| id.to_string()).unwrap_or_default(),
+        rotation_settings: template
+            .rotation
+            .map(|rotation| rotation_view(id.clone(), &rotation, preview.crypto_provider)),
+        id,
         issuer_dn: subject_dn.clone(),
         subject_dn,
         subject_alternative_names: template.names.iter().map(ToString::to_string).collect(),
         valid_from: Some(to_timestamp(preview.validity.not_before)),
         expires: Some(to_timestamp(preview.validity.not_after)),
-        key_algorithm: template.spec.algorithm().name().to_owned(),
-        key_size: template.spec.bits(),
-        signature_algorithm: template.signature_algorithm.name().to_owned(),
+        key_algorithm: template.first.spec.algorithm().name().to_owned(),
+        key_size: template.first.spec.bits(),
+        signature_algorithm: template.first.signature_algorithm.name().to_owned(),
         version: X509_VERSION,
         crypto_provider: shown(preview.crypto_provider),
         labels: template.labels.as_map().clone().into_iter().collect(),
@@ -187,7 +251,7 @@ fn status(field: &'static str, number: i32) -> Result<Option<CertificateValidity
     }
 }
 
-fn shown(provider: Option<ProviderKind>) -> i32 {
+pub(super) fn shown(provider: Option<ProviderKind>) -> i32 {
     match provider {
         None => pb::CryptoProvider::Unspecified,
         Some(ProviderKind::Local) => pb::CryptoProvider::Local,

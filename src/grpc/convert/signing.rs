@@ -1,12 +1,12 @@
 //! Messages of `SigningService`.
 
-use super::{malformed, to_timestamp};
-use crate::domain::{Jwk, JwkKey, SignatureEncoding, SigningInput};
+use super::{malformed, number, to_timestamp};
+use crate::domain::{GenerationState, Jwk, JwkKey, SignatureEncoding, SigningInput};
 use crate::grpc::status::{rpc_status, to_status};
 use crate::proto as pb;
 use crate::service::{
-    GenerationState, PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest,
-    Signed, Verified, VerifyRequest,
+    PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest, Signed, Verified,
+    VerifyRequest,
 };
 
 pub(in crate::grpc) fn sign_request(request: pb::SignRequest) -> Result<SignRequest, ServiceError> {
@@ -156,10 +156,8 @@ fn encoding(number: i32) -> Result<SignatureEncoding, ServiceError> {
 fn generation_state(state: GenerationState) -> i32 {
     match state {
         GenerationState::Current => pb::GenerationState::Current,
+        GenerationState::Pending => pb::GenerationState::Pending,
+        GenerationState::Previous => pb::GenerationState::Previous,
     }
     .into()
-}
-
-fn number(generation: crate::domain::Generation) -> i32 {
-    i32::try_from(generation.number()).unwrap_or(i32::MAX)
 }

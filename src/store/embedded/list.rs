@@ -32,7 +32,7 @@ pub(super) fn page(
             break;
         }
         last_sequence = row.get(0)?;
-        key_pairs.push(rows::key_pair(row)?);
+        key_pairs.push(rows::key_pair(&view, row)?);
     }
     let next = key_pairs.last().filter(|_| more).map(|last| PageToken {
         sequence: last_sequence,
@@ -58,7 +58,7 @@ fn page_sql(query: &ListQuery, conditions: &mut Conditions) -> String {
     }
     format!(
         "{}{} ORDER BY {} LIMIT {} OFFSET {}",
-        rows::SELECT_KEY_PAIR,
+        rows::select_key_pair(),
         conditions.clause(),
         order.clause(),
         u32::from(query.page_size.get()) + 1,

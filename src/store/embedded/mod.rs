@@ -4,6 +4,9 @@
 //! together what came in meanwhile; reads run beside it on connections of their own. Lists go from key to
 //! key, never by offset.
 
+mod change;
+mod events;
+mod generation;
 mod list;
 mod open;
 mod reader;
@@ -16,9 +19,13 @@ use std::path::Path;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 use time::{Duration, OffsetDateTime};
+use tokio::sync::watch;
 
-use super::{AnsweredRequest, Intent, MetadataStore, NewKeyPair, Page, StoreError};
-use crate::domain::{KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind, RequestId, SealedKey};
+use super::{AnsweredRequest, Change, Intent, MetadataStore, NewKeyPair, Page, StoreError};
+use crate::domain::{
+    Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind,
+    RequestId, SealedKey,
+};
 use reader::Readers;
 use writer::Writer;
 
@@ -27,6 +34,7 @@ use writer::Writer;
 pub struct EmbeddedStore {
     writer: Writer,
     readers: Readers,
+    news: watch::Sender<()>,
     /// Held as long as the store is open.
     _lock: File,
 }
@@ -42,12 +50,23 @@ impl EmbeddedStore {
         connection.execute("UPDATE intents SET condemned = 1", ())?;
         Ok(Self {
             readers: Readers::new(path),
+            news: watch::Sender::new(()),
             writer: Writer::start(connection).map_err(|source| StoreError::Open {
                 path: path.to_owned(),
                 source,
             })?,
             _lock: lock,
         })
+    }
+
+    /// Writes what those are told of who watch.
+    async fn write_news<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let done = self.writer.write(work).await?;
+        self.news.send_replace(());
+        Ok(done)
     }
 }
 
@@ -63,22 +82,26 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn complete_creation(&self, made: NewKeyPair) -> Result<(), StoreError> {
-        self.writer
-            .write(move |db| {
-                let pair = &made.key_pair;
-                if delete_intent(db, pair.current.key_ref)?.is_none() {
-                    take_id(db, &pair.id)?;
-                }
-                if is_known(db, pair.current.key_ref)? {
-                    return Err(StoreError::KeyTaken);
-                }
-                rows::insert_key_pair(db, pair, made.sealed_key.as_ref())?;
-                match &made.request {
-                    Some(request) => rows::insert_request(db, request),
-                    None => Ok(()),
-                }
-            })
-            .await
+        self.write_news(move |db| {
+            let pair = &made.key_pair;
+            if delete_intent(db, pair.current.key_ref)?.is_none() {
+                take_id(db, &pair.id)?;
+            }
+            if is_known(db, pair.current.key_ref)? {
+                return Err(StoreError::KeyTaken);
+            }
+            rows::insert_key_pair(db, pair, made.sealed_key.as_ref())?;
+            let event = match pair.origin() {
+                KeyOrigin::Generated => EventKind::Created,
+                KeyOrigin::Imported | KeyOrigin::Linked => EventKind::Imported,
+            };
+            events::insert(db, event, pair.create_time, &pair.id, Some(pair))?;
+            match &made.request {
+                Some(request) => rows::insert_request(db, request),
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError> {
@@ -87,37 +110,67 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
-    async fn replace(&self, was: &KeyPair, becomes: &KeyPair) -> Result<bool, StoreError> {
+    async fn replace(
+        &self,
+        was: &KeyPair,
+        becomes: &KeyPair,
+        change: Change,
+    ) -> Result<bool, StoreError> {
         let (was, becomes) = (was.clone(), becomes.clone());
-        self.writer
-            .write(move |db| {
-                let Some(sequence) = rows::update_key_pair(db, was.revision, &becomes)? else {
-                    return Ok(false);
-                };
-                delete_intent(db, becomes.current.key_ref)?;
-                let sealed_key = match was.current.key_ref == becomes.current.key_ref {
-                    true => sealed_key(db, was.current.key_ref)?,
-                    false => None,
-                };
-                db.prepare_cached("DELETE FROM generations WHERE key_ref = ?1")?
-                    .execute([was.current.key_ref.as_bytes()])?;
-                rows::insert_generation(db, sequence, &becomes.current, sealed_key.as_ref())?;
-                db.prepare_cached("INSERT OR IGNORE INTO unpublished (key_ref) VALUES (?1)")?
-                    .execute([becomes.current.key_ref.as_bytes()])?;
-                Ok(true)
-            })
-            .await
+        self.write_news(move |db| {
+            let replaced = change::replace(db, &was, &becomes, change.sealed_key.as_ref())?;
+            if let Some(event) = change.event.filter(|_| replaced) {
+                events::insert(db, event, change.time, &becomes.id, Some(&becomes))?;
+            }
+            Ok(replaced)
+        })
+        .await
     }
 
-    async fn unpublished(&self) -> Result<Vec<KeyPairId>, StoreError> {
+    async fn unpublished(&self) -> Result<Vec<(KeyPairId, KeyRef)>, StoreError> {
         self.readers
             .read(|db| {
                 let mut statement = db.prepare_cached(
-                    "SELECT key_pairs.id FROM unpublished
+                    "SELECT key_pairs.id, generations.key_ref FROM unpublished
                      JOIN generations ON generations.key_ref = unpublished.key_ref
                      JOIN key_pairs ON key_pairs.sequence = generations.key_pair",
                 )?;
                 let mut rows = statement.query(())?;
+                let mut keys = Vec::new();
+                while let Some(row) = rows.next()? {
+                    keys.push((rows::id(row, 0)?, rows::key_ref(row, 1)?));
+                }
+                Ok(keys)
+            })
+            .await
+    }
+
+    async fn note_published(
+        &self,
+        key_ref: KeyRef,
+        certificate: &Certificate,
+    ) -> Result<(), StoreError> {
+        let certificate = certificate.clone();
+        self.writer
+            .write(move |db| {
+                // Not if it was replaced again meanwhile.
+                db.prepare_cached(
+                    "DELETE FROM unpublished WHERE key_ref = ?1
+                     AND EXISTS (SELECT 1 FROM generations WHERE key_ref = ?1 AND certificate = ?2)",
+                )?
+                .execute(params![key_ref.as_bytes(), certificate.der()])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn due(&self, now: OffsetDateTime, limit: u32) -> Result<Vec<KeyPairId>, StoreError> {
+        self.readers
+            .read(move |db| {
+                let mut statement = db.prepare_cached(
+                    "SELECT id FROM key_pairs WHERE due <= ?1 ORDER BY due LIMIT ?2",
+                )?;
+                let mut rows = statement.query(params![now.unix_timestamp(), limit])?;
                 let mut ids = Vec::new();
                 while let Some(row) = rows.next()? {
                     ids.push(rows::id(row, 0)?);
@@ -127,22 +180,73 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
-    async fn note_published(&self, key_pair: &KeyPair) -> Result<(), StoreError> {
-        let current = key_pair.current.clone();
+    async fn count_due(&self, before: OffsetDateTime) -> Result<u64, StoreError> {
+        self.readers
+            .read(move |db| {
+                let count: i64 = db
+                    .prepare_cached("SELECT count(*) FROM key_pairs WHERE due < ?1")?
+                    .query_row([before.unix_timestamp()], |row| row.get(0))?;
+                Ok(u64::try_from(count).unwrap_or_default())
+            })
+            .await
+    }
+
+    async fn unwarned(
+        &self,
+        now: OffsetDateTime,
+        days: &[u16],
+        limit: u32,
+    ) -> Result<Vec<(KeyPairId, u16)>, StoreError> {
+        let mut days = days.to_vec();
+        days.sort_unstable();
+        self.readers
+            .read(move |db| events::unwarned(db, now, &days, limit))
+            .await
+    }
+
+    async fn note_warning(
+        &self,
+        key_pair: &KeyPair,
+        days: u16,
+        time: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let key_pair = key_pair.clone();
+        self.write_news(move |db| events::warn(db, &key_pair, days, time))
+            .await
+    }
+
+    async fn note_provider_event(
+        &self,
+        kind: EventKind,
+        provider: ProviderKind,
+        time: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        self.write_news(move |db| events::insert_of_provider(db, kind, time, provider))
+            .await
+    }
+
+    async fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.readers
+            .read(move |db| events::after(db, sequence, limit))
+            .await
+    }
+
+    async fn event_span(&self) -> Result<(i64, i64), StoreError> {
+        self.readers.read(events::span).await
+    }
+
+    async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError> {
         self.writer
             .write(move |db| {
-                // Not if it was replaced again meanwhile.
-                db.prepare_cached(
-                    "DELETE FROM unpublished WHERE key_ref = ?1
-                     AND EXISTS (SELECT 1 FROM generations WHERE key_ref = ?1 AND certificate = ?2)",
-                )?
-                .execute(params![
-                    current.key_ref.as_bytes(),
-                    current.certificate.der()
-                ])?;
+                db.prepare_cached("DELETE FROM events WHERE time < ?1")?
+                    .execute([rows::to_micros(before)])?;
                 Ok(())
             })
             .await
+    }
+
+    fn event_news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError> {
@@ -161,12 +265,7 @@ impl MetadataStore for EmbeddedStore {
                 let mut statement = db.prepare_cached(
                     "SELECT key_ref, id, generation, provider FROM intents WHERE condemned = 1",
                 )?;
-                let mut rows = statement.query(())?;
-                let mut intents = Vec::new();
-                while let Some(row) = rows.next()? {
-                    intents.push(rows::intent(row)?);
-                }
-                Ok(intents)
+                rows::intents(statement.query(())?)
             })
             .await
     }
@@ -186,10 +285,11 @@ impl MetadataStore for EmbeddedStore {
             .read(move |db| {
                 let mut statement = db.prepare_cached(&format!(
                     "{} WHERE key_pairs.id = ?1",
-                    rows::SELECT_KEY_PAIR
+                    rows::select_key_pair()
                 ))?;
                 let mut rows = statement.query([id.as_str()])?;
-                rows.next()?.map(rows::key_pair).transpose()
+                let row = rows.next()?;
+                row.map(|row| rows::key_pair(db, row)).transpose()
             })
             .await
     }
@@ -200,39 +300,25 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
-    async fn begin_deletion(&self, key_pair: &KeyPair) -> Result<bool, StoreError> {
-        let (id, revision) = (key_pair.id.clone(), key_pair.revision);
-        let intent = Intent {
-            key_ref: key_pair.current.key_ref,
-            id: id.clone(),
-            generation: key_pair.current.number,
-            provider: key_pair.provider,
-        };
-        self.writer
-            .write(move |db| {
-                let removed = delete_key_pair(db, &id, revision)?;
-                if removed {
-                    rows::insert_intent(db, &intent, true)?;
-                }
-                Ok(removed)
-            })
-            .await
+    async fn begin_deletion(
+        &self,
+        key_pair: &KeyPair,
+        destroy_linked: bool,
+        time: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let pair = key_pair.clone();
+        self.write_news(move |db| {
+            let removed = change::delete(db, &pair, destroy_linked)?;
+            if removed {
+                free_id(db, pair.id.as_str())?;
+                events::insert(db, EventKind::Deleted, time, &pair.id, None)?;
+            }
+            Ok(removed)
+        })
+        .await
     }
 
-    async fn forget(&self, key_pair: &KeyPair) -> Result<bool, StoreError> {
-        let (id, revision) = (key_pair.id.clone(), key_pair.revision);
-        self.writer
-            .write(move |db| {
-                let removed = delete_key_pair(db, &id, revision)?;
-                if removed {
-                    free_id(db, id.as_str())?;
-                }
-                Ok(removed)
-            })
-            .await
-    }
-
-    async fn unfinished_deletion(&self, id: &KeyPairId) -> Result<Option<Intent>, StoreError> {
+    async fn condemned_of(&self, id: &KeyPairId) -> Result<Vec<Intent>, StoreError> {
         let id = id.clone();
         self.readers
             .read(move |db| {
@@ -240,8 +326,7 @@ impl MetadataStore for EmbeddedStore {
                     "SELECT key_ref, id, generation, provider FROM intents
                      WHERE id = ?1 AND condemned = 1",
                 )?;
-                let mut rows = statement.query([id.as_str()])?;
-                rows.next()?.map(rows::intent).transpose()
+                rows::intents(statement.query([id.as_str()])?)
             })
             .await
     }
@@ -259,7 +344,7 @@ impl MetadataStore for EmbeddedStore {
                 let mut statement = db.prepare_cached(
                     "SELECT generations.key_ref, key_pairs.id FROM key_pairs
                      JOIN generations ON generations.key_pair = key_pairs.sequence
-                     WHERE key_pairs.provider = ?1",
+                     WHERE generations.provider = ?1 AND generations.state < 4",
                 )?;
                 let mut rows = statement.query([rows::provider_number(provider)])?;
                 let mut keys = Vec::new();
@@ -356,13 +441,6 @@ fn free_id(db: &Connection, id: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn delete_key_pair(db: &Connection, id: &KeyPairId, revision: u32) -> Result<bool, StoreError> {
-    let removed = db
-        .prepare_cached("DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2")?
-        .execute(params![id.as_str(), revision])?;
-    Ok(removed == 1)
-}
-
 /// Tells whether a key belongs to a key pair, or is being made or destroyed.
 fn is_known(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
     Ok(db
@@ -393,5 +471,7 @@ const KEY_ENCRYPTION_CHECK: &str = "key_encryption_check";
 /// How long answered requests are kept.
 const REQUESTS_KEPT: Duration = Duration::days(1);
 
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 mod tests;

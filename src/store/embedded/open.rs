@@ -95,6 +95,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_key_pairs.sql"),
     include_str!("../migrations/0002_certified_key_pairs.sql"),
+    include_str!("../migrations/0003_rotation.sql"),
 ];
 
 #[cfg(test)]

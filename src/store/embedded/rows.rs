@@ -1,109 +1,115 @@
 //! How key pairs, intents and requests stand in rows.
 
-use der::{Reader, SliceReader};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::generation::{self, GenerationRow};
 use super::{AnsweredRequest, Intent, REQUESTS_KEPT, StoreError};
 use crate::domain::{
-    Certificate, Generation, KeyAlgorithm, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
-    KeyRef, Labels, ProviderKind, PublicKey, RequestId, SealedKey, TokenAttributes, Validity,
+    Generation, GenerationState, GenerationTemplate, KeyAlgorithm, KeyOrigin, KeyPair, KeyPairId,
+    KeyRef, Labels, Lifecycle, ProviderKind, RequestId, Rotation, SealedKey,
 };
 
-/// Selects what [`key_pair`] reads. Conditions follow.
+/// Returns the query of what [`key_pair`] reads. Conditions follow.
 ///
 /// To SQLite, `CROSS JOIN` says which table to go through: by an index of `key_pairs`, in the order asked for.
-pub(super) const SELECT_KEY_PAIR: &str = "
-    SELECT key_pairs.sequence, key_pairs.id, key_pairs.provider, key_pairs.origin, key_pairs.labels,
-           key_pairs.create_time, key_pairs.revision, key_pairs.key_algorithm,
-           generations.number, generations.key_ref, generations.key_size, generations.public_key,
-           generations.token_attributes, generations.signature_algorithm, generations.certificate,
-           generations.serial_number, generations.subject_dn, generations.issuer_dn,
-           generations.subject_alternative_names, generations.not_before, generations.not_after,
-           generations.chain
-    FROM key_pairs CROSS JOIN generations ON generations.key_pair = key_pairs.sequence
-                                   AND generations.number = key_pairs.generation";
-
-/// Reads a row of [`SELECT_KEY_PAIR`].
-pub(super) fn key_pair(row: &Row<'_>) -> Result<KeyPair, StoreError> {
-    let algorithm = algorithm(row.get(7)?)?;
-    let spec = algorithm
-        .spec(row.get(10)?)
-        .map_err(|_| StoreError::Corrupt("key_size"))?;
-    let public_key: Vec<u8> = row.get(11)?;
-    let token_attributes: Option<i64> = row.get(12)?;
-    let certificate: Vec<u8> = row.get(14)?;
-    Ok(KeyPair {
-        id: id(row, 1)?,
-        provider: provider(row.get(2)?)?,
-        origin: origin(row.get(3)?)?,
-        labels: Labels::from_stored(json(&row.get::<_, String>(4)?, "labels")?),
-        create_time: from_micros(row.get(5)?)?,
-        revision: row.get(6)?,
-        current: KeyPairGeneration {
-            number: generation(row.get(8)?)?,
-            key_ref: key_ref(row, 9)?,
-            public_key: PublicKey::new(spec, public_key),
-            token_attributes: token_attributes.map(from_bits),
-            certificate: Certificate::from_der(certificate),
-            chain: chain(&row.get::<_, Vec<u8>>(21)?)?,
-            certificate_signature_algorithm: row.get(13)?,
-            serial_number: row.get(15)?,
-            subject_dn: row.get(16)?,
-            issuer_dn: row.get(17)?,
-            subject_alternative_names: json(
-                &row.get::<_, String>(18)?,
-                "subject_alternative_names",
-            )?,
-            validity: Validity {
-                not_before: from_seconds(row.get(19)?)?,
-                not_after: from_seconds(row.get(20)?)?,
-            },
-        },
-    })
+pub(super) fn select_key_pair() -> String {
+    format!(
+        "SELECT key_pairs.sequence, key_pairs.id, key_pairs.labels, key_pairs.create_time, key_pairs.revision,
+                key_pairs.rotation, key_pairs.last_generation, key_pairs.others, {}
+         FROM key_pairs CROSS JOIN generations ON generations.key_pair = key_pairs.sequence
+                                              AND generations.number = key_pairs.generation",
+        generation::COLUMNS
+    )
 }
 
-/// Writes a key pair with its current generation.
+/// Reads a row of [`select_key_pair`], and the generations beside the current one, if there are any.
+pub(super) fn key_pair(db: &Connection, row: &Row<'_>) -> Result<KeyPair, StoreError> {
+    let rotation: Option<String> = row.get(5)?;
+    let (_, current) = GenerationRow::read(row, 8)?.generation()?;
+    let mut pair = KeyPair {
+        id: id(row, 1)?,
+        labels: Labels::from_stored(json(&row.get::<_, String>(2)?, "labels")?),
+        create_time: from_micros(row.get(3)?)?,
+        revision: row.get(4)?,
+        rotation: rotation
+            .map(|text| json::<StoredRotation>(&text, "rotation")?.rotation())
+            .transpose()?,
+        current,
+        pending: None,
+        previous: Vec::new(),
+        last_number: generation_number(row.get(6)?)?,
+    };
+    if row.get::<_, i64>(7)? > 0 {
+        read_others(db, row.get(0)?, &mut pair)?;
+    }
+    Ok(pair)
+}
+
+/// Reads the generations beside the current one.
+fn read_others(db: &Connection, sequence: i64, pair: &mut KeyPair) -> Result<(), StoreError> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {} FROM generations WHERE key_pair = ?1 AND state IN (2, 3) ORDER BY number DESC",
+        generation::COLUMNS
+    ))?;
+    let mut rows = statement.query([sequence])?;
+    while let Some(row) = rows.next()? {
+        let (state, generation) = GenerationRow::read(row, 0)?.generation()?;
+        generation::place(pair, state, generation);
+    }
+    Ok(())
+}
+
+/// Writes a key pair that is new.
 pub(super) fn insert_key_pair(
     db: &Connection,
     pair: &KeyPair,
     sealed_key: Option<&SealedKey>,
 ) -> Result<(), StoreError> {
-    let current = &pair.current;
-    let spec = current.public_key.spec();
     db.prepare_cached(
         "INSERT INTO key_pairs (id, provider, origin, labels, create_time, revision, generation,
-                                key_algorithm, subject_dn, not_before, not_after)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                                key_algorithm, subject_dn, not_before, not_after, rotation, last_generation,
+                                others, due)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(params![
         pair.id.as_str(),
-        provider_number(pair.provider),
-        origin_number(pair.origin),
+        provider_number(pair.provider()),
+        origin_number(pair.origin()),
         to_json(pair.labels.as_map())?,
         to_micros(pair.create_time),
         pair.revision,
-        current.number.number(),
-        algorithm_number(spec.algorithm()),
-        current.subject_dn,
-        current.validity.not_before.unix_timestamp(),
-        current.validity.not_after.unix_timestamp(),
+        pair.current.number.number(),
+        algorithm_number(pair.current.public_key.spec().algorithm()),
+        pair.current.subject_dn,
+        pair.current.validity.not_before.unix_timestamp(),
+        pair.current.validity.not_after.unix_timestamp(),
+        rotation(pair)?,
+        pair.last_number.number(),
+        others(pair),
+        due(pair),
     ])?;
-    insert_generation(db, db.last_insert_rowid(), current, sealed_key)
+    GenerationRow::new(GenerationState::Current, &pair.current)?.write(
+        db,
+        db.last_insert_rowid(),
+        sealed_key,
+    )
 }
 
-/// Writes what changed of a key pair that had a revision, and returns its sequence number. None when there is
-/// no such key pair.
+/// Writes what changed of a key pair that had a revision, but for its generations, and returns its sequence
+/// number. None when there is no such key pair.
 pub(super) fn update_key_pair(
     db: &Connection,
     revision: u32,
     pair: &KeyPair,
 ) -> Result<Option<i64>, StoreError> {
-    let current = &pair.current;
     Ok(db
         .prepare_cached(
             "UPDATE key_pairs SET provider = ?3, origin = ?4, labels = ?5, revision = ?6, generation = ?7,
-                    key_algorithm = ?8, subject_dn = ?9, not_before = ?10, not_after = ?11
+                    key_algorithm = ?8, subject_dn = ?9, not_before = ?10, not_after = ?11, rotation = ?12,
+                    last_generation = ?13, others = ?14, due = ?15,
+                    warned = CASE WHEN generation = ?7 AND not_after = ?11 THEN warned ELSE 100000 END
              WHERE id = ?1 AND revision = ?2
              RETURNING sequence",
         )?
@@ -111,65 +117,97 @@ pub(super) fn update_key_pair(
             params![
                 pair.id.as_str(),
                 revision,
-                provider_number(pair.provider),
-                origin_number(pair.origin),
+                provider_number(pair.provider()),
+                origin_number(pair.origin()),
                 to_json(pair.labels.as_map())?,
                 pair.revision,
-                current.number.number(),
-                algorithm_number(current.public_key.spec().algorithm()),
-                current.subject_dn,
-                current.validity.not_before.unix_timestamp(),
-                current.validity.not_after.unix_timestamp(),
+                pair.current.number.number(),
+                algorithm_number(pair.current.public_key.spec().algorithm()),
+                pair.current.subject_dn,
+                pair.current.validity.not_before.unix_timestamp(),
+                pair.current.validity.not_after.unix_timestamp(),
+                rotation(pair)?,
+                pair.last_number.number(),
+                others(pair),
+                due(pair),
             ],
             |row| row.get(0),
         )
         .optional()?)
 }
 
-/// Writes a generation of the key pair with a sequence number.
-pub(super) fn insert_generation(
-    db: &Connection,
-    key_pair: i64,
-    current: &KeyPairGeneration,
-    sealed_key: Option<&SealedKey>,
-) -> Result<(), StoreError> {
-    let spec = current.public_key.spec();
-    db.prepare_cached(
-        "INSERT INTO generations (key_ref, key_pair, number, key_size, public_key, sealed_key,
-                                  token_attributes, signature_algorithm, certificate, serial_number,
-                                  subject_dn, issuer_dn, subject_alternative_names, not_before, not_after,
-                                  chain)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-    )?
-    .execute(params![
-        current.key_ref.as_bytes(),
-        key_pair,
-        current.number.number(),
-        spec.bits(),
-        current.public_key.bits(),
-        sealed_key.map(SealedKey::as_bytes),
-        current.token_attributes.map(to_bits),
-        current.certificate_signature_algorithm,
-        current.certificate.der(),
-        current.serial_number,
-        current.subject_dn,
-        current.issuer_dn,
-        to_json(&current.subject_alternative_names)?,
-        current.validity.not_before.unix_timestamp(),
-        current.validity.not_after.unix_timestamp(),
-        current.chain.iter().map(Certificate::der).collect::<Vec<_>>().concat(),
-    ])?;
-    Ok(())
+/// Returns when something is next to be done with a key pair, in seconds since 1970.
+fn due(pair: &KeyPair) -> Option<i64> {
+    let step = Lifecycle::of(pair).next()?;
+    Some(step.time.unix_timestamp())
 }
 
-/// Reads a row of `key_ref, id, generation, provider`.
-pub(super) fn intent(row: &Row<'_>) -> Result<Intent, StoreError> {
-    Ok(Intent {
-        key_ref: key_ref(row, 0)?,
-        id: id(row, 1)?,
-        generation: generation(row.get(2)?)?,
-        provider: provider(row.get(3)?)?,
-    })
+fn others(pair: &KeyPair) -> u32 {
+    let others = pair.generations().count() - 1;
+    u32::try_from(others).unwrap_or(u32::MAX)
+}
+
+fn rotation(pair: &KeyPair) -> Result<Option<String>, StoreError> {
+    let stored = pair.rotation.as_ref().map(StoredRotation::new);
+    stored.map(|stored| to_json(&stored)).transpose()
+}
+
+/// Rotation settings in the types that JSON knows.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct StoredRotation {
+    creation_buffer_days: u16,
+    activation_buffer_days: u16,
+    key_algorithm: i64,
+    key_size: i32,
+    signature_algorithm: String,
+    valid_days: u16,
+    provider: i64,
+}
+
+impl StoredRotation {
+    pub(super) fn new(rotation: &Rotation) -> Self {
+        let next = &rotation.next;
+        Self {
+            creation_buffer_days: rotation.creation_buffer_days,
+            activation_buffer_days: rotation.activation_buffer_days,
+            key_algorithm: algorithm_number(next.spec.algorithm()),
+            key_size: next.spec.bits(),
+            signature_algorithm: next.signature_algorithm.name().to_owned(),
+            valid_days: next.valid_days,
+            provider: provider_number(next.provider),
+        }
+    }
+
+    pub(super) fn rotation(self) -> Result<Rotation, StoreError> {
+        let corrupt = |_| StoreError::Corrupt("rotation");
+        let algorithm = algorithm(self.key_algorithm)?;
+        Ok(Rotation {
+            creation_buffer_days: self.creation_buffer_days,
+            activation_buffer_days: self.activation_buffer_days,
+            next: GenerationTemplate {
+                spec: algorithm.spec(self.key_size).map_err(corrupt)?,
+                signature_algorithm: algorithm
+                    .signature_algorithm(&self.signature_algorithm)
+                    .map_err(corrupt)?,
+                valid_days: self.valid_days,
+                provider: provider(self.provider)?,
+            },
+        })
+    }
+}
+
+/// Reads rows of `key_ref, id, generation, provider`.
+pub(super) fn intents(mut rows: Rows<'_>) -> Result<Vec<Intent>, StoreError> {
+    let mut intents = Vec::new();
+    while let Some(row) = rows.next()? {
+        intents.push(Intent {
+            key_ref: key_ref(row, 0)?,
+            id: id(row, 1)?,
+            generation: generation_number(row.get(2)?)?,
+            provider: provider(row.get(3)?)?,
+        });
+    }
+    Ok(intents)
 }
 
 /// Writes an intent.
@@ -233,21 +271,8 @@ pub(super) fn key_ref(row: &Row<'_>, column: usize) -> Result<KeyRef, StoreError
     KeyRef::from_slice(&bytes).ok_or(StoreError::Corrupt("key_ref"))
 }
 
-fn generation(number: u32) -> Result<Generation, StoreError> {
+pub(super) fn generation_number(number: u32) -> Result<Generation, StoreError> {
     Generation::new(number).ok_or(StoreError::Corrupt("generation"))
-}
-
-/// Splits the certificates of a chain, which are kept one behind the other.
-fn chain(stored: &[u8]) -> Result<Vec<Certificate>, StoreError> {
-    let split = || {
-        let mut reader = SliceReader::new(stored)?;
-        let mut chain = Vec::new();
-        while !reader.is_finished() {
-            chain.push(Certificate::from_der(reader.tlv_bytes()?));
-        }
-        Ok::<_, der::Error>(chain)
-    };
-    split().map_err(|_| StoreError::Corrupt("chain"))
 }
 
 pub(super) const fn provider_number(provider: ProviderKind) -> i64 {
@@ -257,7 +282,7 @@ pub(super) const fn provider_number(provider: ProviderKind) -> i64 {
     }
 }
 
-fn provider(number: i64) -> Result<ProviderKind, StoreError> {
+pub(super) fn provider(number: i64) -> Result<ProviderKind, StoreError> {
     ProviderKind::ALL
         .into_iter()
         .find(|provider| provider_number(*provider) == number)
@@ -272,14 +297,14 @@ pub(super) const fn algorithm_number(algorithm: KeyAlgorithm) -> i64 {
     }
 }
 
-fn algorithm(number: i64) -> Result<KeyAlgorithm, StoreError> {
+pub(super) fn algorithm(number: i64) -> Result<KeyAlgorithm, StoreError> {
     KeyAlgorithm::ALL
         .into_iter()
         .find(|algorithm| algorithm_number(*algorithm) == number)
         .ok_or(StoreError::Corrupt("key_algorithm"))
 }
 
-const fn origin_number(origin: KeyOrigin) -> i64 {
+pub(super) const fn origin_number(origin: KeyOrigin) -> i64 {
     match origin {
         KeyOrigin::Generated => 1,
         KeyOrigin::Imported => 2,
@@ -287,51 +312,33 @@ const fn origin_number(origin: KeyOrigin) -> i64 {
     }
 }
 
-fn origin(number: i64) -> Result<KeyOrigin, StoreError> {
+pub(super) fn origin(number: i64) -> Result<KeyOrigin, StoreError> {
     KeyOrigin::ALL
         .into_iter()
         .find(|origin| origin_number(*origin) == number)
         .ok_or(StoreError::Corrupt("origin"))
 }
 
-fn to_bits(attributes: TokenAttributes) -> i64 {
-    [
-        attributes.sensitive,
-        attributes.always_sensitive,
-        attributes.never_extractable,
-        attributes.local,
-    ]
-    .into_iter()
-    .rev()
-    .fold(0, |bits, set| bits << 1 | i64::from(set))
-}
-
-fn from_bits(bits: i64) -> TokenAttributes {
-    TokenAttributes {
-        sensitive: bits & 1 != 0,
-        always_sensitive: bits & 2 != 0,
-        never_extractable: bits & 4 != 0,
-        local: bits & 8 != 0,
-    }
-}
-
-fn to_micros(time: OffsetDateTime) -> i64 {
+pub(super) fn to_micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
-fn from_micros(micros: i64) -> Result<OffsetDateTime, StoreError> {
+pub(super) fn from_micros(micros: i64) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
         .map_err(|_| StoreError::Corrupt("time"))
 }
 
-fn from_seconds(seconds: i64) -> Result<OffsetDateTime, StoreError> {
+pub(super) fn from_seconds(seconds: i64) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| StoreError::Corrupt("time"))
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|_| StoreError::Corrupt("JSON"))
 }
 
-fn json<T: serde::de::DeserializeOwned>(text: &str, column: &'static str) -> Result<T, StoreError> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(
+    text: &str,
+    column: &'static str,
+) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Corrupt(column))
 }

@@ -12,15 +12,15 @@ use crate::domain::{
     RsaSize, TokenAttributes, Validity,
 };
 
-const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
 
-fn open() -> (EmbeddedStore, tempfile::TempDir) {
+pub(super) fn open() -> (EmbeddedStore, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
     (store, folder)
 }
 
-fn intent(id: &str, key_ref: u8) -> Intent {
+pub(super) fn intent(id: &str, key_ref: u8) -> Intent {
     Intent {
         key_ref: KeyRef::from_random([key_ref; 16]),
         id: KeyPairId::parse(id).unwrap(),
@@ -29,16 +29,15 @@ fn intent(id: &str, key_ref: u8) -> Intent {
     }
 }
 
-fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
-    KeyPair {
-        id: KeyPairId::parse(id).unwrap(),
-        provider: ProviderKind::Hsm,
-        origin: KeyOrigin::Generated,
-        labels: Labels::from_stored([("team".to_owned(), "payments".to_owned())].into()),
-        create_time: datetime!(2026-11-23 11:59:59.123456 UTC),
-        revision: 0,
-        current: KeyPairGeneration {
+pub(super) fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
+    KeyPair::new(
+        KeyPairId::parse(id).unwrap(),
+        Labels::from_stored([("team".to_owned(), "payments".to_owned())].into()),
+        datetime!(2026-11-23 11:59:59.123456 UTC),
+        KeyPairGeneration {
             number: Generation::FIRST,
+            provider: ProviderKind::Hsm,
+            origin: KeyOrigin::Generated,
             key_ref: KeyRef::from_random(key_ref),
             public_key: PublicKey::new(KeySpec::Ec(Curve::P384), [4; 97]),
             token_attributes: Some(TokenAttributes {
@@ -58,15 +57,24 @@ fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
             issuer_dn: "CN=Other, O=Acme, C=CH".into(),
             subject_alternative_names: vec!["a.example".into(), "192.0.2.1".into()],
             validity: Validity::days_from(NOW, 30),
+            activate_time: None,
         },
-    }
+    )
 }
 
-fn new(key_pair: KeyPair) -> NewKeyPair {
+pub(super) fn new(key_pair: KeyPair) -> NewKeyPair {
     NewKeyPair {
         key_pair,
         sealed_key: None,
         request: None,
+    }
+}
+
+pub(super) fn change() -> Change {
+    Change {
+        time: NOW,
+        event: None,
+        sealed_key: None,
     }
 }
 
@@ -134,14 +142,21 @@ async fn an_id_is_taken_once_whatever_it_is_taken_for() {
     ));
 
     // While it is destroyed, and no longer.
-    assert!(store.begin_deletion(&pair("x", [1; 16])).await.unwrap());
-    assert!(!store.begin_deletion(&pair("x", [1; 16])).await.unwrap());
+    assert!(
+        store
+            .begin_deletion(&pair("x", [1; 16]), false, NOW)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store
+            .begin_deletion(&pair("x", [1; 16]), false, NOW)
+            .await
+            .unwrap()
+    );
     assert!(taken(store.begin_creation(intent("x", 4)).await));
     let id = KeyPairId::parse("x").unwrap();
-    assert_eq!(
-        store.unfinished_deletion(&id).await.unwrap(),
-        Some(intent("x", 1))
-    );
+    assert_eq!(store.condemned_of(&id).await.unwrap(), [intent("x", 1)]);
     store
         .end_intent(KeyRef::from_random([1; 16]))
         .await
@@ -174,7 +189,7 @@ async fn a_changed_key_pair_is_not_deleted_by_who_saw_it_before() {
         .unwrap();
     let mut seen = pair("x", [1; 16]);
     seen.revision = 7;
-    assert!(!store.begin_deletion(&seen).await.unwrap());
+    assert!(!store.begin_deletion(&seen, false, NOW).await.unwrap());
     assert!(store.key_pair(&seen.id).await.unwrap().is_some());
 }
 
@@ -242,7 +257,7 @@ fn listed(n: u8, provider: bool, spec: u8, days: u8, subject: u8) -> KeyPair {
         _ => KeySpec::Ed25519,
     };
     let mut pair = pair(&format!("id{:03}", n.wrapping_mul(37)), [n; 16]);
-    pair.provider = if provider {
+    pair.current.provider = if provider {
         ProviderKind::Hsm
     } else {
         ProviderKind::Local
@@ -259,7 +274,7 @@ fn meets(pair: &KeyPair, filter: &ListFilter) -> bool {
     let text = filter.text.as_ref().map(|text| text.to_lowercase());
     filter
         .provider
-        .is_none_or(|provider| pair.provider == provider)
+        .is_none_or(|provider| pair.provider() == provider)
         && filter
             .algorithm
             .is_none_or(|a| pair.current.public_key.spec().algorithm() == a)
@@ -404,10 +419,8 @@ fn no_long_list_is_sorted_at_run_time() {
 #[tokio::test]
 async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
     let (store, _folder) = open();
-    let was = KeyPair {
-        provider: ProviderKind::Local,
-        ..pair("x", [1; 16])
-    };
+    let mut was = pair("x", [1; 16]);
+    was.current.provider = ProviderKind::Local;
     let sealed = SealedKey::from_bytes([9; 100]);
     store
         .complete_creation(NewKeyPair {
@@ -421,9 +434,9 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
     certified.current.certificate = Certificate::from_der(*b"another");
     certified.current.subject_dn = "CN=Other".into();
     certified.current.chain.clear();
-    assert!(store.replace(&was, &certified).await.unwrap());
+    assert!(store.replace(&was, &certified, change()).await.unwrap());
     // Not over what somebody else has made of it.
-    assert!(!store.replace(&was, &certified).await.unwrap());
+    assert!(!store.replace(&was, &certified, change()).await.unwrap());
     let read = || store.key_pair(&was.id);
     assert_eq!(read().await.unwrap(), Some(certified.clone()));
     assert_eq!(
@@ -432,24 +445,30 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
     );
     assert_eq!(
         store.unpublished().await.unwrap(),
-        std::slice::from_ref(&was.id)
+        [(was.id.clone(), was.current.key_ref)]
     );
-    store.note_published(&was).await.unwrap();
+    store
+        .note_published(was.current.key_ref, &was.current.certificate)
+        .await
+        .unwrap();
     assert_eq!(
         store.unpublished().await.unwrap(),
-        std::slice::from_ref(&was.id)
+        [(was.id.clone(), was.current.key_ref)]
     );
-    store.note_published(&certified).await.unwrap();
+    store
+        .note_published(was.current.key_ref, &certified.current.certificate)
+        .await
+        .unwrap();
     assert!(store.unpublished().await.unwrap().is_empty());
 
     // Another key in another provider: what was the key is gone with it.
     store.begin_succession(intent("x", 2)).await.unwrap();
     let mut moved = certified.clone();
     moved.revision += 1;
-    moved.provider = ProviderKind::Hsm;
-    moved.origin = KeyOrigin::Imported;
+    moved.current.provider = ProviderKind::Hsm;
+    moved.current.origin = KeyOrigin::Linked;
     moved.current.key_ref = KeyRef::from_random([2; 16]);
-    assert!(store.replace(&certified, &moved).await.unwrap());
+    assert!(store.replace(&certified, &moved, change()).await.unwrap());
     assert_eq!(read().await.unwrap(), Some(moved.clone()));
     for key_ref in [was.current.key_ref, moved.current.key_ref] {
         assert_eq!(store.sealed_key(key_ref).await.unwrap(), None);
@@ -474,7 +493,7 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
         store.complete_creation(linked("y")).await,
         Err(StoreError::KeyTaken)
     ));
-    assert!(store.forget(&moved).await.unwrap());
+    assert!(store.begin_deletion(&moved, false, NOW).await.unwrap());
     assert!(store.condemned().await.unwrap().is_empty());
     store.complete_creation(linked("x")).await.unwrap();
 }

@@ -1,0 +1,241 @@
+//! Does what is due: rotates key pairs, and tells of those that expire.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Service, ServiceError};
+use crate::domain::{KeyPairId, Lifecycle, ProviderKind, RotationAction};
+use crate::telemetry::chain;
+
+/// How the rotation of key pairs goes.
+#[derive(Debug, Default)]
+pub struct RotationMetrics {
+    overdue: AtomicU64,
+    failures: AtomicU64,
+    created: AtomicU64,
+    activated: AtomicU64,
+    retired: AtomicU64,
+}
+
+impl RotationMetrics {
+    /// Returns with how many key pairs something should have been done by now, and was not.
+    pub fn overdue(&self) -> u64 {
+        self.overdue.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many steps have failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many steps of a kind were done since the start.
+    pub fn done(&self, action: RotationAction) -> u64 {
+        self.counter(action).load(Ordering::Relaxed)
+    }
+
+    fn counter(&self, action: RotationAction) -> &AtomicU64 {
+        match action {
+            RotationAction::CreatePending => &self.created,
+            RotationAction::Activate => &self.activated,
+            RotationAction::Retire => &self.retired,
+        }
+    }
+}
+
+/// Key pairs with which something could not be done, and when it is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Setbacks(HashMap<KeyPairId, Setback>);
+
+#[derive(Debug)]
+struct Setback {
+    attempts: u32,
+    /// Whose absence was the reason.
+    missing: Option<ProviderKind>,
+    again: Instant,
+}
+
+impl Service {
+    /// Does what is due, over and over until `stop`.
+    pub async fn keep_rotating(self: Arc<Self>, stop: CancellationToken) {
+        let interval = self.config.rotation.check_interval;
+        let work = async {
+            let mut setbacks = Setbacks::default();
+            let mut events_forgotten = None;
+            loop {
+                // A step is never left half done: only the waiting is broken off.
+                let service = Arc::clone(&self);
+                let pass = self.tasks.spawn(async move {
+                    service.do_what_is_due(&mut setbacks).await;
+                    setbacks
+                });
+                setbacks = pass.await.unwrap_or_default();
+                if events_forgotten.is_none_or(|then: Instant| then.elapsed() > FORGET_INTERVAL) {
+                    self.forget_old_events().await;
+                    events_forgotten = Some(Instant::now());
+                }
+                tokio::time::sleep(interval).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    /// Does what is due at this moment.
+    pub(super) async fn do_what_is_due(&self, setbacks: &mut Setbacks) {
+        if self.config.rotation.enabled
+            && let Err(error) = self.rotate_due(setbacks).await
+        {
+            warn!(cause = chain(&error), "the rotation is put off");
+        }
+        if let Err(error) = self.tell_of_expiry().await {
+            warn!(cause = chain(&error), "the telling of expiries is put off");
+        }
+    }
+
+    async fn rotate_due(&self, setbacks: &mut Setbacks) -> Result<(), ServiceError> {
+        loop {
+            let now = self.clock.now();
+            let known = u32::try_from(setbacks.0.len()).unwrap_or(u32::MAX);
+            let due = self
+                .store
+                .due(now, AT_ONCE_MAX.saturating_add(known))
+                .await?;
+            setbacks.0.retain(|id, _| due.contains(id));
+            let (mut done, mut tried) = (0, 0);
+            for id in due {
+                if !self.is_to_be_tried(setbacks, &id) {
+                    continue;
+                }
+                tried += 1;
+                match self.catch_up(&id).await {
+                    Ok(steps) => {
+                        setbacks.0.remove(&id);
+                        done += steps;
+                    }
+                    Err(error) => self.put_off(setbacks, &id, &error).await,
+                }
+            }
+            // What was put off has its time; what was done may have made other things due.
+            if done == 0 || tried == 0 {
+                break;
+            }
+        }
+        let overdue = self.store.count_due(self.clock.now()).await?;
+        self.rotation_metrics
+            .overdue
+            .store(overdue, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Does all that is due with a key pair, in order, and returns how many steps these were.
+    async fn catch_up(&self, id: &KeyPairId) -> Result<usize, ServiceError> {
+        let mut steps = 0;
+        let Some(mut key_pair) = self.store.key_pair(id).await? else {
+            return Ok(steps);
+        };
+        while let Some(step) = Lifecycle::of(&key_pair).next()
+            && step.time <= self.clock.now()
+        {
+            key_pair = match self.take_step(&key_pair, step).await {
+                // Somebody else was faster. What is due now is found anew.
+                Err(ServiceError::EtagMismatch(_) | ServiceError::KeyPairNotFound(_)) => break,
+                taken => taken?,
+            };
+            self.rotation_metrics
+                .counter(step.action)
+                .fetch_add(1, Ordering::Relaxed);
+            steps += 1;
+        }
+        Ok(steps)
+    }
+
+    fn is_to_be_tried(&self, setbacks: &Setbacks, id: &KeyPairId) -> bool {
+        setbacks.0.get(id).is_none_or(|setback| {
+            let back = setback.missing.is_some_and(|kind| self.is_there(kind));
+            back || setback.again <= Instant::now()
+        })
+    }
+
+    fn is_there(&self, kind: ProviderKind) -> bool {
+        self.registry
+            .provider(kind)
+            .is_some_and(|handle| handle.provider().availability().is_ok())
+    }
+
+    /// Notes when a step that failed is tried again, and says how much time is left.
+    async fn put_off(&self, setbacks: &mut Setbacks, id: &KeyPairId, error: &ServiceError) {
+        self.rotation_metrics
+            .failures
+            .fetch_add(1, Ordering::Relaxed);
+        let missing = match error {
+            ServiceError::Provider(error) if !self.is_there(error.provider) => Some(error.provider),
+            _ => None,
+        };
+        let attempts = setbacks.0.get(id).map_or(1, |before| before.attempts + 1);
+        let wait = RETRY_MIN
+            .saturating_mul(1 << attempts.min(16))
+            .min(RETRY_MAX);
+        setbacks.0.insert(
+            id.clone(),
+            Setback {
+                attempts,
+                missing,
+                again: Instant::now() + wait,
+            },
+        );
+        let days_left = match self.store.key_pair(id).await {
+            Ok(Some(pair)) => (pair.current.validity.not_after - self.clock.now()).whole_days(),
+            _ => 0,
+        };
+        warn!(
+            key_pair = %id, days_left, attempts, again_in = ?wait, cause = chain(error),
+            "a rotation is overdue; it is tried again"
+        );
+    }
+
+    /// Tells of certificates that expire, or did.
+    async fn tell_of_expiry(&self) -> Result<(), ServiceError> {
+        loop {
+            let now: OffsetDateTime = self.clock.now();
+            let days = &self.config.rotation.expiry_warning_days;
+            let unwarned = self.store.unwarned(now, days, AT_ONCE_MAX).await?;
+            let mut told = 0;
+            for (id, days) in unwarned {
+                let Some(key_pair) = self.store.key_pair(&id).await? else {
+                    continue;
+                };
+                if self.store.note_warning(&key_pair, days, now).await? {
+                    told += 1;
+                    let expires = key_pair.current.validity.not_after;
+                    match days {
+                        0 => warn!(key_pair = %id, %expires, "a certificate expired"),
+                        _ => info!(key_pair = %id, %expires, "a certificate expires soon"),
+                    }
+                }
+            }
+            if told == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn forget_old_events(&self) {
+        let before = self.clock.now() - EVENTS_KEPT;
+        if let Err(error) = self.store.forget_events(before).await {
+            warn!(%error, "old events could not be forgotten");
+        }
+    }
+}
+
+/// How many key pairs are looked at together.
+const AT_ONCE_MAX: u32 = 200;
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(600);
+const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
+const EVENTS_KEPT: time::Duration = time::Duration::days(30);

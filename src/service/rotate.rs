@@ -1,0 +1,220 @@
+//! Rotates key pairs: makes the next generation, has it sign, and retires the former.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tracing::{Instrument, info};
+
+use super::create::intent;
+use super::generation::{MadeGeneration, NewGeneration};
+use super::rotation::certifies_itself;
+use super::{KeyPairView, Service, ServiceError};
+use crate::certs::{self, SerialNumber};
+use crate::domain::{
+    DueStep, EventKind, Generation, GenerationTemplate, KeyPair, KeyRef, RotatedFrom,
+    RotationAction, RotationSettings, Violations,
+};
+use crate::providers::{KeyName, Operation, ProviderHandle};
+use crate::store::Change;
+use crate::telemetry::Call;
+
+/// A rotation as a caller asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct RotateRequest {
+    /// `id`.
+    pub id: String,
+    /// `activate`.
+    pub activate: bool,
+    /// `etag`; empty for any.
+    pub etag: String,
+}
+
+impl Service {
+    /// Makes the next generation of a key pair now, unless one is pending, and has it sign if asked to. What is
+    /// returned is durable.
+    ///
+    /// # Errors
+    /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::NotSelfSigned`]; [`ServiceError::EtagMismatch`];
+    /// [`ServiceError::Invalid`]; [`ServiceError::ProviderOff`]; [`ServiceError::Provider`].
+    pub async fn rotate(
+        self: &Arc<Self>,
+        request: RotateRequest,
+    ) -> Result<KeyPairView, ServiceError> {
+        let RotateRequest { id, activate, etag } = request;
+        let was = self.find(&id).await?;
+        if !was.is_still(&etag) {
+            return Err(ServiceError::EtagMismatch(id));
+        }
+        self.provider_of(&was)?;
+        certifies_itself(&was)?;
+        let service = Arc::clone(self);
+        let work = async move {
+            let mut key_pair = was;
+            if key_pair.pending.is_none() {
+                key_pair = service.create_pending(&key_pair).await?;
+            }
+            match activate {
+                true => service.activate(&key_pair).await,
+                false => Ok(key_pair),
+            }
+        };
+        let rotated = self
+            .tasks
+            .spawn(work.instrument(Call::current_span()))
+            .await??;
+        Ok(self.view(rotated))
+    }
+
+    /// Does a step of a key pair, and returns what the key pair is then.
+    pub(super) async fn take_step(
+        &self,
+        key_pair: &KeyPair,
+        step: DueStep,
+    ) -> Result<KeyPair, ServiceError> {
+        match step.action {
+            RotationAction::CreatePending => self.create_pending(key_pair).await,
+            RotationAction::Activate => self.activate(key_pair).await,
+            RotationAction::Retire => self.retire(key_pair, step.generation).await,
+        }
+    }
+
+    /// Makes the next generation: key, certificate and record, or nothing of them.
+    async fn create_pending(&self, was: &KeyPair) -> Result<KeyPair, ServiceError> {
+        let template = self.next_template(was)?;
+        let handle = self.running(template.provider, Operation::Generate)?;
+        let name = KeyName {
+            id: was.id.clone(),
+            generation: was.last_number.next(),
+            key_ref: KeyRef::from_random(self.entropy.bits_128()?),
+        };
+        let keeps_keys = handle.provider().token().is_some();
+        if keeps_keys {
+            self.store.begin_succession(intent(handle, &name)).await?;
+        }
+        // A panic must not keep the token from being cleared.
+        let made = AssertUnwindSafe(self.try_create_pending(handle, &name, was, template))
+            .catch_unwind()
+            .await
+            .unwrap_or(Err(ServiceError::Panicked));
+        if made.is_err() && keeps_keys {
+            self.undo(handle, &name).await;
+        }
+        let becomes = made?;
+        if let Some(pending) = &becomes.pending {
+            info!(
+                key_pair = %becomes.id,
+                generation = %pending.number,
+                provider = %pending.provider,
+                key = %pending.public_key.spec(),
+                certificate = pending.certificate.sha256_fingerprint(),
+                "made the next generation of a key pair"
+            );
+        }
+        self.publish_replaced(&becomes).await;
+        Ok(becomes)
+    }
+
+    async fn try_create_pending(
+        &self,
+        handle: &ProviderHandle,
+        name: &KeyName,
+        was: &KeyPair,
+        template: GenerationTemplate,
+    ) -> Result<KeyPair, ServiceError> {
+        let (subject, names) = certs::subject_and_names(&was.current.certificate)
+            .ok_or_else(|| ServiceError::NotSelfSigned(was.id.to_string()))?;
+        let next = NewGeneration {
+            template,
+            subject,
+            names,
+            serial_number: SerialNumber::from_random(self.entropy.bits_128()?),
+            clock: Arc::clone(&self.clock),
+        };
+        let (lane, job_name) = (next.lane(), name.clone());
+        let made = handle
+            .run_to_end(lane, Operation::Generate, move |provider| {
+                next.make(provider, &job_name)
+            })
+            .await?;
+        let MadeGeneration {
+            generation,
+            sealed_key,
+            time,
+        } = made;
+        let becomes = KeyPair {
+            revision: was.revision + 1,
+            last_number: generation.number,
+            pending: Some(generation),
+            ..was.clone()
+        };
+        let change = Change {
+            time,
+            event: Some(EventKind::PendingCreated),
+            sealed_key,
+        };
+        self.record_replaced(was, &becomes, change).await?;
+        Ok(becomes)
+    }
+
+    /// Has the pending generation sign from now on.
+    async fn activate(&self, was: &KeyPair) -> Result<KeyPair, ServiceError> {
+        let Some(mut current) = was.pending.clone() else {
+            return Ok(was.clone());
+        };
+        let change = self.change(Some(EventKind::Activated));
+        current.activate_time = Some(change.time);
+        let mut previous = vec![was.current.clone()];
+        previous.extend(was.previous.iter().cloned());
+        let becomes = KeyPair {
+            revision: was.revision + 1,
+            current,
+            pending: None,
+            previous,
+            ..was.clone()
+        };
+        self.record_replaced(was, &becomes, change).await?;
+        info!(
+            key_pair = %becomes.id,
+            generation = %becomes.current.number,
+            certificate = becomes.current.certificate.sha256_fingerprint(),
+            "a new generation signs"
+        );
+        Ok(becomes)
+    }
+
+    /// Stops to publish a generation that does not sign, and destroys its private key.
+    async fn retire(&self, was: &KeyPair, number: Generation) -> Result<KeyPair, ServiceError> {
+        let mut becomes = KeyPair {
+            revision: was.revision + 1,
+            ..was.clone()
+        };
+        becomes
+            .previous
+            .retain(|generation| generation.number != number);
+        becomes.pending = becomes
+            .pending
+            .filter(|generation| generation.number != number);
+        let change = self.change(None);
+        self.record_replaced(was, &becomes, change).await?;
+        info!(key_pair = %becomes.id, generation = %number, "retired a generation");
+        if let Err(error) = self.destroy_all_condemned_of(&was.id).await {
+            // It is condemned, and goes when its provider is there.
+            info!(key_pair = %was.id, %error, "its private key is destroyed later");
+        }
+        Ok(becomes)
+    }
+
+    /// Returns what the next generation shall be: as the settings say, or else as the current one is.
+    fn next_template(&self, key_pair: &KeyPair) -> Result<GenerationTemplate, ServiceError> {
+        if let Some(rotation) = &key_pair.rotation {
+            return Ok(rotation.next);
+        }
+        let mut violations = Violations::new();
+        let from = RotatedFrom::key_pair(key_pair);
+        let settings = RotationSettings::default();
+        settings
+            .next(&from, self.registry.policy(), &mut violations)
+            .ok_or(ServiceError::Invalid(violations))
+    }
+}

@@ -1,0 +1,39 @@
+-- Each generation has its own key: another provider, another algorithm, another origin than its predecessor.
+ALTER TABLE generations ADD COLUMN provider INTEGER NOT NULL DEFAULT 0;         -- 1 LOCAL, 2 HSM
+ALTER TABLE generations ADD COLUMN origin INTEGER NOT NULL DEFAULT 1;           -- 1 generated, 2 imported, 3 linked
+ALTER TABLE generations ADD COLUMN key_algorithm INTEGER NOT NULL DEFAULT 0;    -- 1 RSA, 2 EC, 3 ED25519
+ALTER TABLE generations ADD COLUMN state INTEGER NOT NULL DEFAULT 1;            -- 1 current, 2 pending, 3 previous, 4 retired
+ALTER TABLE generations ADD COLUMN activate_time INTEGER;                       -- microseconds since 1970
+
+UPDATE generations SET (provider, origin, key_algorithm, activate_time) =
+    (SELECT provider, origin, key_algorithm, create_time FROM key_pairs WHERE sequence = generations.key_pair);
+
+-- Whatever else happens, a key pair signs with one key, and has one that will be next.
+CREATE UNIQUE INDEX generations_current ON generations (key_pair) WHERE state = 1;
+CREATE UNIQUE INDEX generations_pending ON generations (key_pair) WHERE state = 2;
+-- Keys by their provider, for as long as they exist.
+CREATE INDEX generations_by_provider ON generations (provider) WHERE state < 4;
+
+ALTER TABLE key_pairs ADD COLUMN rotation TEXT;                                 -- JSON object; NULL when it does not rotate
+ALTER TABLE key_pairs ADD COLUMN last_generation INTEGER NOT NULL DEFAULT 1;    -- highest number ever
+ALTER TABLE key_pairs ADD COLUMN others INTEGER NOT NULL DEFAULT 0;             -- how many pending and previous ones
+ALTER TABLE key_pairs ADD COLUMN due INTEGER;                                   -- next step, seconds since 1970
+ALTER TABLE key_pairs ADD COLUMN warned INTEGER NOT NULL DEFAULT 100000;        -- days left at the last warning; -1 expired
+
+CREATE INDEX key_pairs_by_due ON key_pairs (due) WHERE due IS NOT NULL;
+CREATE INDEX key_pairs_by_warning ON key_pairs (not_after) WHERE warned >= 0;
+
+-- What expired before there were warnings is not news.
+UPDATE key_pairs SET warned = -1 WHERE not_after < unixepoch();
+
+-- What happened, for those who watch.
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    time INTEGER NOT NULL,                      -- microseconds since 1970
+    kind INTEGER NOT NULL,
+    key_pair_id TEXT,                           -- NULL for an event of a provider
+    provider INTEGER,                           -- of an event of a provider
+    key_pair TEXT                               -- JSON: what the key pair was after it; NULL after its deletion
+) STRICT;
+
+CREATE INDEX events_by_time ON events (time);
