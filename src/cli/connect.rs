@@ -9,6 +9,7 @@ use tonic::Request;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::error::Failure;
+use crate::proto::event_service_client::EventServiceClient;
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::signing_service_client::SigningServiceClient;
 
@@ -123,6 +124,11 @@ impl Daemon {
     /// Returns a client of `KeyPairService`.
     pub(super) fn key_pairs(&self) -> KeyPairServiceClient<Channel> {
         KeyPairServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Returns a client of `EventService`.
+    pub(super) fn events(&self) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
     }
 
     /// Returns a client of `SigningService`.

@@ -94,7 +94,14 @@ impl CsrResponse {
         let answer = client.import_csr_response(request).await?.into_inner();
         match context.output {
             Output::Json => context.json("ImportCsrResponseResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+            Output::Table => {
+                context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
+                if answer.rotation_settings_ended {
+                    let said = "The rotation settings ended: a new certificate comes from the CA.";
+                    writeln!(context.out, "{said}")?;
+                }
+                Ok(())
+            }
         }
     }
 }

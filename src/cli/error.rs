@@ -192,10 +192,10 @@ pub(super) fn code_name(code: Code) -> String {
 
 /// Returns the flag that sets a field of a request: `commonName` is `--common-name`.
 fn flag(field: &str) -> Option<String> {
-    let name = field
-        .split(['[', '.'])
-        .next_back()
-        .filter(|_| field.starts_with("filter.") || field.starts_with("subject."));
+    let name = field.split(['[', '.']).next_back().filter(|_| {
+        let parts = ["filter.", "rotationSettings.", "subject."];
+        parts.iter().any(|part| field.starts_with(part))
+    });
     let name = name.unwrap_or_else(|| field.split(['[', '.']).next().unwrap_or_default());
     match name {
         "" | "id" | "fileData" | "rotationSettings" => None,
@@ -238,6 +238,10 @@ mod tests {
             ("subjectAlternativeNames[3]", Some("--san")),
             ("labels.team", Some("--label")),
             ("filter.expiresBefore", Some("--expires-before")),
+            (
+                "rotationSettings.creationBufferDays",
+                Some("--creation-buffer-days"),
+            ),
             ("pageToken", Some("--page-token")),
             ("id", None),
             ("", None),

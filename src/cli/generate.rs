@@ -4,9 +4,11 @@ use clap::Args;
 
 use super::error::Failure;
 use super::output::Output;
+use super::rotation::proposal;
 use super::{Context, progress};
 use crate::proto::{
-    CryptoProvider, GenerateSigningKeyPairRequest, KeyPairView, NewKeyPairSettings,
+    CryptoProvider, GenerateSigningKeyPairRequest, KeyPairRotationSettings, KeyPairView,
+    NewKeyPairSettings,
 };
 
 /// Generate a key pair with a self-signed certificate.
@@ -52,6 +54,15 @@ pub(super) struct Generate {
     /// Where the key shall live: LOCAL or HSM. For daemons in hybrid mode.
     #[arg(long, value_parser = parse_provider)]
     crypto_provider: Option<CryptoProvider>,
+    /// Rotate the key pair by itself: the next key is made 25 %, and signs 10 % of the lifetime before the expiry.
+    #[arg(long)]
+    rotate: bool,
+    /// Rotate, and make the next key so many days before the expiry.
+    #[arg(long)]
+    creation_buffer_days: Option<i32>,
+    /// Rotate, and have the next key sign so many days before the expiry.
+    #[arg(long)]
+    activation_buffer_days: Option<i32>,
     /// Label. May be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -79,6 +90,7 @@ impl Generate {
     }
 
     fn request(self) -> GenerateSigningKeyPairRequest {
+        let rotation_settings = self.rotation_settings();
         GenerateSigningKeyPairRequest {
             settings: Some(NewKeyPairSettings {
                 id: self.id,
@@ -94,12 +106,27 @@ impl Generate {
                 key_size: self.key_size,
                 signature_algorithm: self.signature_algorithm,
                 crypto_provider: self.crypto_provider.unwrap_or_default().into(),
-                rotation_settings: None,
+                rotation_settings,
                 labels: self.labels.into_iter().collect(),
             }),
             request_id: self.request_id.unwrap_or_default(),
             validate_only: self.validate_only,
         }
+    }
+}
+
+impl Generate {
+    fn rotation_settings(&self) -> Option<KeyPairRotationSettings> {
+        let (creation, activation) = (self.creation_buffer_days, self.activation_buffer_days);
+        if !self.rotate && creation.is_none() && activation.is_none() {
+            return None;
+        }
+        let proposed = proposal(self.valid_days);
+        Some(KeyPairRotationSettings {
+            creation_buffer_days: creation.unwrap_or(proposed.creation_buffer_days),
+            activation_buffer_days: activation.unwrap_or(proposed.activation_buffer_days),
+            ..proposed
+        })
     }
 }
 
@@ -186,7 +213,7 @@ mod tests {
         let request = parse(&format!(
             "{REQUIRED} --id x --organization-unit U --city L --state S --san a --san b --key-size 384 \
              --signature-algorithm SHA384withECDSA --crypto-provider hsm --label a=1 --label b=x=y \
-             --request-id r --validate-only"
+             --request-id r --validate-only --activation-buffer-days 3 --rotate"
         ));
         assert_eq!((&*request.request_id, request.validate_only), ("r", true));
         assert_eq!(message(&request), "generating a key pair, EC-384 in HSM");
@@ -203,5 +230,8 @@ mod tests {
         );
         assert_eq!(settings.crypto_provider(), CryptoProvider::Hsm);
         assert_eq!(settings.labels["b"], "x=y");
+        let rotation = settings.rotation_settings.unwrap();
+        assert_eq!(rotation.activation_buffer_days, 3);
+        assert_eq!(rotation.creation_buffer_days, 1);
     }
 }

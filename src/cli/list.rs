@@ -6,11 +6,13 @@ use prost_types::Timestamp;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
+use tonic::transport::Channel;
 
 use super::error::Failure;
 use super::generate::parse_provider;
 use super::output::{Output, days_left, key, provider, time};
 use super::{Context, output};
+use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::{
     CertificateValidity, CryptoProvider, KeyPairFilter, KeyPairView, ListSigningKeyPairsRequest,
     ListSigningKeyPairsResponse,
@@ -110,6 +112,27 @@ impl List {
                 query: self.query.unwrap_or_default(),
             }),
             order_by: self.order_by.unwrap_or_default(),
+        }
+    }
+}
+
+/// Returns all key pairs, page after page.
+pub(super) async fn all_key_pairs(
+    context: &Context<'_>,
+    client: &mut KeyPairServiceClient<Channel>,
+) -> Result<Vec<KeyPairView>, Failure> {
+    let mut request = ListSigningKeyPairsRequest {
+        page_size: 1000,
+        ..ListSigningKeyPairsRequest::default()
+    };
+    let mut views = Vec::new();
+    loop {
+        let page = context.connection.request(request.clone());
+        let page = client.list_signing_key_pairs(page).await?.into_inner();
+        views.extend(page.key_pairs);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return Ok(views);
         }
     }
 }

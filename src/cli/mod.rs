@@ -26,8 +26,12 @@ mod output;
 mod password;
 mod progress;
 mod public_keys;
+mod rotate;
+mod rotation;
+mod schedule;
 mod sign;
 mod verify;
+mod watch;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -71,6 +75,10 @@ enum Command {
     CsrResponse(csr::CsrResponse),
     Link(link::Link),
     Migrate(migrate::Migrate),
+    Rotation(rotation::Rotation),
+    Rotate(rotate::Rotate),
+    Schedule(schedule::Schedule),
+    Watch(watch::Watch),
     Sign(sign::Sign),
     Verify(verify::Verify),
     PublicKeys(public_keys::PublicKeys),
@@ -123,6 +131,10 @@ impl Cli {
             Command::CsrResponse(command) => command.run(&mut context).await,
             Command::Link(command) => command.run(&mut context).await,
             Command::Migrate(command) => command.run(&mut context).await,
+            Command::Rotation(command) => command.run(&mut context).await,
+            Command::Rotate(command) => command.run(&mut context).await,
+            Command::Schedule(command) => command.run(&mut context).await,
+            Command::Watch(command) => command.run(&mut context).await,
             Command::Sign(command) => command.run(&mut context).await,
             Command::Verify(command) => command.run(&mut context).await,
             Command::PublicKeys(command) => command.run(&mut context).await,

@@ -11,6 +11,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use prost_types::Timestamp;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use super::Context;
@@ -60,8 +61,17 @@ impl Context<'_> {
 
     /// Writes all of a key pair that a person wants to know, a line for each.
     pub(super) fn view(&mut self, view: &KeyPairView) -> Result<(), Failure> {
+        let lines = lines(view, self.now);
+        self.lines(lines)
+    }
+
+    /// Writes names with their values, a line for each.
+    pub(super) fn lines(
+        &mut self,
+        lines: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<(), Failure> {
         let width = 21;
-        for (name, value) in lines(view, self.now) {
+        for (name, value) in lines {
             writeln!(self.out, "{name:width$} {value}")?;
         }
         Ok(())
@@ -138,6 +148,27 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
         CertificateValidity::Unspecified => String::new(),
         status => status.as_str_name().to_owned(),
     };
+    let generation = match view.generation {
+        // The first is nothing to speak of.
+        0 | 1 => String::new(),
+        number => number.to_string(),
+    };
+    let next = view.pending.as_ref().map(|next| match next.activate_time {
+        Some(_) => format!("{}, signs from {}", next.number, time(next.activate_time)),
+        None => format!("{}, signs when told to", next.number),
+    });
+    let next = next.unwrap_or_default();
+    let previous = view.previous.as_ref();
+    let previous =
+        previous.map(|one| format!("{}, published until {}", one.number, time(one.expires)));
+    let previous = previous.unwrap_or_default();
+    let rotates = view.rotation_settings.as_ref().map(|settings| {
+        format!(
+            "made {} and signing {} days before the expiry",
+            settings.creation_buffer_days, settings.activation_buffer_days
+        )
+    });
+    let rotates = rotates.unwrap_or_default();
     let mut lines = vec![
         ("id", view.id.clone()),
         ("subject", view.subject_dn.clone()),
@@ -155,6 +186,10 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
         ("serial number", view.serial_number.clone()),
         ("SHA-256 fingerprint", view.sha256_fingerprint.clone()),
         ("SHA-1 fingerprint", view.sha1_fingerprint.clone()),
+        ("generation", generation),
+        ("next generation", next),
+        ("previous generation", previous),
+        ("rotates", rotates),
         ("labels", labels.join(", ")),
         ("etag", view.etag.clone()),
     ];
@@ -203,6 +238,13 @@ pub(super) fn time(timestamp: Option<Timestamp>) -> String {
     timestamp
         .and_then(|timestamp| OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok())
         .and_then(|time| time.format(format).ok())
+        .unwrap_or_default()
+}
+
+/// Writes a time as programs read it (RFC 3339).
+pub(super) fn rfc3339(timestamp: Timestamp) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_default()
 }
 

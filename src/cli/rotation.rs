@@ -1,0 +1,297 @@
+//! `keypairctl rotation`.
+
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+
+use super::Context;
+use super::error::Failure;
+use super::generate::parse_provider;
+use super::output::{Output, time};
+use crate::proto::{
+    CryptoProvider, DeleteRotationSettingsRequest, GetRotationSettingsRequest,
+    GetSigningKeyPairRequest, KeyPairRotationSettings, KeyPairView, PlanRotationRequest,
+    RotationAction, RotationStep, UpdateRotationSettingsRequest,
+};
+
+/// Show, change or end what rotates a key pair by itself.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Rotation {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Get(Get),
+    Set(Set),
+    Delete(Delete),
+    Plan(Plan),
+}
+
+/// Show when and into what a key pair is rotated.
+#[derive(Debug, Args)]
+struct Get {
+    /// Identifier of the key pair.
+    id: String,
+}
+
+/// Say when and into what a key pair is rotated. Without buffers, 25 % and 10 % of its lifetime are proposed.
+#[derive(Debug, Args)]
+struct Set {
+    /// Identifier of the key pair.
+    id: String,
+    #[command(flatten)]
+    settings: Settings,
+    /// Only if the key pair still has this etag, as `get` showed it.
+    #[arg(long)]
+    etag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// Days before the expiry at which the next key is made and published.
+    #[arg(long)]
+    creation_buffer_days: Option<i32>,
+    /// Days before the expiry at which the next key begins to sign.
+    #[arg(long)]
+    activation_buffer_days: Option<i32>,
+    /// Key algorithm of the next key: RSA, EC or ED25519. That of the current one when left out, as all below.
+    #[arg(long)]
+    key_algorithm: Option<String>,
+    /// Key size of the next key in bits.
+    #[arg(long)]
+    key_size: Option<i32>,
+    /// Signature algorithm of the next certificate.
+    #[arg(long)]
+    signature_algorithm: Option<String>,
+    /// Days until the next certificate expires.
+    #[arg(long)]
+    valid_days: Option<i32>,
+    /// Where the next key shall live: LOCAL or HSM. For daemons in hybrid mode.
+    #[arg(long, value_parser = parse_provider)]
+    crypto_provider: Option<CryptoProvider>,
+}
+
+/// End the rotation of a key pair. A next key that is pending stays so.
+#[derive(Debug, Args)]
+struct Delete {
+    /// Identifier of the key pair.
+    id: String,
+    /// Only if the key pair still has this etag, as `get` showed it.
+    #[arg(long)]
+    etag: Option<String>,
+}
+
+/// Show the next steps with their times, without doing them.
+#[derive(Debug, Args)]
+struct Plan {
+    /// Identifier of the key pair.
+    id: String,
+    /// How many steps.
+    #[arg(long, default_value_t = 10)]
+    steps: i32,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Rotation {
+    pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        match self.command {
+            Command::Get(get) => get.run(context).await,
+            Command::Set(set) => set.run(context).await,
+            Command::Delete(delete) => delete.run(context).await,
+            Command::Plan(plan) => plan.run(context).await,
+        }
+    }
+}
+
+impl Get {
+    async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?.key_pairs();
+        let request = GetRotationSettingsRequest { id: self.id };
+        let request = context.connection.request(request);
+        let answer = client.get_rotation_settings(request).await?.into_inner();
+        match context.output {
+            Output::Json => context.json("GetRotationSettingsResponse", &answer),
+            Output::Table => write(context, &answer.rotation_settings.unwrap_or_default()),
+        }
+    }
+}
+
+impl Set {
+    async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?.key_pairs();
+        let Self { id, settings, etag } = self;
+        let view = match settings.names_both_buffers() {
+            true => KeyPairView::default(),
+            false => {
+                let request = GetSigningKeyPairRequest { id: id.clone() };
+                let request = context.connection.request(request);
+                let answer = client.get_signing_key_pair(request).await?.into_inner();
+                answer.key_pair.unwrap_or_default()
+            }
+        };
+        let request = context.connection.request(UpdateRotationSettingsRequest {
+            id,
+            rotation_settings: Some(settings.message(lifetime_days(&view))),
+            etag: etag.unwrap_or_default(),
+        });
+        let answer = client.update_rotation_settings(request).await?.into_inner();
+        match context.output {
+            Output::Json => context.json("UpdateRotationSettingsResponse", &answer),
+            Output::Table => write(context, &answer.rotation_settings.unwrap_or_default()),
+        }
+    }
+}
+
+impl Delete {
+    async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?.key_pairs();
+        let request = context.connection.request(DeleteRotationSettingsRequest {
+            id: self.id.clone(),
+            etag: self.etag.unwrap_or_default(),
+        });
+        let answer = client.delete_rotation_settings(request).await?.into_inner();
+        match context.output {
+            Output::Json => context.json("DeleteRotationSettingsResponse", &answer),
+            Output::Table => Ok(writeln!(
+                context.out,
+                "{} no longer rotates by itself",
+                self.id
+            )?),
+        }
+    }
+}
+
+impl Plan {
+    async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let mut client = context.connection.open().await?.key_pairs();
+        let given = self.settings.names_both_buffers();
+        let request = context.connection.request(PlanRotationRequest {
+            id: self.id,
+            steps: self.steps,
+            rotation_settings: given.then(|| self.settings.message(0)),
+        });
+        let answer = client.plan_rotation(request).await?.into_inner();
+        match context.output {
+            Output::Json => context.json("PlanRotationResponse", &answer),
+            Output::Table if answer.steps.is_empty() => Ok(writeln!(
+                context.out,
+                "nothing: the key pair has no rotation settings"
+            )?),
+            Output::Table => {
+                let row = |step: &RotationStep| {
+                    vec![
+                        Cell::new(time(step.time)),
+                        Cell::new(step.generation),
+                        Cell::new(action(step.action())),
+                    ]
+                };
+                let rows = answer.steps.iter().map(row).collect();
+                context.table(&["TIME", "GENERATION", "WHAT"], rows)
+            }
+        }
+    }
+}
+
+impl Settings {
+    fn names_both_buffers(&self) -> bool {
+        self.creation_buffer_days.is_some() && self.activation_buffer_days.is_some()
+    }
+
+    fn message(self, lifetime_days: i32) -> KeyPairRotationSettings {
+        let proposed = proposal(lifetime_days);
+        KeyPairRotationSettings {
+            creation_buffer_days: self
+                .creation_buffer_days
+                .unwrap_or(proposed.creation_buffer_days),
+            activation_buffer_days: self
+                .activation_buffer_days
+                .unwrap_or(proposed.activation_buffer_days),
+            key_algorithm: self.key_algorithm,
+            key_size: self.key_size,
+            signature_algorithm: self.signature_algorithm,
+            valid_days: self.valid_days,
+            crypto_provider: self.crypto_provider.unwrap_or_default().into(),
+            ..KeyPairRotationSettings::default()
+        }
+    }
+}
+
+/// Returns the buffers that are proposed for a lifetime: 25 % and 10 % of it, a day at least.
+pub(super) fn proposal(lifetime_days: i32) -> KeyPairRotationSettings {
+    KeyPairRotationSettings {
+        creation_buffer_days: (lifetime_days / 4).max(1),
+        activation_buffer_days: (lifetime_days / 10).max(1),
+        ..KeyPairRotationSettings::default()
+    }
+}
+
+/// Says what a step does.
+pub(super) const fn action(action: RotationAction) -> &'static str {
+    match action {
+        RotationAction::Unspecified => "",
+        RotationAction::CreatePending => "is made and published",
+        RotationAction::Activate => "begins to sign",
+        RotationAction::Retire => "is retired, its private key destroyed",
+    }
+}
+
+fn lifetime_days(view: &KeyPairView) -> i32 {
+    let (Some(from), Some(to)) = (view.valid_from, view.expires) else {
+        return 0;
+    };
+    i32::try_from((to.seconds - from.seconds) / 86_400).unwrap_or_default()
+}
+
+fn write(context: &mut Context<'_>, settings: &KeyPairRotationSettings) -> Result<(), Failure> {
+    let provider = match settings.crypto_provider() {
+        CryptoProvider::Unspecified => String::new(),
+        provider => provider.as_str_name().to_owned(),
+    };
+    let days = |days: i32| format!("{days} days before the expiry");
+    let algorithm = settings.key_algorithm.clone().unwrap_or_default();
+    let lines = [
+        ("id", settings.id.clone()),
+        ("the next is made", days(settings.creation_buffer_days)),
+        ("and signs", days(settings.activation_buffer_days)),
+        ("its key algorithm", algorithm),
+        ("its key size", settings.key_size().to_string()),
+        (
+            "signature algorithm",
+            settings.signature_algorithm().to_owned(),
+        ),
+        ("validity", format!("{} days", settings.valid_days())),
+        ("provider", provider),
+    ];
+    context.lines(lines.into_iter().filter(|(_, value)| !value.is_empty()))
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  keypairctl rotation set payments
+  keypairctl rotation set payments --creation-buffer-days 30 --activation-buffer-days 10 --valid-days 365
+  Into the HSM, at the next rotation:
+    keypairctl rotation set payments --crypto-provider HSM
+  keypairctl rotation plan payments --steps 6
+  All of them in a calendar: keypairctl schedule";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_and_a_tenth_of_the_lifetime_are_proposed() {
+        for (lifetime, creation, activation) in [(365, 91, 36), (90, 22, 9), (7, 1, 1), (2, 1, 1)] {
+            let proposed = proposal(lifetime);
+            assert_eq!(
+                (
+                    proposed.creation_buffer_days,
+                    proposed.activation_buffer_days
+                ),
+                (creation, activation)
+            );
+        }
+    }
+}
