@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::raw::{self, Days, Leaf, Raw};
+use super::raw::{self, Leaf, Raw};
 use super::{Config, ConfigError, Environment, Fault};
 use crate::domain::{ProviderKind, ProviderMode, ProviderPolicy};
 use crate::providers::pkcs11::{PinSource, Pkcs11Config, TokenSelector, VerifySignatures};
@@ -82,17 +82,6 @@ pub struct StoreConfig {
     pub path: PathBuf,
 }
 
-/// How key pairs rotate, and what is told of their expiry.
-#[derive(Clone, Debug)]
-pub struct RotationConfig {
-    /// Whether they rotate by themselves.
-    pub enabled: bool,
-    /// How often it is looked at what is due.
-    pub check_interval: Duration,
-    /// At how many days before the expiry of a certificate those are told who watch, each 1 to 36500.
-    pub expiry_warning_days: Vec<u16>,
-}
-
 /// Finds what the configuration means, or everything that is wrong with it.
 pub(super) fn check(
     raw: Raw,
@@ -128,15 +117,15 @@ pub(super) fn check(
 }
 
 /// What is wrong so far.
-struct Faults(Vec<Fault>);
+pub(super) struct Faults(Vec<Fault>);
 
 impl Faults {
-    fn add(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn add(&mut self, key: &str, message: impl Into<String>) {
         self.0.push(Fault::new(key, message));
     }
 
     /// Returns a value that was given with the right type.
-    fn given<T>(&mut self, key: &str, leaf: Leaf<T>) -> Option<T> {
+    pub(super) fn given<T>(&mut self, key: &str, leaf: Leaf<T>) -> Option<T> {
         match leaf {
             Leaf::Absent => None,
             Leaf::Given(value) => Some(value),
@@ -163,32 +152,12 @@ impl Faults {
         Some(path.into())
     }
 
-    fn rotation(&mut self, raw: raw::Rotation) -> RotationConfig {
-        let enabled = self.given("rotation.enabled", raw.enabled);
-        let check_interval = self.duration(
-            "rotation.check_interval",
-            raw.check_interval,
-            Duration::from_secs(60),
-        );
-        let key = "rotation.expiry_warning_days";
-        let expiry_warning_days = match self.given(key, raw.expiry_warning_days) {
-            None => vec![30, 7, 1],
-            Some(days) => warning_days(days).unwrap_or_else(|| {
-                let expected = format!(
-                    "must be at most {WARNINGS_MAX} numbers of days, each 1 to 36500, such as [30, 7, 1]"
-                );
-                self.add(key, expected);
-                Vec::new()
-            }),
-        };
-        RotationConfig {
-            enabled: enabled.unwrap_or(true),
-            check_interval,
-            expiry_warning_days,
-        }
-    }
-
-    fn duration(&mut self, key: &str, leaf: Leaf<String>, default: Duration) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        key: &str,
+        leaf: Leaf<String>,
+        default: Duration,
+    ) -> Duration {
         let Some(text) = self.given(key, leaf) else {
             return default;
         };
@@ -496,25 +465,3 @@ impl Faults {
         })
     }
 }
-
-/// Reads numbers of days, none of them if one is wrong.
-fn warning_days(days: Days) -> Option<Vec<u16>> {
-    let days: Vec<i64> = match days {
-        Days::List(days) => days,
-        Days::Text(text) if text.trim().is_empty() => Vec::new(),
-        Days::Text(text) => {
-            let numbers = text.split(',').map(|number| number.trim().parse().ok());
-            numbers.collect::<Option<_>>()?
-        }
-    };
-    let checked = days.iter().map(|days| {
-        let days = u16::try_from(*days).ok()?;
-        (1..=36_500).contains(&days).then_some(days)
-    });
-    checked
-        .collect::<Option<_>>()
-        .filter(|days: &Vec<u16>| days.len() <= WARNINGS_MAX)
-}
-
-/// How many warnings there are of one expiry at most.
-const WARNINGS_MAX: usize = 16;

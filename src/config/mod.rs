@@ -7,11 +7,11 @@
 mod checked;
 mod error;
 mod raw;
+mod rotation;
 
-pub use checked::{
-    CryptoConfig, LocalConfig, RotationConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig,
-};
+pub use checked::{CryptoConfig, LocalConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig};
 pub use error::{ConfigError, Fault};
+pub use rotation::RotationConfig;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

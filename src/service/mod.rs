@@ -203,4 +203,6 @@ impl Service {
 const FILES_AT_ONCE: usize = 2;
 
 #[cfg(test)]
+mod rotation_tests;
+#[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ impl Clock for NoonClock {
 }
 
 #[derive(Debug, Default)]
-struct Counting(AtomicU64);
+pub(super) struct Counting(AtomicU64);
 
 impl Entropy for Counting {
     fn bits_128(&self) -> Result<[u8; 16], EntropyError> {
@@ -41,7 +41,7 @@ impl Entropy for Counting {
 
 /// What a provider does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     None,
     /// It fails at an operation, and says so.
     Fails(Operation),
@@ -53,13 +53,21 @@ enum Fault {
 
 /// The software provider, dressed up as a token that keeps its keys, and failing when told.
 #[derive(Debug)]
-struct Failing {
+pub(super) struct Failing {
     inner: LocalProvider,
-    fault: Mutex<Fault>,
-    keys: Mutex<Vec<KeyRef>>,
+    pub(super) fault: Mutex<Fault>,
+    pub(super) keys: Mutex<Vec<KeyRef>>,
 }
 
 impl Failing {
+    pub(super) fn new(kek: KeyEncryptionKey) -> Self {
+        Self {
+            inner: LocalProvider::new(kek),
+            fault: Mutex::new(Fault::None),
+            keys: Mutex::default(),
+        }
+    }
+
     fn check(&self, operation: Operation) -> Result<(), ProviderError> {
         match *self.fault.lock() {
             Fault::Fails(failing) if failing == operation => Err(ProviderError::new(
@@ -181,11 +189,7 @@ impl Setup {
     fn new(queue_length: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kek = KeyEncryptionKey::create(&folder.path().join("kek")).unwrap();
-        let provider = Arc::new(Failing {
-            inner: LocalProvider::new(kek),
-            fault: Mutex::new(Fault::None),
-            keys: Mutex::default(),
-        });
+        let provider = Arc::new(Failing::new(kek));
         let lanes = Lanes {
             sign_threads: 1,
             manage_threads: 1,
