@@ -1,16 +1,18 @@
 //! A gRPC client in Rust, for what needs many calls at once.
 
 use keypaird::domain::SignatureAlgorithm;
+use keypaird::proto::event_service_client::EventServiceClient;
 use keypaird::proto::key_pair_service_client::KeyPairServiceClient;
 use keypaird::proto::signing_service_client::SigningServiceClient;
 use keypaird::proto::{
     BatchSignRequest, BatchSignResult, CryptoProvider, DeleteSigningKeyPairRequest,
-    GenerateSigningKeyPairRequest, GetSigningKeyPairRequest, KeyPairView,
-    ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, NewKeyPairSettings, SignRequest,
-    SignResponse, VerifyRequest, VerifyResponse, sign_request,
+    GenerateSigningKeyPairRequest, GetSigningKeyPairRequest, KeyPairEvent, KeyPairRotationSettings,
+    KeyPairView, ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, NewKeyPairSettings,
+    RotateSigningKeyPairRequest, SignRequest, SignResponse, UpdateRotationSettingsRequest,
+    VerifyRequest, VerifyResponse, WatchKeyPairsRequest, WatchKeyPairsResponse, sign_request,
 };
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -106,6 +108,48 @@ impl Client {
         Ok(())
     }
 
+    /// Says when a key pair rotates.
+    pub async fn update_rotation(
+        &self,
+        id: &str,
+        settings: KeyPairRotationSettings,
+    ) -> Result<KeyPairRotationSettings, Status> {
+        let request = UpdateRotationSettingsRequest {
+            id: id.to_owned(),
+            rotation_settings: Some(settings),
+            ..UpdateRotationSettingsRequest::default()
+        };
+        let answer = self.key_pairs().update_rotation_settings(request).await?;
+        Ok(answer.into_inner().rotation_settings.unwrap())
+    }
+
+    /// Makes the next generation of a key pair.
+    pub async fn rotate(&self, id: &str, activate: bool) -> Result<KeyPairView, Status> {
+        let request = RotateSigningKeyPairRequest {
+            id: id.to_owned(),
+            activate,
+            ..RotateSigningKeyPairRequest::default()
+        };
+        let answer = self.key_pairs().rotate_signing_key_pair(request).await?;
+        Ok(answer.into_inner().key_pair.unwrap())
+    }
+
+    /// Watches what happens after a resume token, or from now on. The first answer has come.
+    pub async fn watch(&self, id: &str, since: &str) -> Result<Watch, Status> {
+        let request = WatchKeyPairsRequest {
+            id: id.to_owned(),
+            since: since.to_owned(),
+        };
+        let mut client = EventServiceClient::new(self.channel.clone());
+        let mut responses = client.watch_key_pairs(request).await?.into_inner();
+        let begun = responses.message().await?.unwrap();
+        assert!(begun.event.is_none());
+        Ok(Watch {
+            responses,
+            token: begun.resume_token,
+        })
+    }
+
     /// Returns the generated client of the signing service.
     pub fn signing(&self) -> SigningServiceClient<Channel> {
         SigningServiceClient::new(self.channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
@@ -158,6 +202,27 @@ impl Client {
         };
         let response = HealthClient::new(self.channel.clone()).check(request).await;
         response.unwrap().into_inner().status() == ServingStatus::Serving
+    }
+}
+
+/// One who watches.
+#[derive(Debug)]
+pub struct Watch {
+    responses: Streaming<WatchKeyPairsResponse>,
+    /// Where to go on.
+    pub token: String,
+}
+
+impl Watch {
+    /// Waits for the next event.
+    pub async fn next(&mut self) -> Result<KeyPairEvent, Status> {
+        loop {
+            let response = self.responses.message().await?.unwrap();
+            self.token = response.resume_token;
+            if let Some(event) = response.event {
+                return Ok(event);
+            }
+        }
     }
 }
 

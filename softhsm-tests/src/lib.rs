@@ -12,5 +12,6 @@ pub mod keypairctl;
 pub mod load;
 pub mod measure;
 pub mod own_process;
+pub mod shifted_clock;
 pub mod token;
 pub mod tools;

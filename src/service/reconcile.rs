@@ -8,8 +8,7 @@ use tracing::{info, warn};
 use super::{Service, ServiceError, issue};
 use crate::domain::{KeyOrigin, KeyPairId, KeyRef};
 use crate::providers::{
-    KeyName, Lane, Operation, ProviderError, ProviderHandle, TokenObject, TokenObjectClass,
-    TokenObjects,
+    Lane, Operation, ProviderError, ProviderHandle, TokenObject, TokenObjectClass, TokenObjects,
 };
 use crate::store::Intent;
 
@@ -93,8 +92,8 @@ impl Service {
             if generation.origin == KeyOrigin::Linked {
                 continue;
             }
-            let name = KeyName::of(key_pair, generation);
-            issue::publish(handle, &name, &generation.certificate).await?;
+            // It may have been put there since it was looked for, so that it is looked for once more.
+            self.publish_again(key_pair, key_ref).await?;
             done.republished += 1;
         }
         let unpublished = !self.store.unpublished().await?.is_empty();

@@ -51,7 +51,7 @@ impl Service {
         let published = async {
             for (id, key_ref) in self.store.unpublished().await? {
                 if id == key_pair.id {
-                    self.try_publish(key_pair, key_ref).await?;
+                    self.publish_again(key_pair, key_ref).await?;
                 }
             }
             Ok::<_, ServiceError>(())
@@ -72,13 +72,18 @@ impl Service {
             };
             let generation = key_pair.generation_of(key_ref);
             if generation.is_some_and(|generation| generation.provider == handle.kind()) {
-                self.try_publish(&key_pair, key_ref).await?;
+                self.publish_again(&key_pair, key_ref).await?;
             }
         }
         Ok(())
     }
 
-    async fn try_publish(&self, key_pair: &KeyPair, key_ref: KeyRef) -> Result<(), ServiceError> {
+    /// Puts the certificate of a key on the token, in the place of those it has, unless it is there.
+    pub(super) async fn publish_again(
+        &self,
+        key_pair: &KeyPair,
+        key_ref: KeyRef,
+    ) -> Result<(), ServiceError> {
         let Some(generation) = key_pair.generation_of(key_ref) else {
             return Ok(());
         };

@@ -1,0 +1,531 @@
+//! Key pairs that rotate, in the token and in software, with a clock that is moved.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use keypaird::domain::SignatureAlgorithm;
+use keypaird::proto::key_pair_event::Type;
+use keypaird::proto::{
+    CryptoProvider, GenerationState, KeyPairRotationSettings, KeyPairView, ListPublicKeysRequest,
+    NewKeyPairSettings, SignRequest, SignResponse, VerifyRequest, VerifyResponse, sign_request,
+    verify_request,
+};
+use serde_json::{Value, json};
+use softhsm_tests::client::{Client, reason, settings};
+use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::http;
+use softhsm_tests::shifted_clock::ShiftedClock;
+use softhsm_tests::token::Token;
+use softhsm_tests::tools::{OpensslVerifier, shell};
+use tonic::Code;
+
+const OFTEN: &str = "rotation.check_interval = \"50ms\"";
+const MESSAGE: &[u8] = b"message";
+/// How many key pairs are rotated together.
+const PAIRS: usize = 8;
+
+fn buffers(creation: i32, activation: i32) -> KeyPairRotationSettings {
+    KeyPairRotationSettings {
+        creation_buffer_days: creation,
+        activation_buffer_days: activation,
+        ..KeyPairRotationSettings::default()
+    }
+}
+
+/// Settings of a key pair that is valid for 100 days, and rotates 30 and 10 days before it is not.
+fn rotating(id: &str, provider: CryptoProvider) -> NewKeyPairSettings {
+    NewKeyPairSettings {
+        id: Some(id.into()),
+        valid_days: 100,
+        rotation_settings: Some(buffers(30, 10)),
+        ..settings(provider)
+    }
+}
+
+async fn sign(client: &Client, id: &str) -> SignResponse {
+    let request = SignRequest {
+        id: id.into(),
+        input: Some(sign_request::Input::Message(MESSAGE.into())),
+        ..SignRequest::default()
+    };
+    client.sign(request).await.unwrap()
+}
+
+async fn verify(client: &Client, id: &str, signature: &[u8]) -> VerifyResponse {
+    let request = VerifyRequest {
+        id: id.into(),
+        input: Some(verify_request::Input::Message(MESSAGE.into())),
+        signature: signature.to_vec(),
+        ..VerifyRequest::default()
+    };
+    client.verify(request).await.unwrap()
+}
+
+/// Waits until a view is as it should be, and returns it.
+async fn wait_for(
+    client: &Client,
+    id: &str,
+    as_it_should: impl Fn(&KeyPairView) -> bool,
+) -> KeyPairView {
+    let begun = Instant::now();
+    loop {
+        let view = client.get(id).await.unwrap();
+        if as_it_should(&view) {
+            return view;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{view:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Writes down what is published of a key pair.
+async fn published(client: &Client, id: &str) -> Vec<(i32, GenerationState)> {
+    let request = ListPublicKeysRequest {
+        id: id.into(),
+        ..ListPublicKeysRequest::default()
+    };
+    let keys = client.signing().list_public_keys(request).await.unwrap();
+    let keys = keys.into_inner().public_keys.into_iter();
+    keys.map(|key| (key.generation, key.generation_state()))
+        .collect()
+}
+
+fn jwks(daemon: &Daemon) -> BTreeSet<String> {
+    let set = http::send(daemon, "GET", "/.well-known/jwks.json", &[], b"").json();
+    let keys = set["keys"].as_array().unwrap().iter();
+    keys.map(|key| key["kid"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_pair_lives_through_its_rotation_in_both_providers() {
+    let token = Token::fresh();
+    let clock = ShiftedClock::new();
+    let daemon = clock.given_to(Home::hybrid(&token).with(OFTEN)).start();
+    let client = daemon.client().await;
+    let mut watch = client.watch("hsm", "").await.unwrap();
+    for (id, provider) in [
+        ("hsm", CryptoProvider::Hsm),
+        ("local", CryptoProvider::Local),
+    ] {
+        let view = client.generate(rotating(id, provider)).await.unwrap();
+        let echoed = view.rotation_settings.unwrap();
+        assert_eq!(echoed.id, id);
+        assert_eq!((echoed.key_algorithm(), echoed.key_size()), ("EC", 256));
+        assert_eq!(
+            (echoed.signature_algorithm(), echoed.valid_days()),
+            ("SHA256withECDSA", 100)
+        );
+        assert_eq!(echoed.crypto_provider(), provider);
+    }
+    let first = sign(&client, "hsm").await;
+    assert_eq!(first.generation, 1);
+    assert_eq!((token.count("Private Key"), jwks(&daemon).len()), (1, 2));
+
+    // Made and published; the former signs.
+    clock.set_days_ahead(75);
+    for id in ["hsm", "local"] {
+        let view = wait_for(&client, id, |view| view.pending.is_some()).await;
+        let pending = view.pending.unwrap();
+        assert_eq!((view.generation, pending.number), (1, 2));
+        let (activates, expires) = (pending.activate_time.unwrap(), view.expires.unwrap());
+        // It was late by five days, and is published as long as it would have been.
+        assert_eq!((expires.seconds - activates.seconds + 43_200) / 86_400, 5);
+        assert_eq!(sign(&client, id).await.generation, 1);
+        let states = [(1, GenerationState::Current), (2, GenerationState::Pending)];
+        assert_eq!(published(&client, id).await, states);
+    }
+    assert_eq!(
+        (token.count("Private Key"), token.count("Certificate")),
+        (2, 2)
+    );
+    assert_eq!(jwks(&daemon).len(), 4);
+
+    // It signs, and both are known.
+    clock.set_days_ahead(97);
+    for id in ["hsm", "local"] {
+        let view = wait_for(&client, id, |view| view.generation == 2).await;
+        assert_eq!(view.id, id);
+        assert_eq!(view.previous.as_ref().unwrap().number, 1);
+        let second = sign(&client, id).await;
+        assert_eq!(second.generation, 2);
+        assert_eq!(
+            second.certificate_sha256_fingerprint,
+            view.sha256_fingerprint
+        );
+        OpensslVerifier::new(&view.public_key_pem).accepts(
+            SignatureAlgorithm::parse(&second.signature_algorithm).unwrap(),
+            MESSAGE,
+            &second.signature,
+        );
+        let verified = verify(&client, id, &second.signature).await;
+        assert_eq!(verified.generation_state(), GenerationState::Current);
+        let states = [
+            (2, GenerationState::Current),
+            (1, GenerationState::Previous),
+        ];
+        assert_eq!(published(&client, id).await, states);
+    }
+    let verified = verify(&client, "hsm", &first.signature).await;
+    assert_eq!((verified.valid, verified.generation), (true, 1));
+    assert_eq!(verified.generation_state(), GenerationState::Previous);
+
+    // The former is gone, and so is its key.
+    clock.set_days_ahead(102);
+    for id in ["hsm", "local"] {
+        wait_for(&client, id, |view| view.previous.is_none()).await;
+        assert_eq!(
+            published(&client, id).await,
+            [(2, GenerationState::Current)]
+        );
+    }
+    assert!(!verify(&client, "hsm", &first.signature).await.valid);
+    let begun = Instant::now();
+    while (token.count("Private Key"), token.count("Certificate")) != (1, 1) {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    for (kind, generation) in [
+        (Type::Created, 1),
+        (Type::PendingCreated, 1),
+        (Type::Expiring, 1),
+        (Type::Activated, 2),
+    ] {
+        let event = watch.next().await.unwrap();
+        assert_eq!((event.r#type(), event.id.as_str()), (kind, "hsm"));
+        let after = event.key_pair.unwrap();
+        assert_eq!(after.generation, generation);
+        let pending = matches!(kind, Type::PendingCreated | Type::Expiring);
+        assert_eq!(after.pending.is_some(), pending);
+    }
+    client.delete("hsm").await.unwrap();
+    assert_eq!(watch.next().await.unwrap().r#type(), Type::Deleted);
+    assert_eq!(
+        (token.count("Private Key"), token.count("Certificate")),
+        (0, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_away_delays_the_rotation_and_signing_in_software_does_not_notice() {
+    let token = Token::fresh();
+    let clock = ShiftedClock::new();
+    let home = Home::hybrid(&token).with(OFTEN);
+    let daemon = clock.given_to(home).start();
+    let client = daemon.client().await;
+    for (id, provider) in [
+        ("hsm", CryptoProvider::Hsm),
+        ("local", CryptoProvider::Local),
+    ] {
+        client.generate(rotating(id, provider)).await.unwrap();
+    }
+    let serving = |expected| {
+        let client = client.clone();
+        async move {
+            let begun = Instant::now();
+            while client.serves("rotation").await != expected {
+                assert!(begun.elapsed() < Duration::from_secs(20));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    let metric = |name: &str| {
+        let text = http::send(&daemon, "GET", "/metrics", &[], b"");
+        let text = String::from_utf8(text.body).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("{name} is not in\n{text}"));
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    serving(true).await;
+    assert_eq!(metric("keypaird_rotation_overdue"), "0");
+
+    let (here, away) = (token.objects(), token.objects().with_extension("away"));
+    std::fs::rename(&here, &away).unwrap();
+    let begun = Instant::now();
+    while client.serves("provider/HSM").await {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    clock.set_days_ahead(75);
+    wait_for(&client, "local", |view| view.pending.is_some()).await;
+    serving(false).await;
+    assert_eq!(metric("keypaird_rotation_overdue"), "1");
+    assert_eq!(metric("keypaird_provider_available{provider=\"HSM\"}"), "0");
+    assert!(client.serves("keypaird.v1.SigningService").await);
+    assert_eq!(sign(&client, "local").await.generation, 1);
+    let line = daemon.wait_for_log("a rotation is overdue; it is tried again");
+    assert_eq!(line["key_pair"], "hsm");
+    assert_eq!(line["days_left"], 24);
+
+    std::fs::rename(&away, &here).unwrap();
+    wait_for(&client, "hsm", |view| view.pending.is_some()).await;
+    serving(true).await;
+    assert_eq!(metric("keypaird_rotation_overdue"), "0");
+    assert_eq!(
+        metric("keypaird_rotation_steps_total{action=\"create_pending\"}"),
+        "2"
+    );
+    let mut watch = client.watch("", "e2").await.unwrap();
+    let mut kinds = Vec::new();
+    while !kinds.contains(&Type::ProviderRecovered) {
+        kinds.push(watch.next().await.unwrap().r#type());
+    }
+    assert!(kinds.contains(&Type::ProviderUnavailable), "{kinds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_changes_nothing_for_those_who_sign() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).with(OFTEN).start();
+    let client = daemon.client().await;
+    for provider in [CryptoProvider::Local, CryptoProvider::Hsm] {
+        let id = client.generate(settings(provider)).await.unwrap().id;
+        let done = Arc::new(AtomicBool::new(false));
+        let signers: Vec<_> = (0..64)
+            .map(|_| {
+                let (client, id, done) = (client.clone(), id.clone(), Arc::clone(&done));
+                tokio::spawn(async move {
+                    let mut signed = Vec::new();
+                    while !done.load(Ordering::Relaxed) {
+                        signed.push(sign(&client, &id).await);
+                    }
+                    signed
+                })
+            })
+            .collect();
+        let mut keys = vec![client.get(&id).await.unwrap().public_key_pem];
+        for round in 0..4 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            // At once, or in two steps.
+            if round % 2 == 0 {
+                client.rotate(&id, false).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            keys.push(client.rotate(&id, true).await.unwrap().public_key_pem);
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        done.store(true, Ordering::Relaxed);
+        let verifiers: Vec<_> = keys.iter().map(|pem| OpensslVerifier::new(pem)).collect();
+        let mut seen = [0; 5];
+        let mut last = Vec::new();
+        for signer in signers {
+            let signed = signer.await.unwrap();
+            let generations = signed.iter().map(|one| one.generation);
+            assert!(generations.is_sorted(), "a client saw a generation go back");
+            for one in &signed {
+                seen[usize::try_from(one.generation - 1).unwrap()] += 1;
+            }
+            last.extend(signed.into_iter().step_by(40));
+        }
+        assert!(
+            seen.iter().all(|count| *count > 0),
+            "{provider:?}: {seen:?}"
+        );
+        for one in last {
+            let index = usize::try_from(one.generation - 1).unwrap();
+            let algorithm = SignatureAlgorithm::parse(&one.signature_algorithm).unwrap();
+            verifiers[index].accepts(algorithm, MESSAGE, &one.signature);
+            let verified = verify(&client, &id, &one.signature).await;
+            assert_eq!(verified.generation, one.generation);
+        }
+        println!("{provider:?}: {seen:?} signatures by generation, none failed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_killed_at_any_point_goes_on_and_makes_one_successor() {
+    let token = Token::fresh();
+    let clock = ShiftedClock::new();
+    let home = clock.given_to(Home::hybrid(&token).with(OFTEN));
+    let mut daemon = home.start();
+    let client = daemon.client().await;
+    for n in 0..PAIRS {
+        let settings = rotating(&format!("x{n}"), CryptoProvider::Hsm);
+        client.generate(settings).await.unwrap();
+    }
+    let mut interrupted = 0;
+    for round in 0..12_u64 {
+        // A step of all of them is due; the daemon dies while it does them.
+        let (days, keys) = match round % 3 {
+            0 => (75, 2),
+            1 => (98, 2),
+            _ => (102, 1),
+        };
+        let cycle = u32::try_from(round / 3).unwrap();
+        daemon.kill();
+        clock.set_days_ahead(cycle * 75 + days);
+        daemon = home.start();
+        tokio::time::sleep(Duration::from_millis(7 * round)).await;
+        daemon.kill();
+        let before = token.count("Private Key");
+        interrupted += usize::from(!before.is_multiple_of(PAIRS));
+        daemon = home.start();
+        let client = daemon.client().await;
+        let number = i32::try_from(cycle).unwrap() + 1;
+        for n in 0..PAIRS {
+            let id = format!("x{n}");
+            let view = wait_for(&client, &id, |view| match round % 3 {
+                0 => view.pending.is_some(),
+                1 => view.generation == number + 1,
+                _ => view.generation == number + 1 && view.previous.is_none(),
+            })
+            .await;
+            let pending = view.pending.as_ref().map(|one| one.number);
+            assert_eq!(
+                pending,
+                (round % 3 == 0).then_some(number + 1),
+                "round {round}, {id}"
+            );
+            client.signs(&view).await;
+        }
+        let begun = Instant::now();
+        while (token.count("Private Key"), token.count("Certificate"))
+            != (keys * PAIRS, keys * PAIRS)
+        {
+            let count = (token.count("Private Key"), token.count("Certificate"));
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "round {round}: {count:?}"
+            );
+        }
+    }
+    println!("{interrupted} of 12 kills left a rotation half done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_checked_when_they_are_saved() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let id = client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap()
+        .id;
+    let wrong = KeyPairRotationSettings {
+        key_algorithm: Some("EC".into()),
+        key_size: Some(2048),
+        signature_algorithm: Some("SHA1withRSA".into()),
+        valid_days: Some(40_000),
+        ..buffers(0, 500)
+    };
+    let refused = client.update_rotation(&id, wrong).await.unwrap_err();
+    assert_eq!(
+        reason(&refused),
+        (Code::InvalidArgument, "VALIDATION_FAILED".into())
+    );
+    let path = format!("/keyPairs/signing/{id}/rotationSettings");
+    let put = |body: &Value| {
+        let path = format!("{}{path}", http::BASE);
+        let json = [("content-type", "application/json")];
+        http::send(&daemon, "PUT", &path, &json, body.to_string().as_bytes())
+    };
+    let answer = put(
+        &json!({"creationBufferDays": 0, "activationBufferDays": 500, "keyAlgorithm": "EC",
+        "keySize": 2048, "signatureAlgorithm": "SHA1withRSA", "validDays": 40_000}),
+    );
+    assert_eq!(answer.status, 422);
+    let errors = answer.json()["validationErrors"]
+        .as_array()
+        .unwrap()
+        .clone();
+    let fields: Vec<_> = errors
+        .iter()
+        .map(|error| error["fieldPath"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "keySize",
+        "signatureAlgorithm",
+        "validDays",
+        "creationBufferDays",
+        "activationBufferDays",
+    ];
+    assert_eq!(fields, expected);
+
+    // What the provider cannot do is refused now, not when rotation fires.
+    assert_eq!(http::get(&daemon, &path).status, 404);
+    let delete = || {
+        let path = format!("{}{path}", http::BASE);
+        http::send(&daemon, "DELETE", &path, &[], b"")
+    };
+    assert_eq!(delete().status, 404);
+    let saved = put(&json!({"creationBufferDays": 7, "activationBufferDays": 7}));
+    assert_eq!(saved.status, 200);
+    let complete = json!({"id": id, "creationBufferDays": 7, "activationBufferDays": 7, "keyAlgorithm": "EC",
+        "keySize": 256, "signatureAlgorithm": "SHA256withECDSA", "validDays": 365});
+    assert_eq!(saved.json(), complete);
+    assert_eq!(http::get(&daemon, &path).json(), complete);
+    let view = http::get(&daemon, &format!("/keyPairs/signing/{id}")).json();
+    assert_eq!(view["rotationSettings"], complete);
+    assert_eq!(view.as_object().unwrap().len(), 16);
+    let grpc = client.get(&id).await.unwrap().rotation_settings.unwrap();
+    assert_eq!((grpc.creation_buffer_days, grpc.valid_days()), (7, 365));
+    assert_eq!(grpc.crypto_provider(), CryptoProvider::Hsm);
+    assert_eq!(delete().status, 204);
+    assert_eq!(http::get(&daemon, &path).status, 404);
+    assert_eq!(put(&json!({"creationBufferDays": "7"})).status, 400);
+    assert_eq!(
+        put(&json!({"creationBufferDays": 7, "rotateDaily": true})).status,
+        400
+    );
+
+    // At generation too.
+    let generate = http::post(
+        &daemon,
+        "/keyPairs/signing/generate",
+        &json!({"commonName": "E", "organization": "A", "country": "US", "validDays": 10, "keyAlgorithm": "EC",
+            "cryptoProvider": "LOCAL", "rotationSettings": {"creationBufferDays": 10, "activationBufferDays": 1}}),
+    );
+    assert_eq!(generate.status, 422);
+    let error = &generate.json()["validationErrors"][0];
+    assert_eq!(error["fieldPath"], "rotationSettings.creationBufferDays");
+
+    // A key pair of a CA is renewed by that CA: the settings end, and there are no others.
+    client.update_rotation(&id, buffers(7, 7)).await.unwrap();
+    let csr = http::get(&daemon, &format!("/keyPairs/signing/{id}/csr"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.csr"), csr.body).unwrap();
+    shell(
+        folder.path(),
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -subj /CN=CA -days 30
+         openssl x509 -req -in x.csr -CA ca.crt -CAkey ca.key -days 20 -out x.crt
+         cat ca.crt >> x.crt",
+    );
+    let answer = client
+        .key_pairs()
+        .import_csr_response(keypaird::proto::ImportCsrResponseRequest {
+            id: id.clone(),
+            file_data: std::fs::read(folder.path().join("x.crt")).unwrap(),
+            etag: String::new(),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answer.rotation_settings_ended);
+    assert_eq!(answer.key_pair.unwrap().rotation_settings, None);
+    for refused in [
+        client.update_rotation(&id, buffers(7, 7)).await.err(),
+        client.rotate(&id, true).await.err(),
+    ] {
+        let refused = reason(&refused.unwrap());
+        assert_eq!(
+            refused,
+            (Code::FailedPrecondition, "NOT_SELF_SIGNED".into())
+        );
+    }
+    let answer = put(&json!({"creationBufferDays": 7, "activationBufferDays": 7}));
+    assert_eq!(
+        (answer.status, answer.json()["resultId"].clone()),
+        (422, json!("validation_error"))
+    );
+    let missing = client
+        .update_rotation("nobody", buffers(7, 7))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        reason(&missing),
+        (Code::NotFound, "KEY_PAIR_NOT_FOUND".into())
+    );
+}
