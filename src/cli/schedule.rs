@@ -95,7 +95,7 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
         return Ok(writeln!(context.out, "{:#}", json!({"entries": entries}))?);
     }
     if entries.is_empty() {
-        return Ok(writeln!(context.out, "nothing in the next {days} days")?);
+        return Ok(writeln!(context.out, "nothing happens within {days} days")?);
     }
     let mut day = String::new();
     let mut rows = Vec::new();
