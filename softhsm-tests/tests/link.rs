@@ -8,6 +8,7 @@ use keypaird::proto::{
 };
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
+use softhsm_tests::shifted_clock::ShiftedClock;
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::pkcs11_tool;
 use tonic::{Code, Status};
@@ -199,4 +200,32 @@ async fn keys_that_cannot_be_meant_or_used_are_refused() {
     );
     assert_eq!(field, "privateKeyLabel");
     assert!(sentence.contains("crypto.mode"), "{sentence}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_key_is_left_where_it_is_when_its_key_pair_rotates() {
+    let token = Token::fresh();
+    generate(&token, "EC:prime256v1", "theirs", "01");
+    let clock = ShiftedClock::new();
+    let home = Home::hybrid(&token).with("rotation.check_interval = \"50ms\"");
+    let daemon = clock.given_to(home).start();
+    let client = daemon.client().await;
+    let linked = link(&client, by_label("theirs")).await.unwrap();
+    assert_eq!(linked.key_origin(), KeyOrigin::Linked);
+    let rotated = client.rotate(&linked.id, true).await.unwrap();
+    assert_eq!(rotated.key_origin(), KeyOrigin::Generated);
+    assert_eq!(rotated.subject_dn, linked.subject_dn);
+    client.signs(&rotated).await;
+    assert_eq!(token.count("Private Key"), 2);
+
+    // Retired, it is what it was: a key of somebody else.
+    clock.set_days_ahead(370);
+    while client.get(&linked.id).await.unwrap().previous.is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(token.count("Private Key"), 2);
+    client.delete(&linked.id).await.unwrap();
+    let left = pkcs11_tool(&token, &["--list-objects", "--type", "privkey"]);
+    assert_eq!(token.count("Private Key"), 1);
+    assert!(left.contains("theirs"), "{left}");
 }

@@ -73,6 +73,13 @@ fn signed() -> (Certificate, Profile) {
 }
 
 #[test]
+fn subject_and_names_are_taken_over_into_the_next_certificate() {
+    let (certificate, profile) = signed();
+    let taken = subject_and_names(&certificate);
+    assert_eq!(taken, Some((profile.subject, profile.names)));
+}
+
+#[test]
 fn every_kind_of_key_and_signature_passes() {
     for algorithm in KeyAlgorithm::ALL {
         for spec in algorithm.specs() {

@@ -203,6 +203,8 @@ impl Service {
 const FILES_AT_ONCE: usize = 2;
 
 #[cfg(test)]
+mod events_tests;
+#[cfg(test)]
 mod rotation_tests;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use futures_util::StreamExt;
 use parking_lot::Mutex;
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -11,14 +10,14 @@ use super::keep_rotating::Setbacks;
 use super::tests::{Counting, Failing, Fault};
 use super::*;
 use crate::domain::{
-    EventKind, EventSubject, KeyPairId, NewKeyPairSettings, ProviderMode, ProviderPolicy,
-    RotationAction, RotationSettings,
+    EventKind, GenerationState, KeyPairId, NewKeyPairSettings, ProviderMode, ProviderPolicy,
+    RotationAction, RotationSettings, SignatureEncoding, SigningInput,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
 use crate::providers::{CryptoProvider, Lanes, Operation};
 use crate::store::EmbeddedStore;
 
-const START: OffsetDateTime = datetime!(2026-11-24 12:00:00 UTC);
+pub(super) const START: OffsetDateTime = datetime!(2026-11-24 12:00:00 UTC);
 
 #[derive(Debug)]
 struct SetClock(Mutex<OffsetDateTime>);
@@ -30,16 +29,16 @@ impl Clock for SetClock {
 }
 
 /// Daemons with one store and one token between them.
-struct Stage {
+pub(super) struct Stage {
     clock: Arc<SetClock>,
-    store: Arc<EmbeddedStore>,
+    pub(super) store: Arc<EmbeddedStore>,
     hsm: Arc<Failing>,
     services: Vec<Arc<Service>>,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    fn new(services: usize) -> Self {
+    pub(super) fn new(services: usize) -> Self {
         // Where there is one, in memory: thousands of commits need no disk to be tried.
         let folder = match Path::new("/dev/shm").is_dir() {
             true => tempfile::tempdir_in("/dev/shm").unwrap(),
@@ -83,7 +82,7 @@ impl Stage {
         }
     }
 
-    fn service(&self) -> &Arc<Service> {
+    pub(super) fn service(&self) -> &Arc<Service> {
         &self.services[0]
     }
 
@@ -99,7 +98,7 @@ impl Stage {
     }
 
     /// Makes a key pair that is valid for 100 days, and rotates 30 and 10 days before it is not.
-    async fn generate(&self, id: &str, provider: ProviderKind) {
+    pub(super) async fn generate(&self, id: &str, provider: ProviderKind) {
         self.generate_with(id, provider, 100, Some(rotation(30, 10)))
             .await;
     }
@@ -393,6 +392,47 @@ async fn a_step_that_fails_leaves_nothing_is_counted_and_is_done_when_it_can_be(
 }
 
 #[tokio::test]
+async fn what_a_former_generation_signed_is_accepted_until_it_expires() {
+    let stage = Stage::new(1);
+    stage.generate("x", ProviderKind::Local).await;
+    let service = stage.service();
+    let input = || Some(SigningInput::Message(b"message"[..].into()));
+    let request = SignRequest {
+        id: "x".into(),
+        input: input(),
+        signature_algorithm: String::new(),
+        encoding: SignatureEncoding::Der,
+        allow_outside_validity: false,
+    };
+    let signed = service.sign(request).await.unwrap();
+    stage.day(75).await;
+    stage.day(97).await;
+    for (day, expected) in [(98, Some(GenerationState::Previous)), (101, None)] {
+        // Nobody has retired it yet.
+        stage.set_day(day);
+        let request = VerifyRequest {
+            id: "x".into(),
+            input: input(),
+            signature: signed.signature.clone(),
+            signature_algorithm: String::new(),
+            encoding: SignatureEncoding::Der,
+        };
+        let verified = service.verify(request).await.unwrap();
+        assert_eq!(
+            verified.map(|verified| verified.state),
+            expected,
+            "day {day}"
+        );
+        let published = service
+            .public_keys(PublicKeysRequest::default())
+            .await
+            .unwrap();
+        let count = 1 + usize::from(expected.is_some());
+        assert_eq!(published.public_keys.len(), count, "day {day}");
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_key_pairs_go_through_a_year_of_days() {
     let stage = Stage::new(1);
     for n in 0..1000 {
@@ -422,112 +462,4 @@ async fn a_thousand_key_pairs_go_through_a_year_of_days() {
     let created = metrics.done(RotationAction::CreatePending);
     assert_eq!(u64::from(generations), 1000 + created);
     assert!(created > 1000, "{created}");
-}
-
-#[tokio::test]
-async fn who_watches_misses_nothing_and_sees_nothing_twice() {
-    let stage = Stage::new(1);
-    let service = stage.service();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let telling = tokio::spawn(Arc::clone(service).keep_telling(stop.clone()));
-    let watch = |since: String| {
-        service.watch(WatchRequest {
-            id: String::new(),
-            since,
-        })
-    };
-
-    let mut live = Box::pin(watch(String::new()).await.unwrap());
-    let mut slow = Box::pin(watch(String::new()).await.unwrap());
-    let begun = live.next().await.unwrap().unwrap();
-    assert!(begun.event.is_none());
-    let begun = begun.resume_token;
-    slow.next().await.unwrap().unwrap();
-
-    // More than is kept for those who do not listen.
-    let count: i64 = 1500;
-    let mut seen = Vec::new();
-    for _ in 0..count {
-        let provider = ProviderKind::Hsm;
-        service
-            .tell_of_provider(EventKind::ProviderRecovered, provider)
-            .await;
-        let told = live.next().await.unwrap().unwrap();
-        seen.push(told.event.unwrap().event.sequence);
-    }
-    let all: Vec<_> = (1..=count).collect();
-    assert_eq!(seen, all);
-    seen.clear();
-    for _ in 0..count {
-        let told = slow.next().await.unwrap().unwrap();
-        seen.push(told.event.unwrap().event.sequence);
-    }
-    assert_eq!(seen, all);
-
-    // One who comes back goes on where he was, in the middle too.
-    let mut token = begun;
-    seen.clear();
-    while seen.len() < all.len() {
-        let mut again = Box::pin(watch(token).await.unwrap());
-        again.next().await.unwrap().unwrap();
-        let mut told = again.next().await.unwrap().unwrap();
-        for _ in 0..600.min(all.len() - seen.len() - 1) {
-            seen.push(told.event.unwrap().event.sequence);
-            told = again.next().await.unwrap().unwrap();
-        }
-        seen.push(told.event.unwrap().event.sequence);
-        token = told.resume_token;
-    }
-    assert_eq!(seen, all);
-
-    // Of one key pair only.
-    let mut one = Box::pin(
-        service
-            .watch(WatchRequest {
-                id: "y".into(),
-                since: String::new(),
-            })
-            .await
-            .unwrap(),
-    );
-    one.next().await.unwrap().unwrap();
-    stage.generate("x", ProviderKind::Local).await;
-    stage.generate("y", ProviderKind::Local).await;
-    let told = one.next().await.unwrap().unwrap().event.unwrap();
-    assert_eq!(told.event.kind, EventKind::Created);
-    assert!(matches!(&told.event.subject, EventSubject::KeyPair { id, .. } if id.as_str() == "y"));
-    assert_eq!(told.view.unwrap().key_pair.id.as_str(), "y");
-
-    for (token, said) in [
-        ("x", "is no resume token"),
-        ("e", "is no resume token"),
-        ("e-1", "is no resume token"),
-        ("e99999999999999999999", "is no resume token"),
-        ("e9999999", "is of a later time than this store"),
-    ] {
-        let Err(ServiceError::Invalid(violations)) = watch(token.into()).await.map(|_| ()) else {
-            panic!("{token} is accepted");
-        };
-        assert!(
-            violations.to_string().contains(said),
-            "{token}: {violations}"
-        );
-    }
-    stage
-        .store
-        .forget_events(START + Duration::DAY)
-        .await
-        .unwrap();
-    let Err(ServiceError::Invalid(violations)) = watch("e7".into()).await.map(|_| ()) else {
-        panic!("a token that is too old is accepted");
-    };
-    assert!(
-        violations.to_string().contains("is too old"),
-        "{violations}"
-    );
-
-    stop.cancel();
-    telling.await.unwrap();
-    let last = live.collect::<Vec<_>>().await;
-    assert!(matches!(last.last(), Some(Err(ServiceError::Stopping))));
 }

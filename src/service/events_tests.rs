@@ -1,0 +1,165 @@
+//! Those who watch are told everything once, however they listen.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::rotation_tests::{START, Stage};
+use super::*;
+use crate::domain::{EventKind, EventSubject};
+
+/// A daemon that tells what happens.
+struct Telling {
+    stage: Stage,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+type Watching = Pin<Box<dyn Stream<Item = Result<Told, ServiceError>> + Send>>;
+
+impl Telling {
+    fn new() -> Self {
+        let stage = Stage::new(1);
+        let stop = CancellationToken::new();
+        Self {
+            task: tokio::spawn(Arc::clone(stage.service()).keep_telling(stop.clone())),
+            stage,
+            stop,
+        }
+    }
+
+    async fn record(&self) {
+        let (kind, provider) = (EventKind::ProviderRecovered, ProviderKind::Hsm);
+        self.stage.service().tell_of_provider(kind, provider).await;
+    }
+
+    /// Begins to watch after a token. The first answer has come.
+    async fn watch(&self, id: &str, since: &str) -> Watching {
+        let request = WatchRequest {
+            id: id.into(),
+            since: since.into(),
+        };
+        let mut watching = Box::pin(self.stage.service().watch(request).await.unwrap());
+        let begun = watching.next().await.unwrap().unwrap();
+        assert!(begun.event.is_none());
+        watching
+    }
+
+    async fn refused(&self, since: &str) -> String {
+        let request = WatchRequest {
+            id: String::new(),
+            since: since.into(),
+        };
+        match self.stage.service().watch(request).await.map(|_| ()) {
+            Err(ServiceError::Invalid(violations)) => violations.to_string(),
+            other => panic!("{since}: {other:?}"),
+        }
+    }
+}
+
+/// Waits for the next event, and returns its number.
+async fn next(watching: &mut Watching) -> i64 {
+    let told = watching.next().await.unwrap().unwrap();
+    told.event.unwrap().event.sequence
+}
+
+#[tokio::test]
+async fn what_was_read_from_the_store_is_not_told_again_when_it_is_handed_out() {
+    let telling = Telling::new();
+    let mut watching = telling.watch("", "").await;
+    for _ in 0..3 {
+        telling.record().await;
+    }
+    let mut seen = Vec::new();
+    for count in 1..=4 {
+        let later = async {
+            if count == 4 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                telling.record().await;
+            }
+        };
+        seen.push(tokio::join!(next(&mut watching), later).0);
+    }
+    assert_eq!(seen, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn who_does_not_listen_for_long_is_told_all_the_same() {
+    let telling = Telling::new();
+    let (mut live, mut slow) = (telling.watch("", "").await, telling.watch("", "").await);
+    // More than is kept for those who do not listen.
+    let all: Vec<_> = (1..=1500).collect();
+    let mut seen = Vec::new();
+    for _ in &all {
+        telling.record().await;
+        seen.push(next(&mut live).await);
+    }
+    assert_eq!(seen, all);
+    seen.clear();
+    for _ in &all {
+        seen.push(next(&mut slow).await);
+    }
+    assert_eq!(seen, all);
+
+    // One who comes back goes on where he was.
+    seen.clear();
+    for begin in [0, 700, 1400] {
+        let mut again = telling.watch("", &format!("e{begin}")).await;
+        for _ in 0..700.min(1500 - begin) {
+            seen.push(next(&mut again).await);
+        }
+    }
+    assert_eq!(seen, all);
+}
+
+#[tokio::test]
+async fn who_asks_for_one_key_pair_is_told_of_that_one() {
+    let telling = Telling::new();
+    let mut watching = telling.watch("y", "").await;
+    for id in ["x", "y"] {
+        telling.stage.generate(id, ProviderKind::Local).await;
+    }
+    let told = watching.next().await.unwrap().unwrap();
+    assert_eq!(told.resume_token, "e2");
+    let told = told.event.unwrap();
+    assert_eq!(told.event.kind, EventKind::Created);
+    assert!(matches!(&told.event.subject, EventSubject::KeyPair { id, .. } if id.as_str() == "y"));
+    assert_eq!(told.view.unwrap().key_pair.id.as_str(), "y");
+}
+
+#[tokio::test]
+async fn a_token_that_is_none_or_too_old_is_refused() {
+    let telling = Telling::new();
+    for _ in 0..9 {
+        telling.record().await;
+    }
+    for (token, said) in [
+        ("x", "is no resume token"),
+        ("e", "is no resume token"),
+        ("e-1", "is no resume token"),
+        ("e+1", "is no resume token"),
+        ("e99999999999999999999", "is no resume token"),
+        ("e10", "is of a later time than this store"),
+    ] {
+        let refused = telling.refused(token).await;
+        assert!(refused.contains(said), "{token}: {refused}");
+    }
+    telling.watch("", "e9").await;
+    let later = START + time::Duration::DAY;
+    telling.stage.store.forget_events(later).await.unwrap();
+    assert!(telling.refused("e8").await.contains("is too old"));
+    telling.watch("", "e9").await;
+}
+
+#[tokio::test]
+async fn who_watches_is_told_that_the_daemon_stops() {
+    let telling = Telling::new();
+    let watching = telling.watch("", "").await;
+    telling.stop.cancel();
+    telling.task.await.unwrap();
+    let last = watching.collect::<Vec<_>>().await;
+    assert!(matches!(&*last, [Err(ServiceError::Stopping)]));
+}
