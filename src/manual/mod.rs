@@ -3,6 +3,7 @@
 //! - [`architecture`]: the rooms, their direction, the route of a request, what is never where.
 //! - [`signing`]: what is signed and how, what is promised, how public keys are published.
 //! - [`key_files`]: import, export, certificates of a CA, keys already on the token, migration.
+//! - [`rotation`]: the life of a generation, what happens when something is in the way, events.
 //! - [`rest`]: the REST API, and where it differs from what clients may expect.
 //! - [`errors`]: what callers are told, case by case.
 //! - [`threat_model`]: what is defended against what, and what is not.
@@ -24,6 +25,10 @@ pub mod signing {
 
 pub mod key_files {
     #![doc = include_str!("key_files.md")]
+}
+
+pub mod rotation {
+    #![doc = include_str!("rotation.md")]
 }
 
 pub mod rest {

@@ -147,11 +147,11 @@ async fn a_token_that_is_none_or_too_old_is_refused() {
         let refused = telling.refused(token).await;
         assert!(refused.contains(said), "{token}: {refused}");
     }
-    telling.watch("", "e9").await;
+    drop(telling.watch("", "e9").await);
     let later = START + time::Duration::DAY;
     telling.stage.store.forget_events(later).await.unwrap();
     assert!(telling.refused("e8").await.contains("is too old"));
-    telling.watch("", "e9").await;
+    drop(telling.watch("", "e9").await);
 }
 
 #[tokio::test]
