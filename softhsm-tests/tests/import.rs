@@ -7,7 +7,8 @@ use std::time::Instant;
 use keypaird::keyfiles;
 use keypaird::proto::{
     CryptoProvider, ExportSigningKeyPairRequest, ImportSigningKeyPairRequest,
-    ImportSigningKeyPairSettings, KeyFileFormat, KeyOrigin, KeyPairView, NewKeyPairSettings,
+    ImportSigningKeyPairSettings, KeyFileFormat, KeyOrigin, KeyPairRotationSettings, KeyPairView,
+    NewKeyPairSettings, SignRequest, sign_request,
 };
 use secrecy::SecretString;
 use softhsm_tests::client::{Client, reason, settings};
@@ -460,4 +461,108 @@ fn a_file_damaged_at_any_byte_is_refused_or_the_same() {
         }
     }
     println!("{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weak_and_old_keys_come_into_the_token_where_that_is_permitted_and_rotate_into_better_ones()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    shell(
+        folder,
+        "for bits in 1024 2048; do
+             openssl req -x509 -newkey rsa:$bits -nodes -sha1 -keyout $bits.key -out $bits.crt -days 300 \
+                 -subj /C=US/O=Acme/CN=old-$bits -addext 'subjectAltName=DNS:a.example' 2>/dev/null
+             cat $bits.key $bits.crt > $bits.pem
+         done
+         openssl pkcs12 -export -in 2048.pem -out 2048.p12 -passout pass:password
+         keytool -importkeystore -srckeystore 2048.p12 -srcstorepass password -destkeystore old.jks \
+             -deststorepass password -deststoretype JKS 2>/dev/null",
+    );
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let refused = import(&client, file(&folder.join("1024.pem"), CryptoProvider::Hsm)).await;
+    let said = refused.unwrap_err();
+    assert!(
+        said.message().contains("crypto.import_weak_keys"),
+        "{said:?}"
+    );
+    let mut keystore = file(&folder.join("old.jks"), CryptoProvider::Hsm);
+    keystore.password = "password".into();
+    let said = import(&client, keystore).await.unwrap_err();
+    assert!(
+        said.message()
+            .contains("convert it with `keytool -importkeystore"),
+        "{said:?}"
+    );
+    drop(daemon);
+
+    let daemon = Home::hybrid(&token)
+        .with("crypto.import_weak_keys = true")
+        .start();
+    let client = daemon.client().await;
+    let said = import(
+        &client,
+        file(&folder.join("1024.pem"), CryptoProvider::Local),
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        said.message().contains("import it into the HSM"),
+        "{said:?}"
+    );
+    for (bits, missing) in [(1024, "keySize"), (2048, "signatureAlgorithm")] {
+        let view = import(
+            &client,
+            file(&folder.join(format!("{bits}.pem")), CryptoProvider::Hsm),
+        )
+        .await
+        .unwrap();
+        assert_eq!(
+            (view.key_size, &*view.signature_algorithm),
+            (bits, "SHA1withRSA")
+        );
+        client.signs(&view).await;
+        assert_eq!(client.get(&view.id).await.unwrap(), view);
+        let sign = |algorithm: &str| {
+            client.sign(SignRequest {
+                id: view.id.clone(),
+                input: Some(sign_request::Input::Message(b"message"[..].into())),
+                signature_algorithm: algorithm.into(),
+                ..SignRequest::default()
+            })
+        };
+        sign("SHA512withRSA").await.unwrap();
+        assert_eq!(sign("SHA384withRSA").await.is_err(), bits == 1024);
+        // The next one is named, and no SHA-1 with it.
+        let buffers = KeyPairRotationSettings {
+            creation_buffer_days: 30,
+            activation_buffer_days: 10,
+            ..KeyPairRotationSettings::default()
+        };
+        let said = client
+            .update_rotation(&view.id, buffers.clone())
+            .await
+            .unwrap_err();
+        assert!(
+            said.message().contains(&format!("{missing}: is required")),
+            "{said:?}"
+        );
+        let complete = KeyPairRotationSettings {
+            key_algorithm: Some("RSA".into()),
+            key_size: Some(2048),
+            signature_algorithm: Some("SHA256withRSA".into()),
+            ..buffers
+        };
+        client.update_rotation(&view.id, complete).await.unwrap();
+        let rotated = client.rotate(&view.id, true).await.unwrap();
+        assert_eq!(rotated.subject_dn, view.subject_dn);
+        assert_eq!(rotated.subject_alternative_names, ["a.example"]);
+        assert_eq!(
+            (rotated.key_size, &*rotated.signature_algorithm),
+            (2048, "SHA256withRSA")
+        );
+        client.signs(&rotated).await;
+    }
 }

@@ -58,6 +58,7 @@ impl App {
             Arc::new(SystemEntropy),
             ServiceConfig {
                 allow_export: config.crypto.allow_export,
+                import_weak_keys: config.crypto.import_weak_keys,
                 rotation: RotationConfig {
                     enabled: config.rotation.enabled,
                     check_interval: config.rotation.check_interval,

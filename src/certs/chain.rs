@@ -135,11 +135,32 @@ pub(super) fn issued(certificate: &Certificate, issuer: &Certificate) -> bool {
         && is_signed_by(certificate, &parsed, &by).unwrap_or(false)
 }
 
+/// Tells whether an RSA key has certified itself with SHA-1, as old systems did. A link of a chain is nothing like that.
+pub(super) fn issued_itself_with_sha_1(certificate: &Certificate) -> bool {
+    let check = || {
+        let parsed = parse(certificate).ok()?;
+        let tbs = parsed.tbs_certificate();
+        let named = read::signature_name(parsed.signature_algorithm()) == "SHA1withRSA";
+        if !named || tbs.issuer() != tbs.subject() {
+            return None;
+        }
+        let key = tbs.subject_public_key_info().to_der().ok()?;
+        let key = PublicKey::from_spki_der(&key).ok()?;
+        let signature = parsed.signature().as_bytes()?;
+        key.verify_sha_1(&to_be_signed(certificate)?, signature)
+    };
+    check().is_some()
+}
+
+/// Returns the part of a certificate that is signed, as it was signed: an encoder of ours might write it otherwise.
+fn to_be_signed(certificate: &Certificate) -> Option<Vec<u8>> {
+    let sequence = der::AnyRef::from_der(certificate.der()).ok()?;
+    let mut parts = SliceReader::new(sequence.value()).ok()?;
+    Some(parts.tlv_bytes().ok()?.to_vec())
+}
+
 fn is_signed_by(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> Option<bool> {
-    // As it was signed: an encoder of ours might write it otherwise.
-    let mut parts =
-        SliceReader::new(der::AnyRef::from_der(certificate.der()).ok()?.value()).ok()?;
-    let to_be_signed = parts.tlv_bytes().ok()?;
+    let to_be_signed = to_be_signed(certificate)?;
     let signature = parsed.signature().as_bytes()?;
     let spki = by.tbs_certificate().subject_public_key_info();
     let key_algorithm = contents(&spki.algorithm.to_der().ok()?)?;
@@ -150,14 +171,18 @@ fn is_signed_by(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> Opti
             && (known.public_key_alg_id().as_ref() == key_algorithm
                 || is_rsa(known.public_key_alg_id().as_ref(), &key_algorithm))
     });
-    if fitting.any(|known| known.verify_signature(key, to_be_signed, signature).is_ok()) {
+    if fitting.any(|known| {
+        known
+            .verify_signature(key, &to_be_signed, signature)
+            .is_ok()
+    }) {
         return Some(true);
     }
     // Curves with the hashes of others, which we write ourselves.
     let name = read::signature_name(parsed.signature_algorithm());
     let key = PublicKey::from_spki_der(&spki.to_der().ok()?).ok()?;
     let algorithm = key.spec().algorithm().signing_algorithm(&name).ok()?;
-    let message = crate::domain::SigningInput::Message(to_be_signed.to_vec().into());
+    let message = crate::domain::SigningInput::Message(to_be_signed.into());
     Some(key.verify(algorithm, &message, signature).is_ok())
 }
 

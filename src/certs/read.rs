@@ -50,6 +50,7 @@ pub fn read(certificate: &Certificate) -> Result<IssuedCertificate, Refusal> {
 /// Tells whether a certificate was issued under its own name and signed by its own key.
 pub fn is_self_signed(certificate: &Certificate) -> bool {
     super::chain::issued(certificate, certificate)
+        || super::chain::issued_itself_with_sha_1(certificate)
 }
 
 /// Returns the subject and the alternative names of a certificate, as another certificate could have them. None when

@@ -23,6 +23,7 @@ fn subject() -> Subject {
 
 fn public_key(spec: KeySpec) -> PublicKey {
     match spec {
+        KeySpec::Rsa(RsaSize::Bits1024) => PublicKey::rsa(spec, &[0xc3; 128], &[1, 0, 1]).unwrap(),
         KeySpec::Rsa(RsaSize::Bits2048) => PublicKey::rsa(spec, &[0xc3; 256], &[1, 0, 1]).unwrap(),
         KeySpec::Rsa(RsaSize::Bits3072) => PublicKey::rsa(spec, &[0xc3; 384], &[1, 0, 1]).unwrap(),
         KeySpec::Rsa(RsaSize::Bits4096) => PublicKey::rsa(spec, &[0xc3; 512], &[1, 0, 1]).unwrap(),

@@ -53,6 +53,8 @@ pub struct CryptoConfig {
     pub local: Option<LocalConfig>,
     /// Whether software keys may be exported.
     pub allow_export: bool,
+    /// Whether keys may come in that are too weak for anything new.
+    pub import_weak_keys: bool,
 }
 
 /// The token, and how it is used.
@@ -304,6 +306,7 @@ impl Faults {
             }
         };
         let allow_export = self.given("crypto.local.allow_export", raw.local.allow_export);
+        let import_weak_keys = self.given("crypto.import_weak_keys", raw.import_weak_keys);
         let mode = mode?;
         // What a mode does not use is checked for its types only, so that one file serves all modes.
         let token = self.token(raw.pkcs11, environment, mode.serves(ProviderKind::Hsm));
@@ -317,6 +320,7 @@ impl Faults {
             policy: ProviderPolicy { mode, default },
             token,
             allow_export: allow_export == Some(true),
+            import_weak_keys: import_weak_keys == Some(true),
             local: mode.serves(ProviderKind::Local).then_some(LocalConfig {
                 key_encryption_key_file,
             }),

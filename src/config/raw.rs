@@ -63,6 +63,8 @@ pub(super) struct Crypto {
     pub(super) mode: Leaf<String>,
     /// `LOCAL` or `HSM`: what a request in hybrid mode means that names none; `HSM` when absent.
     pub(super) default_provider: Leaf<String>,
+    /// Whether RSA keys of 1024 bits may be imported and linked, into the HSM; `false` when absent.
+    pub(super) import_weak_keys: Leaf<bool>,
     pub(super) pkcs11: Pkcs11,
     pub(super) local: Local,
 }
@@ -256,6 +258,7 @@ const KEYS: &[&str] = &[
     "server.tls.client_ca",
     "crypto.mode",
     "crypto.default_provider",
+    "crypto.import_weak_keys",
     "crypto.pkcs11.module",
     "crypto.pkcs11.token_label",
     "crypto.pkcs11.token_serial",

@@ -114,6 +114,15 @@ impl KeyAlgorithm {
         }
     }
 
+    /// Finds the kind of key of a size in bits, among those that are not made any more too.
+    pub fn known_spec(self, bits: i32) -> Option<KeySpec> {
+        let weak = KeySpec::Rsa(RsaSize::Bits1024);
+        match self {
+            Self::Rsa if bits == weak.bits() => Some(weak),
+            _ => self.spec(bits).ok(),
+        }
+    }
+
     /// Finds an algorithm that certificates of such keys can be signed with, by its name on the wire.
     pub fn signature_algorithm(self, name: &str) -> Result<SignatureAlgorithm, Refusal> {
         self.choose(self.signature_algorithms(), name)
@@ -161,9 +170,31 @@ impl KeySpec {
         }
     }
 
+    /// Tells whether such keys are too weak for anything new.
+    pub const fn is_weak(self) -> bool {
+        matches!(self, Self::Rsa(RsaSize::Bits1024))
+    }
+
+    /// Refuses algorithms whose signatures of such keys cannot be verified here: with weak keys, aws-lc does no more
+    /// than old systems need.
+    pub fn check_signing(
+        self,
+        algorithm: SignatureAlgorithm,
+    ) -> Result<SignatureAlgorithm, Refusal> {
+        match algorithm {
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha256 | Hash::Sha512) => Ok(algorithm),
+            _ if self.is_weak() => Err(Refusal::new(format!(
+                "must be SHA256withRSA or SHA512withRSA for an RSA key of {} bits",
+                self.bits()
+            ))),
+            _ => Ok(algorithm),
+        }
+    }
+
     /// Returns the size in bits: of the modulus for RSA, of the field for curves.
     pub const fn bits(self) -> i32 {
         match self {
+            Self::Rsa(RsaSize::Bits1024) => 1024,
             Self::Rsa(RsaSize::Bits2048) => 2048,
             Self::Rsa(RsaSize::Bits3072) => 3072,
             Self::Rsa(RsaSize::Bits4096) => 4096,
@@ -184,9 +215,11 @@ impl fmt::Display for KeySpec {
     }
 }
 
-/// Modulus sizes of RSA keys that are generated.
+/// Modulus sizes of RSA keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RsaSize {
+    /// 1024 bits: too weak to be generated, and only imported where an operator permits it.
+    Bits1024,
     /// 2048 bits.
     Bits2048,
     /// 3072 bits.

@@ -186,8 +186,10 @@ impl KeyPairGeneration {
     /// kind of key has signed it.
     pub fn signature_algorithm(&self) -> SignatureAlgorithm {
         let algorithm = self.public_key.spec().algorithm();
+        let spec = self.public_key.spec();
         algorithm
             .signing_algorithm(&self.certificate_signature_algorithm)
+            .and_then(|algorithm| spec.check_signing(algorithm))
             .unwrap_or_else(|_| algorithm.default_signature_algorithm())
     }
 }

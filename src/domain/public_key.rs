@@ -6,16 +6,20 @@ use aws_lc_rs::digest::{self, Digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1, ECDSA_P384_SHA256_ASN1,
     ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA512_ASN1, ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1,
-    ECDSA_P521_SHA512_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
-    RSA_PSS_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P521_SHA512_ASN1, ED25519, RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY,
+    RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    UnparsedPublicKey, VerificationAlgorithm,
 };
 use der::asn1::{Any, BitString, ObjectIdentifier, UintRef};
 use der::{Decode, Encode, Sequence};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::certificate::pem;
-use super::{Curve, Hash, KeyAlgorithm, KeySpec, Refusal, SignatureAlgorithm, SigningInput};
+use super::{
+    Curve, Hash, KeyAlgorithm, KeySpec, Refusal, RsaSize, SignatureAlgorithm, SigningInput,
+};
 
 /// A public key with its kind.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7).
     ///
     /// # Errors
-    /// A sentence about the key, such as `is an RSA key of 1024 bits; ...`, when it is of a kind that keypaird
+    /// A sentence about the key, such as `is an RSA key of 8192 bits; ...`, when it is of a kind that keypaird
     /// does not keep, or damaged.
     pub fn from_spki_der(der: &[u8]) -> Result<Self, Refusal> {
         let damaged = || Refusal::new("is damaged");
@@ -57,7 +61,7 @@ impl PublicKey {
             RSA_ENCRYPTION => {
                 let key = RsaPublicKey::from_der(bits).map_err(|_| damaged())?;
                 let bits = significant_bits(key.modulus.as_bytes());
-                KeyAlgorithm::Rsa.spec(bits).map_err(|_| {
+                KeyAlgorithm::Rsa.known_spec(bits).ok_or_else(|| {
                     Refusal::new(format!(
                         "is an RSA key of {bits} bits; it must have 2048, 3072 or 4096"
                     ))
@@ -159,6 +163,16 @@ impl PublicKey {
         };
         verified.map_err(|_| SignatureMismatch)
     }
+
+    /// Checks a signature of an RSA key with SHA-1, by which old certificates are recognised. Nothing else relies on it.
+    pub fn verify_sha_1(&self, message: &[u8], signature: &[u8]) -> Option<()> {
+        let KeySpec::Rsa(_) = self.spec else {
+            return None;
+        };
+        UnparsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, &self.bits)
+            .verify(message, signature)
+            .ok()
+    }
 }
 
 impl fmt::Debug for PublicKey {
@@ -192,6 +206,15 @@ fn verification(
     algorithm: SignatureAlgorithm,
 ) -> Option<&'static dyn VerificationAlgorithm> {
     Some(match (spec, algorithm) {
+        (KeySpec::Rsa(RsaSize::Bits1024), _) => match algorithm {
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha256) => {
+                &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY
+            }
+            SignatureAlgorithm::RsaPkcs1(Hash::Sha512) => {
+                &RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY
+            }
+            _ => return None,
+        },
         (KeySpec::Rsa(_), SignatureAlgorithm::RsaPkcs1(hash)) => match hash {
             Hash::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
             Hash::Sha384 => &RSA_PKCS1_2048_8192_SHA384,

@@ -164,6 +164,13 @@ impl RotationSettings {
             Some(name) => v.check("keyAlgorithm", KeyAlgorithm::parse(name)),
         };
         let spec = algorithm.and_then(|algorithm| match self.key_size {
+            None if algorithm == same && from.spec.is_weak() => v.check(
+                "keySize",
+                Err(Refusal::new(format!(
+                    "is required, since a key of {} bits is not made any more",
+                    from.spec.bits()
+                ))),
+            ),
             None if algorithm == same => Some(from.spec),
             None => Some(algorithm.default_spec()),
             Some(bits) => v.check("keySize", algorithm.spec(bits)),

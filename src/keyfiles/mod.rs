@@ -76,6 +76,11 @@ pub fn read(
             file.len()
         )));
     }
+    if file.starts_with(&JKS_MAGIC) {
+        return Err(KeyFileError::file(
+            "is a Java keystore (JKS); convert it with `keytool -importkeystore -srckeystore OLD -destkeystore NEW -deststoretype PKCS12`".to_owned(),
+        ));
+    }
     let found = KeyFileFormat::of(file);
     if let Some(wanted) = format.filter(|wanted| *wanted != found) {
         return Err(KeyFileError::Refused(
@@ -138,6 +143,8 @@ struct Contents {
 
 /// Far more than a key and a chain of any size take.
 const FILE_LEN_MAX: usize = 64 * 1024;
+/// What files of Java's own format begin with.
+const JKS_MAGIC: [u8; 4] = [0xfe, 0xed, 0xfe, 0xed];
 const CERTIFICATES_MAX: usize = 32;
 const PASSWORD_LEN_MIN: usize = 8;
 const PASSWORD_BYTES_MAX: usize = 1024;

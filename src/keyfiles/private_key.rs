@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{
     EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaKeyPair,
 };
 use der::asn1::{ObjectIdentifier, UintRef};
-use der::{AnyRef, Decode, Reader, SliceReader};
+use der::{AnyRef, Decode, Encode, Reader, SliceReader};
 use pkcs8::PrivateKeyInfoRef;
 use zeroize::Zeroizing;
 
@@ -44,11 +44,14 @@ pub(super) fn from_pkcs8(der: &[u8]) -> Result<PrivateKey, KeyFileError> {
 /// Reads an `RSAPrivateKey` (RFC 8017 appendix A.1.2). aws-lc checks that its numbers belong together.
 pub(super) fn from_pkcs1(der: &[u8]) -> Result<PrivateKey, KeyFileError> {
     if let Some(bits) = rsa_bits(der) {
-        KeyAlgorithm::Rsa.spec(bits).map_err(|_| {
+        let spec = KeyAlgorithm::Rsa.known_spec(bits).ok_or_else(|| {
             KeyFileError::file(format!(
                 "has an RSA key of {bits} bits, and must have one of 2048, 3072 or 4096"
             ))
         })?;
+        if spec.is_weak() {
+            return weak(spec, der).ok_or_else(not_a_key);
+        }
     }
     let pair = RsaKeyPair::from_der(der).map_err(|_| not_a_key())?;
     let bits = i32::try_from(pair.public_modulus_len() * 8).unwrap_or(i32::MAX);
@@ -56,6 +59,24 @@ pub(super) fn from_pkcs1(der: &[u8]) -> Result<PrivateKey, KeyFileError> {
     let public_key = PublicKey::new(spec, pair.public_key().as_ref());
     let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| not_a_key())?;
     Ok(PrivateKey::new(public_key, wiped(pkcs8.as_ref())))
+}
+
+/// Reads an RSA key that aws-lc does not take. Whether its numbers belong together is seen when it signs.
+fn weak(spec: KeySpec, der: &[u8]) -> Option<PrivateKey> {
+    let mut numbers = SliceReader::new(AnyRef::from_der(der).ok()?.value()).ok()?;
+    let _version = numbers.tlv_bytes().ok()?;
+    let mut next = || UintRef::from_der(numbers.tlv_bytes().ok()?).ok();
+    let (modulus, exponent) = (next()?, next()?);
+    let public_key = PublicKey::rsa(spec, modulus.as_bytes(), exponent.as_bytes())?;
+    let info = PrivateKeyInfoRef::new(
+        pkcs8::AlgorithmIdentifierRef {
+            oid: RSA_ENCRYPTION,
+            parameters: Some(AnyRef::NULL),
+        },
+        der::asn1::OctetStringRef::new(der).ok()?,
+    );
+    let pkcs8 = Zeroizing::new(info.to_der().ok()?);
+    Some(PrivateKey::new(public_key, pkcs8))
 }
 
 /// Reads an `ECPrivateKey` that names its curve itself (RFC 5915).

@@ -5,6 +5,7 @@
 //! - [`key_files`]: import, export, certificates of a CA, keys already on the token, migration.
 //! - [`rotation`]: the life of a generation, what happens when something is in the way, events.
 //! - [`rest`]: the REST API, and where it differs from what clients may expect.
+//! - [`conformance`]: the PingFederate resource, endpoint by endpoint and field by field, and ours.
 //! - [`errors`]: what callers are told, case by case.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
@@ -33,6 +34,10 @@ pub mod rotation {
 
 pub mod rest {
     #![doc = include_str!("rest.md")]
+}
+
+pub mod conformance {
+    #![doc = include_str!("conformance.md")]
 }
 
 pub mod errors {

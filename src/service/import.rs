@@ -55,7 +55,7 @@ impl Service {
             labels,
             clock: Arc::clone(&self.clock),
         };
-        self.refuse_unsupported(provider, making.private_key.public_key())?;
+        self.refuse_unsupported("fileData", provider, making.private_key.public_key())?;
         let created = self.create(Creation {
             provider,
             id,

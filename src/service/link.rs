@@ -146,7 +146,7 @@ impl Service {
                 key.kind
             )));
         };
-        self.refuse_unsupported(ProviderKind::Hsm, &public_key)?;
+        self.refuse_unsupported(field, ProviderKind::Hsm, &public_key)?;
         Ok(Found {
             key,
             key_ref,

@@ -37,7 +37,7 @@ impl Service {
         if was.provider() == ProviderKind::Hsm {
             return Ok(self.view(was));
         }
-        self.refuse_unsupported(ProviderKind::Hsm, &was.current.public_key)?;
+        self.refuse_unsupported("id", ProviderKind::Hsm, &was.current.public_key)?;
         self.running(ProviderKind::Hsm, Operation::Import)?;
         let service = Arc::clone(self);
         let work = async move { service.move_to_token(was).await };

@@ -59,7 +59,8 @@ pub use view::{KeyPairPreview, KeyPairView};
 pub use crate::keyfiles::KeyFileFormat;
 
 use crate::domain::{
-    Clock, Entropy, KeyPair, KeySpec, ProviderKind, PublicKey, SignatureAlgorithm, Violations,
+    Clock, Entropy, KeyPair, KeySpec, ProviderKind, PublicKey, Refusal, SignatureAlgorithm,
+    Violations,
 };
 use crate::providers::{ProviderHandle, Registry};
 use crate::store::MetadataStore;
@@ -72,6 +73,8 @@ use signing_keys::SigningKeys;
 pub struct ServiceConfig {
     /// Whether software keys may be exported.
     pub allow_export: bool,
+    /// Whether keys may be imported and linked that are too weak for anything new.
+    pub import_weak_keys: bool,
     /// How key pairs rotate, and what is told of their expiry.
     pub rotation: RotationConfig,
 }
@@ -158,14 +161,29 @@ impl Service {
         self.tasks.wait().await;
     }
 
-    /// Refuses a key that a provider cannot use, as far as that is known.
+    /// Refuses a key from elsewhere, which a field named, that may not come in or that a provider cannot use, as far as
+    /// that is known.
     fn refuse_unsupported(
         &self,
+        field: &'static str,
         provider: ProviderKind,
         public_key: &PublicKey,
     ) -> Result<(), ServiceError> {
         let mut violations = Violations::new();
         let spec = public_key.spec();
+        if spec.is_weak() {
+            let bits = spec.bits();
+            let refusal = match (self.config.import_weak_keys, provider) {
+                (true, ProviderKind::Hsm) => return Ok(()),
+                (true, ProviderKind::Local) => format!(
+                    "has an RSA key of {bits} bits, which software does not sign with; import it into the HSM"
+                ),
+                (false, _) => format!(
+                    "has an RSA key of {bits} bits, and must have one of 2048, 3072 or 4096, unless an operator permits weak ones by crypto.import_weak_keys"
+                ),
+            };
+            return Err(ServiceError::invalid(field, Refusal::new(refusal)));
+        }
         let signature = spec.algorithm().default_signature_algorithm();
         self.refuse_incapable(provider, spec, signature, &mut violations);
         violations.into_result().map_err(ServiceError::Invalid)

@@ -141,7 +141,9 @@ pub(super) fn check_against(
         "" => Some(default),
         name => violations.check(
             "signatureAlgorithm",
-            spec.algorithm().signing_algorithm(name),
+            spec.algorithm()
+                .signing_algorithm(name)
+                .and_then(|algorithm| spec.check_signing(algorithm)),
         ),
     };
     violations.check("encoding", encoding.check(spec));

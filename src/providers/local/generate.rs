@@ -15,6 +15,8 @@ pub(super) fn generate(spec: KeySpec) -> Result<(PublicKey, Zeroizing<Vec<u8>>),
     let (public, pkcs8) = match spec {
         KeySpec::Rsa(size) => {
             let pair = RsaKeyPair::generate(match size {
+                // No settings ask for it.
+                RsaSize::Bits1024 => return Err(Unspecified),
                 RsaSize::Bits2048 => KeySize::Rsa2048,
                 RsaSize::Bits3072 => KeySize::Rsa3072,
                 RsaSize::Bits4096 => KeySize::Rsa4096,

@@ -128,7 +128,7 @@ fn rsa(session: &Session, handle: ObjectHandle) -> Option<PublicKey> {
     };
     let significant = modulus.iter().skip_while(|byte| **byte == 0).count();
     let bits = i32::try_from(significant * 8).ok()?;
-    let spec = KeyAlgorithm::Rsa.spec(bits).ok()?;
+    let spec = KeyAlgorithm::Rsa.known_spec(bits)?;
     PublicKey::rsa(spec, &modulus, &exponent)
 }
 

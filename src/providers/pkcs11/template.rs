@@ -40,6 +40,7 @@ pub(super) fn public_key(name: &KeyName, spec: KeySpec) -> Vec<Attribute> {
     match spec {
         KeySpec::Rsa(size) => template.extend([
             Attribute::ModulusBits(Ulong::new(match size {
+                RsaSize::Bits1024 => 1024,
                 RsaSize::Bits2048 => 2048,
                 RsaSize::Bits3072 => 3072,
                 RsaSize::Bits4096 => 4096,

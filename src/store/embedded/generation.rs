@@ -175,8 +175,8 @@ impl GenerationRow {
     /// Understands what was written down.
     pub(super) fn generation(self) -> Result<(GenerationState, KeyPairGeneration), StoreError> {
         let spec = algorithm(self.key_algorithm)?
-            .spec(self.key_size)
-            .map_err(|_| StoreError::Corrupt("key_size"))?;
+            .known_spec(self.key_size)
+            .ok_or(StoreError::Corrupt("key_size"))?;
         let state = GenerationState::ALL
             .into_iter()
             .find(|state| state_number(*state) == self.state)

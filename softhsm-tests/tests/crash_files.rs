@@ -1,0 +1,176 @@
+//! Imports and answers of a CA that are killed at any point: the old state is there, or the new one.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use keypaird::proto::{
+    CryptoProvider, GenerateCsrRequest, ImportCsrResponseRequest, ImportSigningKeyPairRequest,
+    ImportSigningKeyPairSettings,
+};
+use softhsm_tests::client::settings;
+use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::token::Token;
+use softhsm_tests::tools::{pkcs11_tool, shell};
+use tonic::Code;
+
+const KILLS: u64 = 24;
+
+/// How long after a request the daemon is killed: a little later each time, and the last times when it is answered.
+const fn patience(round: u64) -> Duration {
+    match round + 3 < KILLS {
+        true => Duration::from_micros(round * 1200),
+        false => Duration::from_millis(700),
+    }
+}
+
+/// Starts the daemon again after a kill, and waits until it has cleared away what that left.
+fn again(home: &Home, daemon: Daemon) -> Daemon {
+    daemon.kill();
+    let daemon = home.start();
+    daemon.wait_for_log("the token and the store were compared");
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_killed_at_any_point_is_whole_or_nothing_of_it_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    shell(
+        folder.path(),
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.pem -out c.pem -subj /CN=x -days 9
+         cat k.pem c.pem > x.pem",
+    );
+    let file_data = fs::read(folder.path().join("x.pem")).unwrap();
+    let token = Token::fresh();
+    let home = Home::hybrid(&token);
+    let mut daemon = home.start();
+    let (mut there, mut answered) = (0, 0);
+    for round in 0..KILLS {
+        let client = daemon.client().await;
+        let id = format!("x{round}");
+        let request = ImportSigningKeyPairRequest {
+            settings: Some(ImportSigningKeyPairSettings {
+                id: Some(id.clone()),
+                file_data: file_data.clone(),
+                crypto_provider: CryptoProvider::Hsm.into(),
+                ..ImportSigningKeyPairSettings::default()
+            }),
+        };
+        let importing =
+            tokio::spawn(async move { client.key_pairs().import_signing_key_pair(request).await });
+        tokio::time::sleep(patience(round)).await;
+        daemon = again(&home, daemon);
+        let acknowledged = importing.await.unwrap().is_ok();
+        let client = daemon.client().await;
+        match client.get(&id).await {
+            Ok(view) => {
+                client.signs(&view).await;
+                there += 1;
+                answered += usize::from(acknowledged);
+            }
+            Err(status) => {
+                assert_eq!(status.code(), Code::NotFound);
+                assert!(!acknowledged, "an acknowledged import was lost");
+            }
+        }
+        let kept = (token.count("Private Key"), token.count("Certificate"));
+        assert_eq!(kept, (there, there), "after kill {round}");
+    }
+    println!("{there} of {KILLS} imports are there, {answered} of them were answered");
+    assert!(there > 0, "every kill came before its import");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_a_ca_killed_at_any_point_is_taken_or_not_on_the_token_too() {
+    let token = Token::fresh();
+    let home = Home::hybrid(&token);
+    let mut daemon = home.start();
+    let client = daemon.client().await;
+    let id = client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap()
+        .id;
+    let request = GenerateCsrRequest {
+        id: id.clone(),
+        ..GenerateCsrRequest::default()
+    };
+    let csr = client
+        .key_pairs()
+        .generate_csr(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .csr_pem;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.csr"), csr).unwrap();
+    shell(
+        folder.path(),
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -subj /CN=CA -days 30
+         for n in 0 1; do
+             openssl x509 -req -in x.csr -CA ca.crt -CAkey ca.key -days 2$n -out $n.crt
+             openssl x509 -in $n.crt -outform DER -out $n.der; cat ca.crt >> $n.crt
+         done",
+    );
+    let mut current = String::new();
+    let (mut taken, mut answered) = (0, 0);
+    for round in 0..KILLS {
+        let client = daemon.client().await;
+        let request = ImportCsrResponseRequest {
+            id: id.clone(),
+            file_data: fs::read(folder.path().join(format!("{}.crt", round % 2))).unwrap(),
+            etag: String::new(),
+        };
+        let taking =
+            tokio::spawn(async move { client.key_pairs().import_csr_response(request).await });
+        tokio::time::sleep(patience(round)).await;
+        daemon = again(&home, daemon);
+        let acknowledged = taking.await.unwrap().is_ok();
+        let client = daemon.client().await;
+        let view = client.get(&id).await.unwrap();
+        client.signs(&view).await;
+        let is_new = view.sha256_fingerprint != current;
+        assert!(is_new || !acknowledged, "an acknowledged answer was lost");
+        taken += usize::from(is_new);
+        answered += usize::from(acknowledged);
+        current = view.sha256_fingerprint;
+        // The token's copy is that certificate, and the only one.
+        let begun = Instant::now();
+        while on_token(&token, folder.path(), &id) != current {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "after kill {round}"
+            );
+        }
+        assert_eq!(
+            (token.count("Private Key"), token.count("Certificate")),
+            (1, 1),
+            "after kill {round}"
+        );
+    }
+    println!("{taken} of {KILLS} answers were taken, {answered} of them were answered");
+}
+
+/// Returns the fingerprint of the certificate of a key pair on the token.
+fn on_token(token: &Token, folder: &Path, label: &str) -> String {
+    let path = folder.join("on-token.der");
+    let out = path.to_str().unwrap();
+    pkcs11_tool(
+        token,
+        &[
+            "--read-object",
+            "--type",
+            "cert",
+            "--label",
+            label,
+            "--output-file",
+            out,
+        ],
+    );
+    shell(
+        folder,
+        "openssl x509 -inform DER -in on-token.der -noout -fingerprint -sha256 > fingerprint",
+    );
+    let said = fs::read_to_string(folder.join("fingerprint")).unwrap();
+    said.trim().rsplit('=').next().unwrap().replace(':', "")
+}
