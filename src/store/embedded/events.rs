@@ -22,15 +22,33 @@ pub(super) fn insert(
     id: &KeyPairId,
     after: Option<&KeyPair>,
 ) -> Result<(), StoreError> {
-    let after = after
-        .map(|pair| to_json(&KeyPairJson::new(pair)?))
-        .transpose()?;
     db.prepare_cached(
-        "INSERT INTO events (time, kind, key_pair_id, key_pair) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO events (time, kind, key_pair_id, revision) VALUES (?1, ?2, ?3, ?4)",
     )?
-    .execute(params![to_micros(time), kind.number(), id.as_str(), after])?;
+    .execute(params![
+        to_micros(time),
+        kind.number(),
+        id.as_str(),
+        after.map(|pair| pair.revision)
+    ])?;
     Ok(())
 }
+
+/// Writes what a key pair is into the events after which it is that, before it changes or goes.
+pub(super) fn preserve(db: &Connection, pair: &KeyPair) -> Result<(), StoreError> {
+    let told: bool = db
+        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM events {OF_NOW})"))?
+        .query_row([pair.id.as_str()], |row| row.get(0))?;
+    if told {
+        let snapshot = to_json(&KeyPairJson::new(pair)?)?;
+        db.prepare_cached(&format!("UPDATE events SET key_pair = ?2 {OF_NOW}"))?
+            .execute(params![pair.id.as_str(), snapshot])?;
+    }
+    Ok(())
+}
+
+/// The events after which a key pair is what it is.
+const OF_NOW: &str = "WHERE key_pair_id = ?1 AND revision IS NOT NULL AND key_pair IS NULL";
 
 /// Records what happened to a provider.
 pub(super) fn insert_of_provider(
@@ -50,8 +68,10 @@ pub(super) fn insert_of_provider(
 
 /// Reads the events after one, in their order.
 pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
-    let mut statement = db.prepare_cached(
-        "SELECT sequence, time, kind, key_pair_id, provider, key_pair FROM events
+    // One view of the database for the events and what the key pairs are.
+    let view = db.unchecked_transaction()?;
+    let mut statement = view.prepare_cached(
+        "SELECT sequence, time, kind, key_pair_id, provider, revision, key_pair FROM events
          WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
     )?;
     let mut rows = statement.query(params![sequence, limit])?;
@@ -59,7 +79,6 @@ pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Ev
     while let Some(row) = rows.next()? {
         let kind: i32 = row.get(2)?;
         let of_provider: Option<i64> = row.get(4)?;
-        let after: Option<String> = row.get(5)?;
         events.push(Event {
             sequence: row.get(0)?,
             time: from_micros(row.get(1)?)?,
@@ -69,17 +88,30 @@ pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Ev
                 .ok_or(StoreError::Corrupt("kind"))?,
             subject: match of_provider {
                 Some(number) => EventSubject::Provider(provider(number)?),
-                None => EventSubject::KeyPair {
-                    id: rows::id(row, 3)?,
-                    after: after
-                        .map(|text| json::<KeyPairJson>(&text, "key_pair")?.key_pair())
-                        .transpose()?
-                        .map(Box::new),
-                },
+                None => {
+                    let id = rows::id(row, 3)?;
+                    let after = snapshot(&view, &id, row.get(5)?, row.get(6)?)?;
+                    EventSubject::KeyPair { id, after }
+                }
             },
         });
     }
     Ok(events)
+}
+
+/// Reads what a key pair was after an event.
+fn snapshot(
+    db: &Connection,
+    id: &KeyPairId,
+    revision: Option<u32>,
+    preserved: Option<String>,
+) -> Result<Option<Box<KeyPair>>, StoreError> {
+    let pair = match (revision, preserved) {
+        (None, _) => return Ok(None),
+        (_, Some(text)) => json::<KeyPairJson>(&text, "key_pair")?.key_pair()?,
+        (Some(_), None) => rows::find_key_pair(db, id)?.ok_or(StoreError::Corrupt("revision"))?,
+    };
+    Ok(Some(Box::new(pair)))
 }
 
 /// Returns the last event that was forgotten, and the last one there is.

@@ -282,15 +282,7 @@ impl MetadataStore for EmbeddedStore {
     async fn key_pair(&self, id: &KeyPairId) -> Result<Option<KeyPair>, StoreError> {
         let id = id.clone();
         self.readers
-            .read(move |db| {
-                let mut statement = db.prepare_cached(&format!(
-                    "{} WHERE key_pairs.id = ?1",
-                    rows::select_key_pair()
-                ))?;
-                let mut rows = statement.query([id.as_str()])?;
-                let row = rows.next()?;
-                row.map(|row| rows::key_pair(db, row)).transpose()
-            })
+            .read(move |db| rows::find_key_pair(db, &id))
             .await
     }
 

@@ -47,6 +47,18 @@ pub(super) fn key_pair(db: &Connection, row: &Row<'_>) -> Result<KeyPair, StoreE
     Ok(pair)
 }
 
+/// Finds a key pair.
+pub(super) fn find_key_pair(
+    db: &Connection,
+    id: &KeyPairId,
+) -> Result<Option<KeyPair>, StoreError> {
+    let mut statement =
+        db.prepare_cached(&format!("{} WHERE key_pairs.id = ?1", select_key_pair()))?;
+    let mut rows = statement.query([id.as_str()])?;
+    let row = rows.next()?;
+    row.map(|row| key_pair(db, row)).transpose()
+}
+
 /// Reads the generations beside the current one.
 fn read_others(db: &Connection, sequence: i64, pair: &mut KeyPair) -> Result<(), StoreError> {
     let mut statement = db.prepare_cached(&format!(

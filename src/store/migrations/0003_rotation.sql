@@ -26,14 +26,17 @@ CREATE INDEX key_pairs_by_warning ON key_pairs (not_after) WHERE warned >= 0;
 -- What expired before there were warnings is not news.
 UPDATE key_pairs SET warned = -1 WHERE not_after < unixepoch();
 
--- What happened, for those who watch.
+-- What happened, for those who watch. What a key pair was after it is what the key pair is, for as long as that has
+-- the revision; before it changes or goes, that is written here.
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     time INTEGER NOT NULL,                      -- microseconds since 1970
     kind INTEGER NOT NULL,
     key_pair_id TEXT,                           -- NULL for an event of a provider
     provider INTEGER,                           -- of an event of a provider
-    key_pair TEXT                               -- JSON: what the key pair was after it; NULL after its deletion
+    revision INTEGER,                           -- of the key pair after it; NULL after its deletion
+    key_pair TEXT                               -- JSON: what the key pair was after it, when it is not that any more
 ) STRICT;
 
 CREATE INDEX events_by_time ON events (time);
+CREATE INDEX events_of_now ON events (key_pair_id) WHERE revision IS NOT NULL AND key_pair IS NULL;
