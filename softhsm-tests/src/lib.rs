@@ -7,6 +7,7 @@ pub mod bare;
 pub mod client;
 pub mod conformance;
 pub mod daemon;
+pub mod faults;
 pub mod http;
 pub mod keypairctl;
 pub mod load;

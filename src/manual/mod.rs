@@ -7,6 +7,7 @@
 //! - [`rest`]: the REST API, and where it differs from what clients may expect.
 //! - [`conformance`]: the PingFederate resource, endpoint by endpoint and field by field, and ours.
 //! - [`errors`]: what callers are told, case by case.
+//! - [`faults`]: what callers get while the HSM misbehaves, and how it recovers.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
 //! - [`benchmarks`]: figures, and the commands that make them.
@@ -42,6 +43,10 @@ pub mod conformance {
 
 pub mod errors {
     #![doc = include_str!("errors.md")]
+}
+
+pub mod faults {
+    #![doc = include_str!("faults.md")]
 }
 
 pub mod threat_model {

@@ -161,6 +161,21 @@ impl ProviderHandle {
         }
     }
 
+    /// Waits for a while until the provider can be used, and tells whether it can.
+    ///
+    /// It is for whoever was in the middle of something when the provider was lost, since most losses last for less than
+    /// a second. Who comes while it is lost is told at once.
+    pub async fn recovers(&self) -> bool {
+        let begun = tokio::time::Instant::now();
+        while self.provider.availability().is_err() {
+            if begun.elapsed() > RECOVERY_MAX {
+                return false;
+            }
+            tokio::time::sleep(RECOVERY_POLL).await;
+        }
+        true
+    }
+
     /// Runs a job and waits for its result, up to the operation timeout.
     ///
     /// After [`ProviderErrorKind::TimedOut`] the job still runs, and may have any outcome.
@@ -291,6 +306,9 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 /// The effort of a portion.
 const PORTION: usize = 16;
+/// How long one waits for a provider that was just lost.
+const RECOVERY_MAX: Duration = Duration::from_secs(2);
+const RECOVERY_POLL: Duration = Duration::from_millis(20);
 /// How nice the threads are that take long (`nice(2)`, per thread on Linux).
 const MANAGE_NICE: i32 = 10;
 

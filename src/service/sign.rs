@@ -55,7 +55,12 @@ impl Service {
     /// [`ServiceError::Provider`].
     pub async fn sign(&self, request: SignRequest) -> Result<Signed, ServiceError> {
         let checked = self.check_signing(request).await?;
-        let signature = checked.key.provider.sign(checked.order()).await;
+        let provider = Arc::clone(&checked.key.provider);
+        let mut signature = provider.sign(checked.order()).await;
+        if is_lost(&signature) && provider.recovers().await {
+            // To sign twice does no harm.
+            signature = provider.sign(checked.order()).await;
+        }
         checked.finish(signature)
     }
 
@@ -93,7 +98,16 @@ impl Service {
                 .partition::<Vec<_>, _>(|(_, checked)| Arc::ptr_eq(&checked.key.provider, handle));
             good = others;
             let orders = ours.iter().map(|(_, checked)| checked.order()).collect();
-            let signatures = handle.sign_all(orders).await;
+            let mut signatures = handle.sign_all(orders).await;
+            if signatures.iter().any(is_lost) && handle.recovers().await {
+                let lost: Vec<_> = (0..signatures.len())
+                    .filter(|index| is_lost(&signatures[*index]))
+                    .collect();
+                let orders = lost.iter().map(|index| ours[*index].1.order()).collect();
+                for (index, signature) in lost.into_iter().zip(handle.sign_all(orders).await) {
+                    signatures[index] = signature;
+                }
+            }
             for ((index, checked), signature) in ours.into_iter().zip(signatures) {
                 results[index] = Some(checked.finish(signature));
             }
@@ -126,6 +140,12 @@ impl Service {
             encoding: request.encoding,
         })
     }
+}
+
+/// Tells whether a signature failed because its provider was lost.
+fn is_lost(signature: &Result<Vec<u8>, ProviderError>) -> bool {
+    let error = signature.as_ref().err();
+    error.is_some_and(|error| error.kind == ProviderErrorKind::Unavailable)
 }
 
 /// Checks what is signed, or was, and how, against the key.

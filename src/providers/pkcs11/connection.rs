@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::{Session, UserType};
+use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use parking_lot::Mutex;
 use secrecy::SecretString;
@@ -32,6 +32,8 @@ pub(super) struct Connection {
     /// What is left to look at of an inventory.
     pub(super) inventory: Mutex<Vec<ObjectHandle>>,
     broken: AtomicBool,
+    /// Whether it was said that it is broken.
+    lost: AtomicBool,
     /// Counts signatures, of which some are verified.
     signatures: AtomicU64,
 }
@@ -88,6 +90,7 @@ impl Connection {
             private_keys: Mutex::default(),
             inventory: Mutex::default(),
             broken: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             signatures: AtomicU64::new(0),
         })
     }
@@ -133,23 +136,44 @@ impl Connection {
 
     /// Marks the connection as broken when a failure means that.
     fn judge(&self, failure: Failure) -> Failure {
-        let gone = failure.breaks_connection() || (failure.is_vague() && self.probe().is_err());
-        if gone && !self.broken.swap(true, Ordering::AcqRel) {
+        let breaks = failure.breaks_connection();
+        let lost = breaks || (failure.is_vague() && self.probe().is_err());
+        if !lost {
+            return failure;
+        }
+        if !self.lost.swap(true, Ordering::AcqRel) {
             warn!(error = %failure, "the connection to the token is lost");
         }
-        failure
+        self.give_up();
+        match breaks {
+            true => failure,
+            false => Failure::Lost(Box::new(failure)),
+        }
     }
 
-    /// Asks the token whether it is still there, by `C_GetTokenInfo`: modules open sessions on tokens
-    /// that are gone.
+    /// Asks the token whether it is still there, by `C_GetTokenInfo`, since modules open sessions on tokens that are
+    /// gone; and whether we are still logged in, by `C_GetSessionInfo`, since a private key is then not refused, but not
+    /// there.
     pub(super) fn probe(&self) -> Result<(), Failure> {
-        match self.pkcs11.get_token_info(self.slot) {
-            Err(error @ Error::Pkcs11(..)) => {
-                self.give_up();
-                Err(error.into())
-            }
+        let asked = match self.pkcs11.get_token_info(self.slot) {
+            Err(error @ Error::Pkcs11(..)) => Err(error.into()),
             // An odd field in the answer is an answer.
-            Ok(_) | Err(_) => Ok(()),
+            Ok(_) | Err(_) => self.ask_whether_logged_in(),
+        };
+        if asked.is_err() {
+            self.give_up();
+        }
+        asked
+    }
+
+    fn ask_whether_logged_in(&self) -> Result<(), Failure> {
+        // Whoever holds it is asking.
+        let Some(anchor) = self.anchor.try_lock() else {
+            return Ok(());
+        };
+        match anchor.get_session_info()?.session_state() {
+            SessionState::RoUser | SessionState::RwUser => Ok(()),
+            _ => Err(Failure::LoggedOut),
         }
     }
 

@@ -36,6 +36,12 @@ pub(super) enum Failure {
         "the token refused this PIN before, and a few tries lock it; it is tried again when the PIN changes"
     )]
     LoginRefusedBefore,
+    /// The login is gone.
+    #[error("the token has forgotten the login")]
+    LoggedOut,
+    /// The connection was lost, and this came of it.
+    #[error("the connection to the token was lost")]
+    Lost(#[source] Box<Failure>),
     /// Calls are still in the module, so it cannot be finalised.
     #[error("calls do not come back from the module")]
     CallsInModule,
@@ -105,6 +111,7 @@ impl Failure {
                     | TokenNotRecognized
                     | UserNotLoggedIn
             ),
+            Self::LoggedOut | Self::Lost(_) => true,
             Self::OutcomeUnknown(cause) => cause.breaks_connection(),
             _ => false,
         }
@@ -120,7 +127,10 @@ impl Failure {
                     | RvError::HostMemory
                     | RvError::DeviceMemory
                     | RvError::ObjectHandleInvalid
-                    | RvError::KeyHandleInvalid,
+                    | RvError::KeyHandleInvalid
+                    // The session is another one than it was when the operation began.
+                    | RvError::OperationNotInitialized
+                    | RvError::SessionCount,
                 _
             )) | Self::KeyMissing
         )
@@ -174,6 +184,8 @@ impl Failure {
             | Self::AmbiguousToken { .. }
             | Self::Pin(_)
             | Self::CallsInModule
+            | Self::LoggedOut
+            | Self::Lost(_)
             | Self::OutcomeUnknown(_) => ProviderErrorKind::Unavailable,
             Self::KeyMissing => ProviderErrorKind::KeyMissing,
             Self::ImportForbidden(_) => ProviderErrorKind::NotPermitted,
