@@ -116,31 +116,17 @@ impl Service {
     pub async fn keep_telling(self: Arc<Self>, stop: CancellationToken) {
         let mut news = self.store.event_news();
         let work = async {
-            let mut cursor = loop {
-                match self.store.event_span().await {
-                    Ok((_, newest)) => break newest,
-                    Err(error) => {
-                        warn!(%error, "events cannot be read");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                }
-            };
+            let mut cursor = None;
             loop {
-                match self.store.events_after(cursor, READ_MAX).await {
-                    Ok(events) if events.is_empty() => {
+                match self.tell_what_is_new(&mut cursor).await {
+                    Ok(true) => {}
+                    Ok(false) => {
                         if news.changed().await.is_err() {
                             return;
                         }
                     }
-                    Ok(events) => {
-                        for event in events {
-                            cursor = event.sequence;
-                            // Nobody need be watching.
-                            let _ = self.events.latest.send(Arc::new(event));
-                        }
-                    }
                     Err(error) => {
-                        warn!(%error, "events cannot be read");
+                        warn!(cause = chain(&error), "events cannot be read");
                         tokio::time::sleep(RETRY).await;
                     }
                 }
@@ -148,6 +134,33 @@ impl Service {
         };
         stop.run_until_cancelled(work).await;
         self.events.stopping.cancel();
+    }
+
+    /// Hands out the events after `cursor`, and tells whether there were any.
+    async fn tell_what_is_new(&self, cursor: &mut Option<i64>) -> Result<bool, ServiceError> {
+        let latest = &self.events.latest;
+        let Some(last) = *cursor else {
+            *cursor = Some(self.store.event_span().await?.1);
+            return Ok(true);
+        };
+        if latest.receiver_count() == 0 {
+            // While nobody watches, it is enough to know now and then how far it went.
+            tokio::time::sleep(UNWATCHED).await;
+            let (_, newest) = self.store.event_span().await?;
+            // Who came since has read in the store what was up to here, or will.
+            if latest.receiver_count() == 0 {
+                *cursor = Some(newest);
+                return Ok(false);
+            }
+        }
+        let events = self.store.events_after(last, READ_MAX).await?;
+        let any = !events.is_empty();
+        for event in events {
+            *cursor = Some(event.sequence);
+            // Nobody need be watching.
+            let _ = latest.send(Arc::new(event));
+        }
+        Ok(any)
     }
 
     /// Records that a provider was lost, or is back.
@@ -199,10 +212,16 @@ impl Watcher {
                 self.read = events.into_iter().map(Arc::new).collect();
             } else {
                 match tokio::time::timeout(SIGN_OF_LIFE, self.latest.recv()).await {
-                    Err(_) => return Ok(self.nothing()),
-                    Ok(Ok(event)) if event.sequence > self.cursor => self.read.push_back(event),
-                    Ok(Ok(_)) => {}
-                    Ok(Err(RecvError::Lagged(_))) => self.catching_up = true,
+                    Err(_) => {
+                        self.catching_up = true;
+                        return Ok(self.nothing());
+                    }
+                    Ok(Ok(event)) if event.sequence <= self.cursor => {}
+                    Ok(Ok(event)) if event.sequence == self.cursor + 1 => {
+                        self.read.push_back(event);
+                    }
+                    // Some were not handed out, or not to us.
+                    Ok(Ok(_) | Err(RecvError::Lagged(_))) => self.catching_up = true,
                     Ok(Err(RecvError::Closed)) => return Err(ServiceError::Stopping),
                 }
             }
@@ -272,5 +291,6 @@ const TOKEN_PREFIX: &str = "e";
 const WAITING_MAX: usize = 1024;
 const READ_MAX: u32 = 256;
 const RETRY: Duration = Duration::from_secs(1);
+const UNWATCHED: Duration = Duration::from_millis(100);
 /// How long nothing is told at most.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tracing::{Instrument, info};
+use tracing::{Instrument, info, warn};
 
 use super::create::intent;
 use super::generation::{MadeGeneration, NewGeneration};
@@ -200,7 +200,7 @@ impl Service {
         info!(key_pair = %becomes.id, generation = %number, "retired a generation");
         if let Err(error) = self.destroy_all_condemned_of(&was.id).await {
             // It is condemned, and goes when its provider is there.
-            info!(key_pair = %was.id, %error, "its private key is destroyed later");
+            warn!(key_pair = %was.id, generation = %number, %error, "a retired private key is destroyed later");
         }
         Ok(becomes)
     }

@@ -8,11 +8,8 @@ ALTER TABLE generations ADD COLUMN activate_time INTEGER;                       
 UPDATE generations SET (provider, origin, key_algorithm, activate_time) =
     (SELECT provider, origin, key_algorithm, create_time FROM key_pairs WHERE sequence = generations.key_pair);
 
--- Whatever else happens, a key pair signs with one key, and has one that will be next.
-CREATE UNIQUE INDEX generations_current ON generations (key_pair) WHERE state = 1;
+-- Whatever else happens, a key pair has one key that will be next, as by key_pairs.generation it has one that signs.
 CREATE UNIQUE INDEX generations_pending ON generations (key_pair) WHERE state = 2;
--- Keys by their provider, for as long as they exist.
-CREATE INDEX generations_by_provider ON generations (provider) WHERE state < 4;
 
 ALTER TABLE key_pairs ADD COLUMN rotation TEXT;                                 -- JSON object; NULL when it does not rotate
 ALTER TABLE key_pairs ADD COLUMN last_generation INTEGER NOT NULL DEFAULT 1;    -- highest number ever
@@ -21,7 +18,6 @@ ALTER TABLE key_pairs ADD COLUMN due INTEGER;                                   
 ALTER TABLE key_pairs ADD COLUMN warned INTEGER NOT NULL DEFAULT 100000;        -- days left at the last warning; -1 expired
 
 CREATE INDEX key_pairs_by_due ON key_pairs (due) WHERE due IS NOT NULL;
-CREATE INDEX key_pairs_by_warning ON key_pairs (not_after) WHERE warned >= 0;
 
 -- What expired before there were warnings is not news.
 UPDATE key_pairs SET warned = -1 WHERE not_after < unixepoch();
@@ -38,5 +34,4 @@ CREATE TABLE events (
     key_pair TEXT                               -- JSON: what the key pair was after it, when it is not that any more
 ) STRICT;
 
-CREATE INDEX events_by_time ON events (time);
 CREATE INDEX events_of_now ON events (key_pair_id) WHERE revision IS NOT NULL AND key_pair IS NULL;
