@@ -104,7 +104,9 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
         let (date, hour) = at.split_once(' ').unwrap_or((&at, ""));
         // Each day is written once.
         let shown = if day == date { "" } else { date };
-        let left = (entry.time.seconds - context.now.seconds).div_euclid(86_400);
+        // By the calendar, whatever the hour.
+        let number = |seconds: i64| seconds.div_euclid(86_400);
+        let left = number(entry.time.seconds) - number(context.now.seconds);
         let colour = match entry.urgent {
             true if left < 14 => Some(Color::Red),
             true => Some(Color::Yellow),
