@@ -109,6 +109,22 @@ impl Token {
         self.folder.join("tokens")
     }
 
+    /// Has another program generate a key pair on the token, such as `EC:prime256v1`, with a `CKA_ID` in hexadecimal
+    /// digits, or without one.
+    pub fn make_foreign_key(&self, kind: &str, label: &str, id: &str) {
+        let arguments = [
+            "--keypairgen",
+            "--key-type",
+            kind,
+            "--label",
+            label,
+            "--id",
+            id,
+            "--usage-sign",
+        ];
+        tools::pkcs11_tool(self, &arguments[..if id.is_empty() { 5 } else { 8 }]);
+    }
+
     /// Returns how many objects of a kind pkcs11-tool sees: `Private Key`, `Public Key`, `Certificate`.
     pub fn count(&self, kind: &str) -> usize {
         let listed = tools::pkcs11_tool(self, &["--list-objects"]);

@@ -20,19 +20,7 @@ fn generate(daemon: &Daemon, id: &str, provider: &str) {
 #[test]
 fn a_key_pair_is_certified_exported_imported_migrated_and_linked() {
     let token = Token::fresh();
-    pkcs11_tool(
-        &token,
-        &[
-            "--keypairgen",
-            "--key-type",
-            "EC:prime256v1",
-            "--label",
-            "old",
-            "--id",
-            "0a",
-            "--usage-sign",
-        ],
-    );
+    token.make_foreign_key("EC:prime256v1", "old", "0a");
     let home = Home::hybrid(&token).env("KEYPAIRD__CRYPTO__LOCAL__ALLOW_EXPORT", "true");
     let daemon = home.start();
     let folder = tempfile::tempdir().unwrap();

@@ -42,20 +42,6 @@ fn refusal(status: &Status) -> (String, String) {
     (field.field, field.description)
 }
 
-fn generate(token: &Token, kind: &str, label: &str, id: &str) {
-    let arguments = [
-        "--keypairgen",
-        "--key-type",
-        kind,
-        "--label",
-        label,
-        "--id",
-        id,
-        "--usage-sign",
-    ];
-    pkcs11_tool(token, &arguments[..if id.is_empty() { 5 } else { 8 }]);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
     let token = Token::fresh();
@@ -68,7 +54,7 @@ async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
         ),
         ("EC:edwards25519", "edwards", "0102"),
     ] {
-        generate(&token, kind, label, id);
+        token.make_foreign_key(kind, label, id);
     }
     let home = Home::hybrid(&token);
     let daemon = home.start();
@@ -140,11 +126,11 @@ async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_cannot_be_meant_or_used_are_refused() {
     let token = Token::fresh();
-    generate(&token, "EC:prime256v1", "twin", "0a");
-    generate(&token, "EC:prime256v1", "twin", "0b");
-    generate(&token, "EC:prime256v1", "one", "0c");
-    generate(&token, "EC:secp384r1", "other", "0c");
-    generate(&token, "EC:secp256k1", "koblitz", "0d");
+    token.make_foreign_key("EC:prime256v1", "twin", "0a");
+    token.make_foreign_key("EC:prime256v1", "twin", "0b");
+    token.make_foreign_key("EC:prime256v1", "one", "0c");
+    token.make_foreign_key("EC:secp384r1", "other", "0c");
+    token.make_foreign_key("EC:secp256k1", "koblitz", "0d");
     let daemon = Home::hybrid(&token).start();
     let client = daemon.client().await;
     for (label, words) in [
@@ -205,7 +191,7 @@ async fn keys_that_cannot_be_meant_or_used_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_linked_key_is_left_where_it_is_when_its_key_pair_rotates() {
     let token = Token::fresh();
-    generate(&token, "EC:prime256v1", "theirs", "01");
+    token.make_foreign_key("EC:prime256v1", "theirs", "01");
     let clock = ShiftedClock::new();
     let home = Home::hybrid(&token).with("rotation.check_interval = \"50ms\"");
     let daemon = clock.given_to(home).start();

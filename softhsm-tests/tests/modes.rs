@@ -221,18 +221,7 @@ async fn after_a_refused_pin_the_daemon_waits_for_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_others_on_the_token_are_left_alone() {
     let token = Token::fresh();
-    pkcs11_tool(
-        &token,
-        &[
-            "--keypairgen",
-            "--key-type",
-            "EC:prime256v1",
-            "--label",
-            "foreign",
-            "--id",
-            "01",
-        ],
-    );
+    token.make_foreign_key("EC:prime256v1", "foreign", "01");
     let home = Home::hybrid(&token);
     let daemon = home.start();
     let client = daemon.client().await;

@@ -181,7 +181,7 @@ fn is_signed_by(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> Opti
     // Curves with the hashes of others, which we write ourselves.
     let name = read::signature_name(parsed.signature_algorithm());
     let key = PublicKey::from_spki_der(&spki.to_der().ok()?).ok()?;
-    let algorithm = key.spec().algorithm().signing_algorithm(&name).ok()?;
+    let algorithm = key.spec().signing_algorithm(&name).ok()?;
     let message = crate::domain::SigningInput::Message(to_be_signed.into());
     Some(key.verify(algorithm, &message, signature).is_ok())
 }

@@ -128,11 +128,6 @@ impl KeyAlgorithm {
         self.choose(self.signature_algorithms(), name)
     }
 
-    /// Finds an algorithm that such keys can sign with, by its name on the wire.
-    pub fn signing_algorithm(self, name: &str) -> Result<SignatureAlgorithm, Refusal> {
-        self.choose(self.signing_algorithms(), name)
-    }
-
     fn choose(
         self,
         allowed: &[SignatureAlgorithm],
@@ -175,12 +170,13 @@ impl KeySpec {
         matches!(self, Self::Rsa(RsaSize::Bits1024))
     }
 
-    /// Refuses algorithms whose signatures of such keys cannot be verified here: with weak keys, aws-lc does no more
+    /// Finds an algorithm that such keys can sign with, by its name on the wire.
+    ///
+    /// Those are left out whose signatures of such keys cannot be verified here: with weak keys, aws-lc does no more
     /// than old systems need.
-    pub fn check_signing(
-        self,
-        algorithm: SignatureAlgorithm,
-    ) -> Result<SignatureAlgorithm, Refusal> {
+    pub fn signing_algorithm(self, name: &str) -> Result<SignatureAlgorithm, Refusal> {
+        let algorithm = self.algorithm();
+        let algorithm = algorithm.choose(algorithm.signing_algorithms(), name)?;
         match algorithm {
             SignatureAlgorithm::RsaPkcs1(Hash::Sha256 | Hash::Sha512) => Ok(algorithm),
             _ if self.is_weak() => Err(Refusal::new(format!(
@@ -406,7 +402,7 @@ mod tests {
             }
             for signature in algorithm.signing_algorithms() {
                 assert_eq!(
-                    algorithm.signing_algorithm(signature.name()),
+                    algorithm.default_spec().signing_algorithm(signature.name()),
                     Ok(*signature)
                 );
                 assert_eq!(signature.key_algorithm(), algorithm);

@@ -57,7 +57,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// All of them, in the order of their numbers on the wire.
+    /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Created,
         Self::Imported,
@@ -70,20 +70,4 @@ impl EventKind {
         Self::ProviderUnavailable,
         Self::ProviderRecovered,
     ];
-
-    /// Returns its number on the wire, from 1.
-    pub const fn number(self) -> i32 {
-        match self {
-            Self::Created => 1,
-            Self::Imported => 2,
-            Self::CertificateUpdated => 3,
-            Self::PendingCreated => 4,
-            Self::Activated => 5,
-            Self::Expiring => 6,
-            Self::Expired => 7,
-            Self::Deleted => 8,
-            Self::ProviderUnavailable => 9,
-            Self::ProviderRecovered => 10,
-        }
-    }
 }

@@ -185,12 +185,9 @@ impl KeyPairGeneration {
     /// Returns the algorithm of signatures for which none is asked: that of the certificate, unless another
     /// kind of key has signed it.
     pub fn signature_algorithm(&self) -> SignatureAlgorithm {
-        let algorithm = self.public_key.spec().algorithm();
         let spec = self.public_key.spec();
-        algorithm
-            .signing_algorithm(&self.certificate_signature_algorithm)
-            .and_then(|algorithm| spec.check_signing(algorithm))
-            .unwrap_or_else(|_| algorithm.default_signature_algorithm())
+        spec.signing_algorithm(&self.certificate_signature_algorithm)
+            .unwrap_or_else(|_| spec.algorithm().default_signature_algorithm())
     }
 }
 

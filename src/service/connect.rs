@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Service;
-use crate::domain::EventKind;
+use crate::domain::EventKind::{ProviderRecovered, ProviderUnavailable};
 use crate::providers::{Lane, Operation, ProviderErrorKind, ProviderHandle};
 use crate::telemetry::chain;
 
@@ -47,19 +47,19 @@ impl Service {
                     reported = None;
                     wait = RETRY_MIN;
                     if lost {
-                        let recovered = EventKind::ProviderRecovered;
-                        self.tell_of_provider(recovered, handle.kind()).await;
+                        self.tell_of_provider(ProviderRecovered, handle.kind())
+                            .await;
                     }
                     self.look_after(handle).await;
                     lost = true;
-                    let unavailable = EventKind::ProviderUnavailable;
-                    self.tell_of_provider(unavailable, handle.kind()).await;
+                    self.tell_of_provider(ProviderUnavailable, handle.kind())
+                        .await;
                 }
                 Err(failure) => {
                     if !lost {
                         lost = true;
-                        let unavailable = EventKind::ProviderUnavailable;
-                        self.tell_of_provider(unavailable, handle.kind()).await;
+                        self.tell_of_provider(ProviderUnavailable, handle.kind())
+                            .await;
                     }
                     // Said once, not at every try.
                     let said = chain(&failure);

@@ -107,12 +107,11 @@ impl Service {
                 .due(now, AT_ONCE_MAX.saturating_add(known))
                 .await?;
             setbacks.0.retain(|id, _| due.contains(id));
-            let (mut done, mut tried) = (0, 0);
+            let mut done = 0;
             for id in due {
                 if !self.is_to_be_tried(setbacks, &id) {
                     continue;
                 }
-                tried += 1;
                 match self.catch_up(&id).await {
                     Ok(steps) => {
                         setbacks.0.remove(&id);
@@ -122,7 +121,7 @@ impl Service {
                 }
             }
             // What was put off has its time; what was done may have made other things due.
-            if done == 0 || tried == 0 {
+            if done == 0 {
                 break;
             }
         }

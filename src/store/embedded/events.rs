@@ -27,7 +27,7 @@ pub(super) fn insert(
     )?
     .execute(params![
         to_micros(time),
-        kind.number(),
+        kind_number(kind),
         id.as_str(),
         after.map(|pair| pair.revision)
     ])?;
@@ -60,7 +60,7 @@ pub(super) fn insert_of_provider(
     db.prepare_cached("INSERT INTO events (time, kind, provider) VALUES (?1, ?2, ?3)")?
         .execute(params![
             to_micros(time),
-            kind.number(),
+            kind_number(kind),
             provider_number(provider)
         ])?;
     Ok(())
@@ -84,7 +84,7 @@ pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Ev
             time: from_micros(row.get(1)?)?,
             kind: EventKind::ALL
                 .into_iter()
-                .find(|known| known.number() == kind)
+                .find(|known| kind_number(*known) == kind)
                 .ok_or(StoreError::Corrupt("kind"))?,
             subject: match of_provider {
                 Some(number) => EventSubject::Provider(provider(number)?),
@@ -224,5 +224,20 @@ impl KeyPairJson {
             generation::place(&mut pair, state, generation);
         }
         Ok(pair)
+    }
+}
+
+const fn kind_number(kind: EventKind) -> i32 {
+    match kind {
+        EventKind::Created => 1,
+        EventKind::Imported => 2,
+        EventKind::CertificateUpdated => 3,
+        EventKind::PendingCreated => 4,
+        EventKind::Activated => 5,
+        EventKind::Expiring => 6,
+        EventKind::Expired => 7,
+        EventKind::Deleted => 8,
+        EventKind::ProviderUnavailable => 9,
+        EventKind::ProviderRecovered => 10,
     }
 }
