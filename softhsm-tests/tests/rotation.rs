@@ -18,7 +18,7 @@ use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::http;
 use softhsm_tests::shifted_clock::ShiftedClock;
 use softhsm_tests::token::Token;
-use softhsm_tests::tools::{OpensslVerifier, shell};
+use softhsm_tests::tools::{OpensslVerifier, pkcs11_tool, shell};
 use tonic::Code;
 
 const OFTEN: &str = "rotation.check_interval = \"50ms\"";
@@ -528,4 +528,43 @@ async fn settings_are_checked_when_they_are_saved() {
         reason(&missing),
         (Code::NotFound, "KEY_PAIR_NOT_FOUND".into())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_pending_key_signed_is_accepted_and_said_to_be_its() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let id = client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap()
+        .id;
+    let view = client.rotate(&id, false).await.unwrap();
+    assert_eq!((view.generation, view.pending.unwrap().number), (1, 2));
+    // keypaird does not sign with it yet. The token does.
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let digest = keypaird::domain::Hash::Sha256.digest(MESSAGE);
+    std::fs::write(path("digest"), digest).unwrap();
+    let label = format!("{id}#2");
+    pkcs11_tool(
+        &token,
+        &[
+            "--sign",
+            "--mechanism",
+            "ECDSA",
+            "--signature-format",
+            "openssl",
+            "--label",
+            &label,
+            "--input-file",
+            &path("digest"),
+            "--output-file",
+            &path("signature"),
+        ],
+    );
+    let verified = verify(&client, &id, &std::fs::read(path("signature")).unwrap()).await;
+    assert_eq!((verified.valid, verified.generation), (true, 2));
+    assert_eq!(verified.generation_state(), GenerationState::Pending);
 }
