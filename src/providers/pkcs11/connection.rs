@@ -22,6 +22,7 @@ use crate::providers::Capabilities;
 pub(super) struct Connection {
     pkcs11: Pkcs11,
     slot: Slot,
+    token: TokenIdentity,
     capabilities: Capabilities,
     /// Keeps the login: the token forgets it, and all handles, with the last session.
     anchor: Mutex<Session>,
@@ -36,6 +37,26 @@ pub(super) struct Connection {
     lost: AtomicBool,
     /// Counts signatures, of which some are verified.
     signatures: AtomicU64,
+}
+
+/// What a token says it is, in `CK_TOKEN_INFO`.
+#[derive(Clone, Debug)]
+pub(super) struct TokenIdentity {
+    label: String,
+    serial_number: String,
+    model: String,
+}
+
+impl TokenIdentity {
+    /// Says that it can be used from now on.
+    pub(super) fn announce(&self) {
+        info!(
+            label = self.label,
+            serial = self.serial_number,
+            model = self.model,
+            "connected to the token"
+        );
+    }
 }
 
 /// Where a private key lies on the token.
@@ -75,15 +96,14 @@ impl Connection {
             Err(error) => return Err(error.into()),
         }
         let capabilities = capabilities::ask(pkcs11, slot)?;
-        info!(
-            label = token.label(),
-            serial = token.serial_number(),
-            model = token.model(),
-            "connected to the token"
-        );
         Ok(Self {
             pkcs11: pkcs11.clone(),
             slot,
+            token: TokenIdentity {
+                label: token.label().to_owned(),
+                serial_number: token.serial_number().to_owned(),
+                model: token.model().to_owned(),
+            },
             capabilities,
             anchor: Mutex::new(anchor),
             idle: Mutex::default(),
@@ -93,6 +113,11 @@ impl Connection {
             lost: AtomicBool::new(false),
             signatures: AtomicU64::new(0),
         })
+    }
+
+    /// Returns which token it is.
+    pub(super) const fn token(&self) -> &TokenIdentity {
+        &self.token
     }
 
     /// Returns what the token can do.

@@ -182,7 +182,10 @@ impl Pkcs11Provider {
         *refused = None;
         match Connection::open(&self.config, &pin) {
             Ok(connection) => {
+                let token = connection.token().clone();
                 self.connection.store(Some(Arc::new(connection)));
+                // Only now, so that who waits for these words is served.
+                token.announce();
                 Ok(())
             }
             Err(failure) => {
