@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("certs", &["domain"]),
     ("keyfiles", &["domain"]),
-    ("providers", &["domain"]),
+    ("providers", &["domain", "telemetry"]),
     ("store", &["domain"]),
     ("telemetry", &[]),
     (
@@ -48,7 +48,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["bin", "cli"]),
     ("config", &["config"]),
     ("std::env", &["app", "bin"]),
-    ("std::process", &["app", "bin", "cli"]),
+    ("std::process", &["app", "bin", "cli", "providers/isolated"]),
+    ("postcard", &["providers/isolated"]),
 ];
 
 /// What the domain, being pure, never names.

@@ -1,7 +1,7 @@
 //! Signing, beside the bare operations, in one run on one machine.
 //!
 //! `cargo bench -p softhsm-tests --bench sign` prints the tables of the manual. A word behind `--` chooses some:
-//! `rates`, `latency`, `many-keys`. Daemon, client, token and bare loops share the machine and take turns.
+//! `rates`, `isolation`, `latency`, `many-keys`. Daemon, client, token and bare loops share the machine and take turns.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +45,9 @@ fn main() {
     if wants("rates") {
         rates(&bare);
     }
+    if wants("isolation") {
+        isolation(&bare);
+    }
     if wants("latency") {
         latency(&bare);
     }
@@ -61,12 +64,18 @@ struct Measured {
 
 impl Measured {
     fn start(verify_signatures: &str) -> Self {
+        Self::isolated("process", verify_signatures)
+    }
+
+    fn isolated(isolation: &str, verify_signatures: &str) -> Self {
         let token = Token::fresh();
         let daemon = Home::hybrid(&token)
             .replacing("telemetry.log_filter", "telemetry.log_filter = \"info\"")
             .replacing(
                 "[crypto.pkcs11]",
-                &format!("[crypto.pkcs11]\nverify_signatures = \"{verify_signatures}\""),
+                &format!(
+                    "[crypto.pkcs11]\nisolation = \"{isolation}\"\nverify_signatures = \"{verify_signatures}\""
+                ),
             )
             .start();
         Self {
@@ -199,6 +208,50 @@ fn rates(bare: &BareToken) {
                 provider.as_str_name(),
                 way.name()
             ));
+        }
+    }
+}
+
+/// What it costs to have the module in a process of its own.
+fn isolation(bare: &BareToken) {
+    println!();
+    println!(
+        "| HSM P-256 | verified | in-process | process | ratio | of the bare loop | CPU of one in-process | process |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let key = BareKey::P256;
+    let handle = bare.generate(key, &mut Samples::default()).1;
+    for verify in ["never", "always"] {
+        let kinds = ["in-process", "process"].map(|isolation| {
+            let measured = Measured::isolated(isolation, verify);
+            let ids = vec![measured.generate(CryptoProvider::Hsm, key)];
+            (measured, ids)
+        });
+        for way in [
+            Way::Unary(1),
+            Way::Unary(64),
+            Way::Streams(4, 16),
+            Way::Batches(64, 4),
+        ] {
+            let mut figures = [Figures::default(), Figures::default()];
+            // More than elsewhere: what is looked for is small.
+            for _ in 0..ROUNDS * 3 {
+                figures[0].bare(bare, key, Some(handle));
+                for (figures, (measured, ids)) in figures.iter_mut().zip(&kinds) {
+                    figures.never(way, &measured.daemon, ids, key);
+                }
+            }
+            let [inside, outside] = figures;
+            let (bare, inside_rate) = (median(inside.bare), median(inside.never));
+            let outside_rate = median(outside.never);
+            println!(
+                "| {} | {verify} | {inside_rate:.0} | {outside_rate:.0} | **{:.2}** | {:.2} | {:.0} µs | {:.0} µs |",
+                way.name(),
+                outside_rate / inside_rate,
+                outside_rate / bare,
+                median(inside.never_cpu) * 1e6,
+                median(outside.never_cpu) * 1e6,
+            );
         }
     }
 }

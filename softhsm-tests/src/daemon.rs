@@ -100,6 +100,12 @@ impl Home {
         self
     }
 
+    /// Has the module loaded by the daemon itself.
+    #[must_use]
+    pub fn in_process(self) -> Self {
+        self.env("KEYPAIRD__CRYPTO__PKCS11__ISOLATION", "in-process")
+    }
+
     /// Sets an environment variable of the daemon.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {

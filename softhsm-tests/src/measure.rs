@@ -73,8 +73,9 @@ pub fn resident_mib(pid: u32) -> f64 {
     kib / 1024.0
 }
 
-/// Returns the processor time that the living threads of a process have used.
+/// Returns the processor time that the living threads of a process and of those it started have used.
 pub fn cpu_time(pid: u32) -> Duration {
+    let started: Duration = children(pid).into_iter().map(cpu_time).sum();
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let nanos = tasks.map(|task| {
         // A thread may end meanwhile.
@@ -82,7 +83,19 @@ pub fn cpu_time(pid: u32) -> Duration {
         let running = stat.split_whitespace().next().unwrap_or_default();
         running.parse::<u64>().unwrap_or_default()
     });
-    Duration::from_nanos(nanos.sum())
+    Duration::from_nanos(nanos.sum::<u64>()) + started
+}
+
+/// Returns the processes that a process has started and that live.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = tasks.map(|task| {
+        // A thread may end meanwhile.
+        fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
+    });
+    let children: Vec<_> = children.collect();
+    let pids = children.iter().flat_map(|pids| pids.split_whitespace());
+    pids.map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// Returns the median of some figures.

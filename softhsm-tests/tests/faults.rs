@@ -9,6 +9,7 @@ use keypaird::proto::{
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::faults::FaultyModule;
+use softhsm_tests::measure::children;
 use softhsm_tests::token::Token;
 use tonic::{Code, Status};
 
@@ -25,10 +26,23 @@ struct Stage {
 }
 
 impl Stage {
+    /// With the module in the daemon, where its faults do the most harm.
     async fn new(lines: &str) -> Self {
         let token = Token::fresh();
+        let home = Home::hybrid(&token).with(lines).in_process();
+        Self::at(token, home).await
+    }
+
+    /// With the module in a process of its own.
+    async fn isolated() -> Self {
+        let token = Token::fresh();
+        let home = Home::hybrid(&token).env("KEYPAIRD__CRYPTO__PKCS11__OPERATION_TIMEOUT", "2s");
+        Self::at(token, home).await
+    }
+
+    async fn at(token: Token, home: Home) -> Self {
         let module = FaultyModule::new();
-        let daemon = module.given_to(Home::hybrid(&token).with(lines)).start();
+        let daemon = module.given_to(home).start();
         let client = daemon.client().await;
         let stage = Self {
             hsm: client
@@ -336,5 +350,103 @@ async fn a_generation_that_fails_at_any_call_of_the_module_leaves_nothing_and_th
                 }
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_crashes_ends_or_hangs_takes_only_its_own_process_with_it() {
+    let stage = Stage::isolated().await;
+    println!("| the module | callers get | signs again after |\n|---|---|---|");
+    for (name, orders) in [
+        ("crashes (SIGSEGV) in C_Sign", "C_Sign 0 0 crash"),
+        ("ends the process in C_Sign", "C_Sign 0 0 exit"),
+        (
+            "crashes when it is initialised",
+            "C_Sign 0 0 crash\nC_Initialize 0 0 crash",
+        ),
+        ("does not return from C_Sign", "C_Sign 0 0 block"),
+        ("loses its sessions", "C_Sign 0 0 return 0xb3"),
+        ("fails as a device", "C_Sign 0 0 return 0x30"),
+    ] {
+        stage.module.tell(orders);
+        let told = stage.sign(&stage.hsm).await.unwrap_err();
+        assert!(
+            reason(&told) == (Code::Unavailable, "PROVIDER_UNAVAILABLE".into())
+                || is_out_of_time(&told),
+            "{name}: {told:?}"
+        );
+        for _ in 0..20 {
+            stage.sign(&stage.local).await.unwrap();
+        }
+        stage.module.mend();
+        let took = stage.recovered(name).await;
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
+        println!(
+            "| {name} | {:?} | {:.2} s |",
+            told.code(),
+            took.as_secs_f64()
+        );
+    }
+    // The daemon is the same all the while, with one process for the module, and not one left over.
+    assert_eq!(children(stage.daemon.pid()).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_while_a_key_is_made_leaves_nothing_of_it() {
+    let stage = Stage::isolated().await;
+    for function in ["C_GenerateKeyPair", "C_GetAttributeValue", "C_CreateObject"] {
+        for moment in ["crash", "exit"] {
+            stage.module.tell(&format!("{function} 0 0 {moment}"));
+            let told = stage
+                .client
+                .generate(settings(CryptoProvider::Hsm))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                told.code(),
+                Code::Unavailable,
+                "{function} {moment}: {told:?}"
+            );
+            stage.module.mend();
+            stage.recovered(function).await;
+            let begun = Instant::now();
+            while (
+                stage.token.count("Private Key"),
+                stage.token.count("Certificate"),
+            ) != (1, 1)
+            {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(20),
+                    "{function} {moment}\n{}",
+                    stage.daemon.log()
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_of_the_module_ends_with_the_daemon_and_not_by_a_signal_to_all() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let [process] = children(daemon.pid())[..] else {
+        panic!("one process for the module");
+    };
+    let signalled = std::process::Command::new("kill")
+        .args(["-TERM", &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(signalled.success());
+    let client = daemon.client().await;
+    client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap();
+    assert_eq!(children(daemon.pid()), [process]);
+    daemon.kill();
+    let begun = Instant::now();
+    while std::path::Path::new(&format!("/proc/{process}/exe")).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -4,6 +4,7 @@ mod ask_health;
 mod error;
 mod front;
 mod listen;
+mod module_process;
 mod shutdown;
 mod system;
 mod tls;
@@ -19,15 +20,17 @@ use tracing::{info, warn};
 pub use ask_health::ask_health;
 pub use error::StartError;
 pub use listen::Addresses;
+pub use module_process::{PKCS11_MODULE, serve_module};
 pub use shutdown::stop_signal;
 pub use system::environment;
 
-use crate::config::Config;
+use crate::config::{Config, Isolation};
 use crate::domain::{Entropy, KeyPairId, ProviderKind, ProviderMode};
 use crate::grpc::{self, GrpcConfig, Health};
+use crate::providers::isolated::IsolatedPkcs11Provider;
 use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProvider};
 use crate::providers::pkcs11::Pkcs11Provider;
-use crate::providers::{Lanes, ProviderHandle, Registry};
+use crate::providers::{CryptoProvider, Lanes, ProviderHandle, Registry};
 use crate::rest::{self, RestConfig};
 use crate::service::{RotationConfig, Service, ServiceConfig};
 use crate::store::{EmbeddedStore, MetadataStore};
@@ -184,7 +187,14 @@ async fn registry(config: &Config, store: &dyn MetadataStore) -> Result<Registry
             queue_length: token.queue_length,
             operation_timeout: token.operation_timeout,
         };
-        let provider = Arc::new(Pkcs11Provider::new(token.pkcs11.clone()));
+        let provider: Arc<dyn CryptoProvider> = match token.isolation {
+            Isolation::InProcess => Arc::new(Pkcs11Provider::new(token.pkcs11.clone())),
+            Isolation::Process => Arc::new(IsolatedPkcs11Provider::new(
+                token.pkcs11.clone(),
+                module_process::command(&config.telemetry),
+                token.operation_timeout,
+            )),
+        };
         handles.push(ProviderHandle::start(provider, &lanes).map_err(StartError::Threads)?);
     }
     let handles = handles.into_iter().map(Arc::new).collect();

@@ -15,7 +15,7 @@ use keypaird::app::{self, App, StartError};
 use keypaird::config::Config;
 use keypaird::domain::ProviderMode;
 use keypaird::providers::pkcs11::{PinSource, TokenSelector, init_token};
-use keypaird::telemetry::{self, chain};
+use keypaird::telemetry::{self, LogFormat, TelemetryConfig, chain};
 
 /// Key management daemon: signing key pairs in a PKCS#11 token or in software, over gRPC.
 #[derive(Debug, Parser)]
@@ -37,6 +37,9 @@ enum Command {
     Healthcheck(Healthcheck),
     /// Print the version.
     Version,
+    /// The process that the PKCS#11 module is loaded in; `serve` starts it.
+    #[command(name = app::PKCS11_MODULE, hide = true)]
+    Pkcs11Module(Pkcs11Module),
 }
 
 #[derive(Debug, Args)]
@@ -64,12 +67,27 @@ struct Healthcheck {
     service: String,
 }
 
+#[derive(Debug, Args)]
+struct Pkcs11Module {
+    /// The form of log lines.
+    #[arg(value_parser = log_format)]
+    log_format: LogFormat,
+    /// Which log lines are written.
+    log_filter: String,
+}
+
+fn log_format(name: &str) -> Result<LogFormat, &'static str> {
+    let named = LogFormat::ALL.into_iter().find(|form| form.name() == name);
+    named.ok_or("no form of log lines")
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(file) => serve(&file),
         Command::CheckConfig(file) => check_config(&file),
         Command::InitToken(command) => initialise_token(&command),
         Command::Healthcheck(command) => healthcheck(&command),
+        Command::Pkcs11Module(logging) => pkcs11_module(logging),
         Command::Version => {
             println!("keypaird {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -119,6 +137,18 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         let stop = app::stop_signal().map_err(StartError::Threads)?;
         let app = App::start(config).await?;
         app.serve(stop).await
+    })
+}
+
+fn pkcs11_module(logging: Pkcs11Module) -> Result<(), Failure> {
+    let telemetry = TelemetryConfig {
+        log_format: logging.log_format,
+        log_filter: logging.log_filter,
+    };
+    telemetry::start(&telemetry).map_err(|error| StartError::Logging(error.to_string()))?;
+    app::serve_module().map_err(|_| Failure {
+        message: "this command is for keypaird serve, which starts it".to_owned(),
+        code: 64,
     })
 }
 

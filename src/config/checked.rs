@@ -62,12 +62,23 @@ pub struct CryptoConfig {
 pub struct TokenConfig {
     /// Module, token and login.
     pub pkcs11: Pkcs11Config,
+    /// Where the module is loaded.
+    pub isolation: Isolation,
     /// How many signatures it makes at once.
     pub sessions: usize,
     /// How many operations may wait for it.
     pub queue_length: usize,
     /// How long a caller waits for one operation.
     pub operation_timeout: Duration,
+}
+
+/// Where the PKCS#11 module is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// In a process of its own.
+    Process,
+    /// In the daemon.
+    InProcess,
 }
 
 /// The software provider.
@@ -188,6 +199,30 @@ impl Faults {
         }
     }
 
+    /// Returns the one of `choices` that is named; `default` when none is, and nothing when it is another name.
+    fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        leaf: Leaf<String>,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let Some(given) = self.given(key, leaf) else {
+            return Some(default);
+        };
+        let chosen = choices.iter().find(|(name, _)| *name == given);
+        if chosen.is_none() {
+            let mut names: Vec<_> = choices
+                .iter()
+                .map(|(name, _)| format!("{name:?}"))
+                .collect();
+            let last = names.pop().unwrap_or_default();
+            let names = names.join(", ");
+            self.add(key, format!("must be {names} or {last}, and is {given:?}"));
+        }
+        chosen.map(|(_, value)| *value)
+    }
+
     fn server(&mut self, raw: raw::Server) -> Option<ServerConfig> {
         let listen = self.given("server.listen", raw.listen);
         let listen = listen.as_deref().unwrap_or("127.0.0.1:9443");
@@ -283,28 +318,22 @@ impl Faults {
     }
 
     fn crypto(&mut self, raw: raw::Crypto, environment: &Environment) -> Option<CryptoConfig> {
-        let mode = match self.given("crypto.mode", raw.mode).as_deref() {
-            None | Some("local") => Some(ProviderMode::Local),
-            Some("hsm") => Some(ProviderMode::Hsm),
-            Some("hybrid") => Some(ProviderMode::Hybrid),
-            Some(other) => {
-                let message = format!("must be \"local\", \"hsm\" or \"hybrid\", and is {other:?}");
-                self.add("crypto.mode", message);
-                None
-            }
-        };
-        let default = match self
-            .given("crypto.default_provider", raw.default_provider)
-            .as_deref()
-        {
-            None | Some("HSM") => ProviderKind::Hsm,
-            Some("LOCAL") => ProviderKind::Local,
-            Some(other) => {
-                let message = format!("must be \"LOCAL\" or \"HSM\", and is {other:?}");
-                self.add("crypto.default_provider", message);
-                ProviderKind::Hsm
-            }
-        };
+        let mode = self.choice(
+            "crypto.mode",
+            raw.mode,
+            ProviderMode::Local,
+            &[
+                ("local", ProviderMode::Local),
+                ("hsm", ProviderMode::Hsm),
+                ("hybrid", ProviderMode::Hybrid),
+            ],
+        );
+        let default = self.choice(
+            "crypto.default_provider",
+            raw.default_provider,
+            ProviderKind::Hsm,
+            &[("LOCAL", ProviderKind::Local), ("HSM", ProviderKind::Hsm)],
+        );
         let allow_export = self.given("crypto.local.allow_export", raw.local.allow_export);
         let import_weak_keys = self.given("crypto.import_weak_keys", raw.import_weak_keys);
         let mode = mode?;
@@ -317,7 +346,10 @@ impl Faults {
             )
             .unwrap_or_else(|| environment.state_folder.join("key-encryption-key"));
         Some(CryptoConfig {
-            policy: ProviderPolicy { mode, default },
+            policy: ProviderPolicy {
+                mode,
+                default: default?,
+            },
             token,
             allow_export: allow_export == Some(true),
             import_weak_keys: import_weak_keys == Some(true),
@@ -350,19 +382,25 @@ impl Faults {
             raw.operation_timeout,
             Duration::from_secs(30),
         );
-        let verify_signatures =
-            self.given("crypto.pkcs11.verify_signatures", raw.verify_signatures);
-        let verify_signatures = match verify_signatures.as_deref() {
-            None | Some("always") => VerifySignatures::Always,
-            Some("sampled") => VerifySignatures::Sampled,
-            Some("never") => VerifySignatures::Never,
-            Some(other) => {
-                let message =
-                    format!("must be \"always\", \"sampled\" or \"never\", and is {other:?}");
-                self.add("crypto.pkcs11.verify_signatures", message);
-                VerifySignatures::Always
-            }
-        };
+        let verify_signatures = self.choice(
+            "crypto.pkcs11.verify_signatures",
+            raw.verify_signatures,
+            VerifySignatures::Always,
+            &[
+                ("always", VerifySignatures::Always),
+                ("sampled", VerifySignatures::Sampled),
+                ("never", VerifySignatures::Never),
+            ],
+        );
+        let isolation = self.choice(
+            "crypto.pkcs11.isolation",
+            raw.isolation,
+            Isolation::Process,
+            &[
+                ("process", Isolation::Process),
+                ("in-process", Isolation::InProcess),
+            ],
+        );
         if !used {
             return None;
         }
@@ -408,8 +446,9 @@ impl Faults {
                 module: module?,
                 token: token?,
                 pin: pin?,
-                verify_signatures,
+                verify_signatures: verify_signatures?,
             },
+            isolation: isolation?,
             sessions,
             queue_length,
             operation_timeout,
@@ -442,18 +481,12 @@ impl Faults {
     }
 
     fn telemetry(&mut self, raw: raw::Telemetry) -> Option<TelemetryConfig> {
-        let log_format = match self
-            .given("telemetry.log_format", raw.log_format)
-            .as_deref()
-        {
-            None | Some("text") => Some(LogFormat::Text),
-            Some("json") => Some(LogFormat::Json),
-            Some(other) => {
-                let message = format!("must be \"text\" or \"json\", and is {other:?}");
-                self.add("telemetry.log_format", message);
-                None
-            }
-        };
+        let log_format = self.choice(
+            "telemetry.log_format",
+            raw.log_format,
+            LogFormat::Text,
+            &LogFormat::ALL.map(|form| (form.name(), form)),
+        );
         let log_filter = self
             .given("telemetry.log_filter", raw.log_filter)
             .unwrap_or_else(|| "info".to_owned());

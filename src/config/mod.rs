@@ -9,7 +9,9 @@ mod error;
 mod raw;
 mod rotation;
 
-pub use checked::{CryptoConfig, LocalConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig};
+pub use checked::{
+    CryptoConfig, Isolation, LocalConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig,
+};
 pub use error::{ConfigError, Fault};
 pub use rotation::RotationConfig;
 

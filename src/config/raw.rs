@@ -92,6 +92,8 @@ pub(super) struct Pkcs11 {
     /// `always`, `sampled` or `never`: which signatures of the token are verified before they are returned;
     /// `always` when absent.
     pub(super) verify_signatures: Leaf<String>,
+    /// `process` or `in-process`: where the module is loaded; `process` when absent.
+    pub(super) isolation: Leaf<String>,
 }
 
 /// `[crypto.local]`: the software provider.
@@ -268,6 +270,7 @@ const KEYS: &[&str] = &[
     "crypto.pkcs11.queue_length",
     "crypto.pkcs11.operation_timeout",
     "crypto.pkcs11.verify_signatures",
+    "crypto.pkcs11.isolation",
     "crypto.local.key_encryption_key_file",
     "crypto.local.allow_export",
     "store.url",

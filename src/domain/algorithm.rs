@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use super::Refusal;
@@ -145,7 +146,7 @@ impl KeyAlgorithm {
 }
 
 /// A kind of key: algorithm and size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum KeySpec {
     /// RSA of a modulus size.
     Rsa(RsaSize),
@@ -212,7 +213,7 @@ impl fmt::Display for KeySpec {
 }
 
 /// Modulus sizes of RSA keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RsaSize {
     /// 1024 bits: too weak to be generated, and only imported where an operator permits it.
     Bits1024,
@@ -225,7 +226,7 @@ pub enum RsaSize {
 }
 
 /// The NIST curves (FIPS 186-5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Curve {
     /// P-256, secp256r1, prime256v1.
     P256,
@@ -247,7 +248,7 @@ impl Curve {
 }
 
 /// The hash functions of signatures (FIPS 180-4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Hash {
     /// SHA-256.
     Sha256,
@@ -287,7 +288,7 @@ impl Hash {
 }
 
 /// How a signature is made: scheme and hash. With a [`KeySpec`] that fits, it is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SignatureAlgorithm {
     /// RSASSA-PKCS1-v1_5 (RFC 8017 section 8.2).
     RsaPkcs1(Hash),

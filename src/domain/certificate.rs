@@ -3,12 +3,13 @@
 use std::fmt;
 
 use der::pem::{LineEnding, encode_string};
+use serde::{Deserialize, Serialize};
 use sha1::Digest as _;
 use time::{Duration, OffsetDateTime};
 
 /// A certificate in DER.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Certificate(Box<[u8]>);
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate(#[serde(with = "serde_bytes")] Box<[u8]>);
 
 impl Certificate {
     /// Takes the DER form of a certificate.

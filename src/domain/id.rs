@@ -5,11 +5,13 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use super::Refusal;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// The identifier of a key pair, chosen by the caller or made by the daemon.
 ///
 /// 1 to 64 characters of `[a-z0-9._-]`, unique over both providers, the same over all rotations.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KeyPairId(Box<str>);
 
 impl KeyPairId {
@@ -71,7 +73,8 @@ impl fmt::Display for KeyPairId {
 ///
 /// 128 random bits, one for each generation of a key pair, or, where the key was on the token before, what it
 /// is called there. Never shown to callers as an identifier.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "ByteBuf", into = "ByteBuf")]
 pub struct KeyRef {
     /// Filled up with zeros.
     bytes: [u8; KeyRef::LEN_MAX],
@@ -103,6 +106,20 @@ impl KeyRef {
     }
 }
 
+impl From<KeyRef> for ByteBuf {
+    fn from(key_ref: KeyRef) -> Self {
+        Self::from(key_ref.as_bytes())
+    }
+}
+
+impl TryFrom<ByteBuf> for KeyRef {
+    type Error = Refusal;
+
+    fn try_from(bytes: ByteBuf) -> Result<Self, Refusal> {
+        Self::from_slice(&bytes).ok_or_else(|| Refusal::new("must have 1 to 64 bytes"))
+    }
+}
+
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = self.as_bytes().iter();
@@ -117,7 +134,7 @@ impl fmt::Debug for KeyRef {
 }
 
 /// The number of a key within its key pair: 1 for the first, one more for each rotation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Generation(NonZeroU32);
 
 impl Generation {

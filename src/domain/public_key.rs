@@ -14,6 +14,7 @@ use aws_lc_rs::signature::{
 };
 use der::asn1::{Any, BitString, ObjectIdentifier, UintRef};
 use der::{Decode, Encode, Sequence};
+use serde::{Deserialize, Serialize};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::certificate::pem;
@@ -22,9 +23,10 @@ use super::{
 };
 
 /// A public key with its kind.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicKey {
     spec: KeySpec,
+    #[serde(with = "serde_bytes")]
     bits: Box<[u8]>,
 }
 

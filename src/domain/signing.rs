@@ -6,11 +6,12 @@ use std::fmt;
 use bytes::Bytes;
 use der::asn1::UintRef;
 use der::{Decode, Encode, Sequence};
+use serde::{Deserialize, Serialize};
 
 use super::{Curve, Hash, KeySpec, Refusal, SignatureAlgorithm, Violations};
 
 /// What is to be signed, or was: a message, or its digest. Clones share the bytes.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SigningInput {
     /// The message itself. It is hashed on our side.
     Message(Bytes),

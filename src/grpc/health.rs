@@ -64,7 +64,7 @@ fn statuses(service: &Service) -> Vec<(&'static str, bool)> {
         .registry()
         .iter()
         .map(|handle| {
-            let available = handle.provider().availability().is_ok();
+            let available = handle.availability().is_ok();
             (service_name(handle.kind()), available)
         })
         .collect();

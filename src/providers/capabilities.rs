@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::domain::{KeyAlgorithm, KeySpec, ProviderKind, Refusal, SignatureAlgorithm, Violations};
+use serde::{Deserialize, Serialize};
 
 /// Which kinds of key a provider can generate and sign with, and why not the others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     lacking: BTreeMap<KeySpec, String>,
 }

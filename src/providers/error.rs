@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use crate::domain::ProviderKind;
+use serde::{Deserialize, Serialize};
 
 /// A failure of a provider: which one, at what, of which kind, and why.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ impl ProviderError {
 }
 
 /// What a failure means for the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProviderErrorKind {
     /// The device is away, or failed in the middle: whether the operation happened is not known.
     Unavailable,
@@ -81,7 +82,7 @@ impl fmt::Display for ProviderErrorKind {
 }
 
 /// What a provider was asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Make itself ready, or see whether it is.
     Connect,

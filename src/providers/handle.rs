@@ -1,18 +1,17 @@
 //! The one door from tasks to providers: bounded queues, and threads of their own.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender, TrySendError};
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
-use tracing::{Span, error, warn};
+use tracing::Span;
 
-use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind, StoredKey};
-use crate::domain::{Curve, KeySpec, ProviderKind, SignatureAlgorithm, SigningInput};
+use super::lane::{Crew, Job, Lane, SignJob, guarded};
+use super::order::{SigningOrder, portions};
+use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind};
+use crate::domain::ProviderKind;
 
 /// A provider with the threads that call it.
 ///
@@ -22,21 +21,12 @@ use crate::domain::{Curve, KeySpec, ProviderKind, SignatureAlgorithm, SigningInp
 #[derive(Debug)]
 pub struct ProviderHandle {
     provider: Arc<dyn CryptoProvider>,
-    sign: Sender<Job>,
-    manage: Sender<Job>,
+    sign: Crew,
+    manage: Crew,
     sign_threads: usize,
     operation_timeout: Duration,
-}
-
-/// A signature to be made.
-#[derive(Clone, Debug)]
-pub struct SigningOrder {
-    /// With which key.
-    pub key: Arc<StoredKey>,
-    /// In what way.
-    pub algorithm: SignatureAlgorithm,
-    /// Of what.
-    pub input: SigningInput,
+    /// All threads of a lane are at calls that do not come back.
+    stuck: AtomicBool,
 }
 
 /// How many threads a provider gets, how much work may wait, and for how long.
@@ -53,58 +43,16 @@ pub struct Lanes {
     pub operation_timeout: Duration,
 }
 
-/// Where a job is queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// With the quick work.
-    Sign,
-    /// With the work that may take long.
-    Manage,
-}
-
-impl Lane {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Sign => "sign",
-            Self::Manage => "manage",
-        }
-    }
-
-    /// Has the thread of a lane give way to those of more urgent ones: a token in software takes the
-    /// processor for seconds to find the primes of an RSA key.
-    fn yield_to_others(self) {
-        if self == Self::Manage
-            && let Err(error) = rustix::process::nice(MANAGE_NICE)
-        {
-            warn!(%error, "key generation runs with the same priority as signing");
-        }
-    }
-}
-
-type Job = Box<dyn FnOnce(&dyn CryptoProvider) + Send>;
-
 impl ProviderHandle {
-    /// Starts the threads of a provider.
+    /// Starts the threads of a provider. Must be called in a Tokio runtime.
     pub fn start(provider: Arc<dyn CryptoProvider>, lanes: &Lanes) -> std::io::Result<Self> {
-        let kind = provider.kind().name().to_ascii_lowercase();
-        let start = |lane: Lane, threads: usize| -> std::io::Result<Sender<Job>> {
-            let (sender, receiver) = async_channel::bounded(lanes.queue_length);
-            for number in 1..=threads {
-                let (provider, receiver) = (Arc::clone(&provider), receiver.clone());
-                thread::Builder::new()
-                    .name(format!("{kind}-{}-{number}", lane.name()))
-                    .spawn(move || {
-                        lane.yield_to_others();
-                        work(&*provider, &receiver);
-                    })?;
-            }
-            Ok(sender)
-        };
+        let crew = |lane, count| Crew::start(Arc::clone(&provider), lane, count, lanes);
         Ok(Self {
-            sign: start(Lane::Sign, lanes.sign_threads)?,
-            manage: start(Lane::Manage, lanes.manage_threads)?,
+            sign: crew(Lane::Sign, lanes.sign_threads)?,
+            manage: crew(Lane::Manage, lanes.manage_threads)?,
             sign_threads: lanes.sign_threads,
             operation_timeout: lanes.operation_timeout,
+            stuck: AtomicBool::new(false),
             provider,
         })
     }
@@ -126,8 +74,8 @@ impl ProviderHandle {
             tokio::task::coop::consume_budget().await;
             return order.sign(&*self.provider);
         }
-        let job = move |provider: &dyn CryptoProvider| order.sign(provider);
-        self.run(Lane::Sign, Operation::Sign, job).await
+        let signed = self.queue_signatures(vec![order]).await?.pop();
+        signed.unwrap_or_else(|| Err(self.lost(Operation::Sign)))
     }
 
     /// Makes many signatures, in their order.
@@ -144,15 +92,10 @@ impl ProviderHandle {
         let at_once = |order: &SigningOrder| self.provider.signs_at_once(&order.key, &order.input);
         if orders.iter().all(at_once) {
             tokio::task::yield_now().await;
-            let signed = orders.iter().map(|order| order.sign(&*self.provider));
-            return signed.collect();
+            return self.provider.sign_all(orders);
         }
         let count = orders.len();
-        let job = move |provider: &dyn CryptoProvider| {
-            let signed: Vec<_> = orders.iter().map(|order| order.sign(provider)).collect();
-            Ok::<_, ProviderError>(signed)
-        };
-        match self.run(Lane::Sign, Operation::Sign, job).await {
+        match self.queue_signatures(orders).await {
             Ok(signed) => signed,
             // What befell the job befell each of them.
             Err(failed) => (0..count)
@@ -161,13 +104,46 @@ impl ProviderHandle {
         }
     }
 
+    async fn queue_signatures(
+        &self,
+        orders: Vec<SigningOrder>,
+    ) -> Result<Vec<Result<Vec<u8>, ProviderError>>, ProviderError> {
+        let (reply, signed) = oneshot::channel();
+        let job = Job::Sign(SignJob {
+            orders,
+            reply,
+            span: Span::current(),
+        });
+        self.sign.enqueue(Operation::Sign, job)?;
+        match tokio::time::timeout(self.operation_timeout, signed).await {
+            Ok(signed) => signed.map_err(|_| self.lost(Operation::Sign)),
+            Err(_) => Err(self.error(Operation::Sign, ProviderErrorKind::TimedOut)),
+        }
+    }
+
+    /// Tells, from what is known, whether calls can succeed now.
+    pub fn availability(&self) -> Result<(), ProviderError> {
+        match self.stuck.load(Ordering::Acquire) {
+            true => Err(self
+                .error(Operation::Connect, ProviderErrorKind::Unavailable)
+                .because("no call comes back from the device")),
+            false => self.provider.availability(),
+        }
+    }
+
+    /// Looks for threads whose calls do not come back, and puts others in their place. To be called now and then.
+    pub fn look_for_lost_threads(&self) {
+        let works = [&self.sign, &self.manage].map(Crew::replace_lost_threads);
+        self.stuck.store(works.contains(&false), Ordering::Release);
+    }
+
     /// Waits for a while until the provider can be used, and tells whether it can.
     ///
     /// It is for whoever was in the middle of something when the provider was lost, since most losses last for less than
     /// a second. Who comes while it is lost is told at once.
     pub async fn recovers(&self) -> bool {
         let begun = tokio::time::Instant::now();
-        while self.provider.availability().is_err() {
+        while self.availability().is_err() {
             if begun.elapsed() > RECOVERY_MAX {
                 return false;
             }
@@ -222,31 +198,22 @@ impl ProviderHandle {
         E: From<ProviderError> + Send + 'static,
     {
         let (reply, result) = oneshot::channel();
-        let kind = self.kind();
         let span = Span::current();
-        let job: Job = Box::new(move |provider| {
+        let work = move |provider: &dyn CryptoProvider| {
             if reply.is_closed() {
                 return;
             }
             let _entered = span.entered();
-            let done = catch_unwind(AssertUnwindSafe(|| job(provider))).unwrap_or_else(|panic| {
-                let said = panic_message(panic.as_ref());
-                error!(provider = %kind, %operation, said, "a job panicked");
-                let failed = ProviderError::new(kind, operation, ProviderErrorKind::Failed);
-                Err(failed.because(said).into())
-            });
+            let done = guarded(provider.kind(), operation, || job(provider));
             // The caller may have left meanwhile; what the job did is its own business then.
-            let _ = reply.send(done);
-        });
-        let queue = match lane {
+            let _ = reply.send(done.unwrap_or_else(|panicked| Err(panicked.into())));
+        };
+        let crew = match lane {
             Lane::Sign => &self.sign,
             Lane::Manage => &self.manage,
         };
-        match queue.try_send(job) {
-            Ok(()) => Ok(result),
-            Err(TrySendError::Full(_)) => Err(self.error(operation, ProviderErrorKind::Busy)),
-            Err(TrySendError::Closed(_)) => Err(self.lost(operation)),
-        }
+        crew.enqueue(operation, Job::Work(Box::new(work)))?;
+        Ok(result)
     }
 
     fn error(&self, operation: Operation, kind: ProviderErrorKind) -> ProviderError {
@@ -260,57 +227,9 @@ impl ProviderHandle {
     }
 }
 
-impl SigningOrder {
-    fn sign(&self, provider: &dyn CryptoProvider) -> Result<Vec<u8>, ProviderError> {
-        provider.sign(&self.key, self.algorithm, &self.input)
-    }
-}
-
-/// Splits orders into portions of about two milliseconds.
-fn portions(orders: Vec<SigningOrder>) -> impl Iterator<Item = Vec<SigningOrder>> {
-    let mut orders = orders.into_iter().peekable();
-    std::iter::from_fn(move || {
-        let mut portion = Vec::new();
-        let mut room = PORTION;
-        while let Some(order) = orders.next_if(|order| portion.is_empty() || effort(order) <= room)
-        {
-            room = room.saturating_sub(effort(&order));
-            portion.push(order);
-        }
-        (!portion.is_empty()).then_some(portion)
-    })
-}
-
-/// Tells how long a signature takes, in relation to others: about so many times 120 µs in SoftHSM2.
-fn effort(order: &SigningOrder) -> usize {
-    match order.key.public_key.spec() {
-        KeySpec::Ec(Curve::P256) | KeySpec::Ed25519 => 1,
-        KeySpec::Ec(Curve::P384 | Curve::P521) | KeySpec::Rsa(_) => PORTION,
-    }
-}
-
-/// The life of a thread: one job after the other, until the handle is gone.
-fn work(provider: &dyn CryptoProvider, jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv_blocking() {
-        job(provider);
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
-}
-
-/// The effort of a portion.
-const PORTION: usize = 16;
 /// How long one waits for a provider that was just lost.
 const RECOVERY_MAX: Duration = Duration::from_secs(2);
 const RECOVERY_POLL: Duration = Duration::from_millis(20);
-/// How nice the threads are that take long (`nice(2)`, per thread on Linux).
-const MANAGE_NICE: i32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -318,8 +237,11 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::domain::{Generation, Hash, KeyPairId, KeyRef, PrivateKey, PublicKey};
-    use crate::providers::{Capabilities, GeneratedKey, KeyName};
+    use crate::domain::{
+        Curve, Generation, Hash, KeyPairId, KeyRef, KeySpec, PrivateKey, PublicKey,
+        SignatureAlgorithm, SigningInput,
+    };
+    use crate::providers::{Capabilities, GeneratedKey, KeyName, StoredKey};
 
     /// Signs when it is let, and counts.
     #[derive(Debug)]
@@ -380,6 +302,13 @@ mod tests {
     }
 
     fn gated(queue_length: usize) -> (Arc<Gated>, ProviderHandle, mpsc::Sender<()>) {
+        gated_for(queue_length, Duration::from_secs(20))
+    }
+
+    fn gated_for(
+        queue_length: usize,
+        operation_timeout: Duration,
+    ) -> (Arc<Gated>, ProviderHandle, mpsc::Sender<()>) {
         let (open, gate) = mpsc::channel();
         let provider = Arc::new(Gated {
             gate: parking_lot::Mutex::new(gate),
@@ -389,7 +318,7 @@ mod tests {
             sign_threads: 1,
             manage_threads: 1,
             queue_length,
-            operation_timeout: Duration::from_secs(20),
+            operation_timeout,
         };
         let shared: Arc<dyn CryptoProvider> = provider.clone();
         let handle = ProviderHandle::start(shared, &lanes).unwrap();
@@ -429,6 +358,27 @@ mod tests {
         (0..11).for_each(|_| open.send(()).unwrap());
         handle.sign(order(P256)).await.unwrap();
         assert_eq!(provider.signed.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn threads_whose_calls_do_not_come_back_are_replaced_up_to_a_limit() {
+        let (provider, handle, open) = gated_for(100, Duration::from_millis(40));
+        let patience = Duration::from_millis(20);
+        let hang = || tokio::time::timeout(patience, handle.sign(order(P256)));
+        let look = async || {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            handle.look_for_lost_threads();
+            handle.availability().map_err(|error| error.kind)
+        };
+        // The second one hangs in the place of the first. There is no third.
+        assert!(hang().await.is_err());
+        assert_eq!(look().await, Ok(()));
+        assert!(hang().await.is_err());
+        assert_eq!(look().await, Err(ProviderErrorKind::Unavailable));
+        (0..3).for_each(|_| open.send(()).unwrap());
+        assert_eq!(look().await, Ok(()));
+        handle.sign(order(P256)).await.unwrap();
+        assert_eq!(provider.signed.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test]

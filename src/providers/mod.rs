@@ -7,7 +7,10 @@
 mod capabilities;
 mod error;
 mod handle;
+pub mod isolated;
+mod lane;
 pub mod local;
+mod order;
 pub mod pkcs11;
 mod registry;
 mod token;
@@ -16,7 +19,9 @@ use std::fmt;
 
 pub use capabilities::Capabilities;
 pub use error::{Operation, ProviderError, ProviderErrorKind};
-pub use handle::{Lane, Lanes, ProviderHandle, SigningOrder};
+pub use handle::{Lanes, ProviderHandle};
+pub use lane::Lane;
+pub use order::SigningOrder;
 pub use registry::Registry;
 pub use token::{KeySearch, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
 
@@ -24,6 +29,8 @@ use crate::domain::{
     Generation, KeyPair, KeyPairGeneration, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind,
     PublicKey, SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
 };
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 /// A place where keys live and work: a PKCS#11 token, or the software provider.
 ///
@@ -72,6 +79,17 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync {
         input: &SigningInput,
     ) -> Result<Vec<u8>, ProviderError>;
 
+    /// Signs many, in their order.
+    fn sign_all(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
+        let signed = orders.iter().map(|order| order.sign(self));
+        signed.collect()
+    }
+
+    /// Returns what signs without holding a thread, when the provider can. Signatures are asked for through it then.
+    fn async_signer(&self) -> Option<&dyn AsyncSigner> {
+        None
+    }
+
     /// Tells whether to sign takes less time than to have another thread do it, and waits for no device.
     fn signs_at_once(&self, _key: &StoredKey, _input: &SigningInput) -> bool {
         false
@@ -86,8 +104,15 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync {
     }
 }
 
+/// A provider that has signatures made elsewhere, and can wait for them without a thread.
+#[async_trait]
+pub trait AsyncSigner: Send + Sync {
+    /// Makes many signatures in one go, in their order.
+    async fn sign_all(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>>;
+}
+
 /// What a key is called: by callers, over time, and inside its provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyName {
     /// The key pair it belongs to.
     pub id: KeyPairId,
@@ -109,23 +134,25 @@ impl KeyName {
 }
 
 /// A key that is new to its provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GeneratedKey {
     /// Its public half.
     pub public_key: PublicKey,
     /// Its private half as it must be stored. None when the provider keeps it.
+    #[serde(skip)]
     pub sealed: Option<SealedKey>,
     /// What the token states of it. None when it is not on a token.
     pub token_attributes: Option<TokenAttributes>,
 }
 
 /// A key as it is handed to its provider for use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoredKey {
     /// What it is called.
     pub name: KeyName,
     /// Its public half.
     pub public_key: PublicKey,
     /// Its private half, when the provider does not keep it.
+    #[serde(skip)]
     pub sealed: Option<SealedKey>,
 }

@@ -2,6 +2,7 @@
 
 use super::{KeyName, ProviderError};
 use crate::domain::{Certificate, PublicKey, TokenAttributes};
+use serde::{Deserialize, Serialize};
 
 /// What a token can do beside using keys.
 pub trait TokenObjects {
@@ -38,7 +39,7 @@ pub trait TokenObjects {
 }
 
 /// By what a private key is looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeySearch {
     /// `CKA_LABEL`.
     Label(String),
@@ -47,7 +48,7 @@ pub enum KeySearch {
 }
 
 /// A private key on a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenKey {
     /// `CKA_ID`; empty when there is none.
     pub id: Vec<u8>,
@@ -64,7 +65,7 @@ pub struct TokenKey {
 }
 
 /// One object of a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenObject {
     /// What it is.
     pub class: TokenObjectClass,
@@ -75,7 +76,7 @@ pub struct TokenObject {
 }
 
 /// The kinds of token objects that matter to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenObjectClass {
     /// `CKO_CERTIFICATE`.
     Certificate,

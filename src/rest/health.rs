@@ -18,7 +18,7 @@ pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Result<&'stat
     let away: Vec<_> = service
         .registry()
         .iter()
-        .filter(|handle| handle.provider().availability().is_err())
+        .filter(|handle| handle.availability().is_err())
         .map(|handle| handle.kind().name())
         .collect();
     match &*away {

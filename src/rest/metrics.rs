@@ -56,7 +56,7 @@ fn rotation(service: &Service, registry: &mut Registry) {
 fn providers(service: &Service, registry: &mut Registry) {
     let available = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for handle in service.registry().iter() {
-        let is_there = handle.provider().availability().is_ok();
+        let is_there = handle.availability().is_ok();
         let gauge = available.get_or_create(&[("provider", handle.kind().name())]);
         gauge.set(is_there.into());
     }

@@ -1,7 +1,7 @@
 //! Keeps providers connected.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -15,7 +15,8 @@ impl Service {
     /// Connects every provider, and connects it again whenever it is lost, until `stop`.
     ///
     /// A token that is away is tried again, after half a second at first and ten at last. A PIN that was
-    /// refused is not sent again before it changes.
+    /// refused is not sent again before it changes. One that is lost more than 30 times in a minute is left alone for ten
+    /// seconds.
     pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
         let providers: Vec<_> = self.registry.iter().cloned().collect();
         let loops = providers.into_iter().map(|handle| {
@@ -36,6 +37,7 @@ impl Service {
         let mut wait = RETRY_MIN;
         let mut reported = None;
         let mut lost = false;
+        let mut losses = Vec::new();
         loop {
             let connected = handle
                 .run_to_end(Lane::Manage, Operation::Connect, |provider| {
@@ -54,6 +56,12 @@ impl Service {
                     lost = true;
                     self.tell_of_provider(ProviderUnavailable, handle.kind())
                         .await;
+                    losses.retain(|at: &Instant| at.elapsed() < LOSSES_WINDOW);
+                    losses.push(Instant::now());
+                    if losses.len() > LOSSES_MAX {
+                        warn!(provider = %handle.kind(), "the provider is lost again and again; it is given a rest");
+                        tokio::time::sleep(RETRY_MAX).await;
+                    }
                 }
                 Err(failure) => {
                     if !lost {
@@ -95,6 +103,7 @@ impl Service {
         let mut ticks = 0_u32;
         while handle.provider().availability().is_ok() {
             tokio::time::sleep(TICK).await;
+            handle.look_for_lost_threads();
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TICKS_BETWEEN_PROBES) {
                 // What it finds shows in the availability.
@@ -114,5 +123,8 @@ impl Service {
 
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How often a provider may be lost within a while and be connected again at once.
+const LOSSES_MAX: usize = 30;
+const LOSSES_WINDOW: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
 const TICKS_BETWEEN_PROBES: u32 = 20;

@@ -208,7 +208,7 @@ impl Service {
         let unavailable =
             || ProviderError::new(provider, operation, ProviderErrorKind::Unavailable);
         let handle = self.registry.provider(provider).ok_or_else(unavailable)?;
-        handle.provider().availability()?;
+        handle.availability()?;
         Ok(handle)
     }
 }

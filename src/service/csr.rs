@@ -50,7 +50,7 @@ impl Service {
         violations.into_result().map_err(ServiceError::Invalid)?;
         let key_pair = self.find(&request.id).await?;
         let handle = self.provider_of(&key_pair)?;
-        handle.provider().availability()?;
+        handle.availability()?;
         let profile = CsrProfile {
             certificate: key_pair.current.certificate.clone(),
             public_key: key_pair.current.public_key.clone(),

@@ -50,7 +50,7 @@ impl Service {
                     if (generation.origin != KeyOrigin::Linked || destroy_linked_key)
                         && let Some(handle) = self.registry.provider(generation.provider)
                     {
-                        handle.provider().availability()?;
+                        handle.availability()?;
                     }
                 }
                 Some(key_pair)

@@ -164,7 +164,7 @@ impl Service {
     fn is_there(&self, kind: ProviderKind) -> bool {
         self.registry
             .provider(kind)
-            .is_some_and(|handle| handle.provider().availability().is_ok())
+            .is_some_and(|handle| handle.availability().is_ok())
     }
 
     /// Notes when a step that failed is tried again, and says how much time is left.

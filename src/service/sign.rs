@@ -132,7 +132,7 @@ impl Service {
                 status,
             });
         }
-        key.provider.provider().availability()?;
+        key.provider.availability()?;
         Ok(Checked {
             key,
             algorithm,

@@ -31,6 +31,19 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// Both forms.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// Returns its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Reads which log lines are to be written.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     // cryptoki logs one error for each mechanism it does not know, and for each session that is gone.

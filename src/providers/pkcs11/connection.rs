@@ -10,6 +10,7 @@ use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use parking_lot::Mutex;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use super::error::Failure;
@@ -40,8 +41,8 @@ pub(super) struct Connection {
 }
 
 /// What a token says it is, in `CK_TOKEN_INFO`.
-#[derive(Clone, Debug)]
-pub(super) struct TokenIdentity {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::providers) struct TokenIdentity {
     label: String,
     serial_number: String,
     model: String,
@@ -49,7 +50,7 @@ pub(super) struct TokenIdentity {
 
 impl TokenIdentity {
     /// Says that it can be used from now on.
-    pub(super) fn announce(&self) {
+    pub(in crate::providers) fn announce(&self) {
         info!(
             label = self.label,
             serial = self.serial_number,

@@ -2,7 +2,7 @@
 
 use cryptoki::error::{Error, RvError};
 
-use super::pin::PinError;
+use super::pin::LoginError;
 use crate::domain::ProviderKind;
 use crate::providers::{Operation, ProviderError, ProviderErrorKind};
 
@@ -28,14 +28,9 @@ pub(super) enum Failure {
         /// How many have it.
         count: usize,
     },
-    /// The PIN cannot be read.
-    #[error("read the PIN")]
-    Pin(#[source] PinError),
-    /// The token refused this PIN before; it was not tried again.
-    #[error(
-        "the token refused this PIN before, and a few tries lock it; it is tried again when the PIN changes"
-    )]
-    LoginRefusedBefore,
+    /// There is no PIN to log in with.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// The login is gone.
     #[error("the token has forgotten the login")]
     LoggedOut,
@@ -151,16 +146,15 @@ impl Failure {
     pub(super) fn is_refused_login(&self) -> bool {
         matches!(
             self,
-            Self::LoginRefusedBefore
-                | Self::Module(Error::Pkcs11(
-                    RvError::PinIncorrect
-                        | RvError::PinInvalid
-                        | RvError::PinLenRange
-                        | RvError::PinExpired
-                        | RvError::PinLocked
-                        | RvError::UserPinNotInitialized,
-                    _
-                ))
+            Self::Module(Error::Pkcs11(
+                RvError::PinIncorrect
+                    | RvError::PinInvalid
+                    | RvError::PinLenRange
+                    | RvError::PinExpired
+                    | RvError::PinLocked
+                    | RvError::UserPinNotInitialized,
+                _
+            ))
         )
     }
 
@@ -182,7 +176,6 @@ impl Failure {
             Self::Module(Error::LibraryLoading(_) | Error::MissingSymbol(_))
             | Self::NoSuchToken { .. }
             | Self::AmbiguousToken { .. }
-            | Self::Pin(_)
             | Self::CallsInModule
             | Self::LoggedOut
             | Self::Lost(_)
@@ -193,7 +186,7 @@ impl Failure {
             Self::Untrustworthy(_) | Self::AmbiguousKey(_) | Self::WrongSignature => {
                 ProviderErrorKind::Untrustworthy
             }
-            Self::LoginRefusedBefore => ProviderErrorKind::LoginRefused,
+            Self::Login(error) => error.kind(),
             Self::Module(_) | Self::Certificate(_) => ProviderErrorKind::Failed,
         }
     }

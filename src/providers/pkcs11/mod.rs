@@ -30,12 +30,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use connection::Connection;
+pub(super) use connection::TokenIdentity;
 use error::Failure;
 pub use init_token::{InitTokenError, init_token};
+pub(super) use pin::Login;
 pub use pin::{PinError, PinSource};
 
 use super::{
@@ -62,7 +64,7 @@ pub struct Pkcs11Config {
 /// Which signatures of the token are verified with the public key before they are returned.
 ///
 /// The first one made with an object handle always is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VerifySignatures {
     /// All.
     #[default]
@@ -74,7 +76,7 @@ pub enum VerifySignatures {
 }
 
 /// How a token is told from others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenSelector {
     /// By `CK_TOKEN_INFO.label`.
     Label(String),
@@ -94,8 +96,7 @@ pub struct Pkcs11Provider {
     connection: ArcSwapOption<Connection>,
     /// Held by whoever makes or ends a connection.
     changing: Mutex<()>,
-    /// The PIN that the token refused. It is not tried again: a few tries lock the token.
-    refused_pin: Mutex<Option<SecretString>>,
+    login: Login,
     /// How many signatures did not verify since the start.
     wrong_signatures: AtomicU64,
 }
@@ -104,10 +105,10 @@ impl Pkcs11Provider {
     /// Makes a provider without a connection.
     pub fn new(config: Pkcs11Config) -> Self {
         Self {
+            login: Login::new(config.pin.clone()),
             config,
             connection: ArcSwapOption::empty(),
             changing: Mutex::default(),
-            refused_pin: Mutex::new(None),
             wrong_signatures: AtomicU64::new(0),
         }
     }
@@ -133,10 +134,7 @@ impl Pkcs11Provider {
     }
 
     fn not_connected(&self, operation: Operation) -> ProviderError {
-        let kind = match self.refused_pin.try_lock().as_deref() {
-            Some(Some(_)) => ProviderErrorKind::LoginRefused,
-            _ => ProviderErrorKind::Unavailable,
-        };
+        let kind = self.login.kind_when_unconnected();
         ProviderError::new(ProviderKind::Hsm, operation, kind)
     }
 
@@ -165,36 +163,37 @@ impl Pkcs11Provider {
         }
     }
 
-    fn try_connect(&self) -> Result<(), Failure> {
+    fn try_connect(&self) -> Result<Arc<Connection>, Failure> {
         let _changing = self.changing.lock();
-        if self.connected().is_some() {
-            return Ok(());
+        if let Some(connection) = self.connected() {
+            return Ok(connection);
         }
         self.end_connection()?;
-        let pin = self.config.pin.read().map_err(Failure::Pin)?;
-        let mut refused = self.refused_pin.lock();
-        if refused
-            .as_ref()
-            .is_some_and(|refused| pin::same(refused, &pin))
-        {
-            return Err(Failure::LoginRefusedBefore);
-        }
-        *refused = None;
+        let pin = self.login.pin()?;
         match Connection::open(&self.config, &pin) {
             Ok(connection) => {
-                let token = connection.token().clone();
-                self.connection.store(Some(Arc::new(connection)));
-                // Only now, so that who waits for these words is served.
-                token.announce();
-                Ok(())
+                let connection = Arc::new(connection);
+                self.connection.store(Some(Arc::clone(&connection)));
+                Ok(connection)
             }
             Err(failure) => {
                 if failure.is_refused_login() {
-                    *refused = Some(pin);
+                    self.login.refuse(pin);
                 }
                 Err(failure)
             }
         }
+    }
+
+    /// Connects, and returns which token it is and what it can do.
+    pub(super) fn log_in(&self) -> Result<(TokenIdentity, Capabilities), ProviderError> {
+        let connection = self
+            .try_connect()
+            .map_err(|failure| failure.into_provider_error(Operation::Connect))?;
+        Ok((
+            connection.token().clone(),
+            connection.capabilities().clone(),
+        ))
     }
 }
 
@@ -211,8 +210,12 @@ impl CryptoProvider for Pkcs11Provider {
     }
 
     fn connect(&self) -> Result<(), ProviderError> {
-        self.try_connect()
-            .map_err(|failure| failure.into_provider_error(Operation::Connect))
+        if self.availability().is_err() {
+            let (token, _) = self.log_in()?;
+            // Only now, so that who waits for these words is served.
+            token.announce();
+        }
+        Ok(())
     }
 
     fn disconnect(&self) {

@@ -1,12 +1,15 @@
-//! Where the user PIN comes from.
+//! Where the user PIN comes from, and that a refused one is not tried again.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
+
+use crate::providers::ProviderErrorKind;
 
 /// Where a PIN comes from. It is read anew for each connection, so that a changed file takes effect.
 #[derive(Clone, Debug)]
@@ -72,9 +75,71 @@ pub enum PinError {
     Empty(PathBuf),
 }
 
-/// Tells whether two PINs are the same.
-pub(super) fn same(one: &SecretString, other: &SecretString) -> bool {
-    one.expose_secret() == other.expose_secret()
+/// The PIN, unless it is the one that the token refused: a few tries lock the token.
+#[derive(Debug)]
+pub(in crate::providers) struct Login {
+    source: PinSource,
+    refused: Mutex<Option<SecretString>>,
+}
+
+impl Login {
+    /// Takes the source of the PIN, of which none was refused yet.
+    pub(in crate::providers) const fn new(source: PinSource) -> Self {
+        Self {
+            source,
+            refused: Mutex::new(None),
+        }
+    }
+
+    /// Returns the PIN to log in with.
+    pub(in crate::providers) fn pin(&self) -> Result<SecretString, LoginError> {
+        let pin = self.source.read()?;
+        let mut refused = self.refused.lock();
+        let is_refused = refused
+            .as_ref()
+            .is_some_and(|refused| refused.expose_secret() == pin.expose_secret());
+        if is_refused {
+            return Err(LoginError::RefusedBefore);
+        }
+        *refused = None;
+        Ok(pin)
+    }
+
+    /// Notes that the token refused a PIN.
+    pub(in crate::providers) fn refuse(&self, pin: SecretString) {
+        *self.refused.lock() = Some(pin);
+    }
+
+    /// Says why there is no connection, as far as the login has to do with it.
+    pub(in crate::providers) fn kind_when_unconnected(&self) -> ProviderErrorKind {
+        match *self.refused.lock() {
+            Some(_) => ProviderErrorKind::LoginRefused,
+            None => ProviderErrorKind::Unavailable,
+        }
+    }
+}
+
+/// Why a login is not tried.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::providers) enum LoginError {
+    /// The PIN cannot be read.
+    #[error("read the PIN")]
+    Pin(#[from] PinError),
+    /// The token refused this PIN before.
+    #[error(
+        "the token refused this PIN before, and a few tries lock it; it is tried again when the PIN changes"
+    )]
+    RefusedBefore,
+}
+
+impl LoginError {
+    /// Returns what this means outside.
+    pub(in crate::providers) const fn kind(&self) -> ProviderErrorKind {
+        match self {
+            Self::Pin(_) => ProviderErrorKind::Unavailable,
+            Self::RefusedBefore => ProviderErrorKind::LoginRefused,
+        }
+    }
 }
 
 const PIN_FILE_LEN_MAX: usize = 4096;
