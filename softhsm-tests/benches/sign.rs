@@ -64,7 +64,7 @@ struct Measured {
 
 impl Measured {
     fn start(verify_signatures: &str) -> Self {
-        Self::isolated("process", verify_signatures)
+        Self::isolated("in-process", verify_signatures)
     }
 
     fn isolated(isolation: &str, verify_signatures: &str) -> Self {

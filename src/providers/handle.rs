@@ -25,7 +25,7 @@ pub struct ProviderHandle {
     manage: Crew,
     sign_threads: usize,
     operation_timeout: Duration,
-    /// All threads of a lane are at calls that do not come back.
+    /// All threads that sign are at calls that do not come back.
     stuck: AtomicBool,
 }
 
@@ -133,8 +133,10 @@ impl ProviderHandle {
 
     /// Looks for threads whose calls do not come back, and puts others in their place. To be called now and then.
     pub fn look_for_lost_threads(&self) {
-        let works = [&self.sign, &self.manage].map(Crew::replace_lost_threads);
-        self.stuck.store(works.contains(&false), Ordering::Release);
+        // Where none is left that generates, signing goes on.
+        self.manage.replace_lost_threads();
+        let signs = self.sign.replace_lost_threads();
+        self.stuck.store(!signs, Ordering::Release);
     }
 
     /// Waits for a while until the provider can be used, and tells whether it can.
