@@ -547,7 +547,12 @@ async fn what_the_pending_key_signed_is_accepted_and_said_to_be_its() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let digest = keypaird::domain::Hash::Sha256.digest(MESSAGE);
     std::fs::write(path("digest"), digest).unwrap();
-    let label = format!("{id}#2");
+    // The tool chooses a key to sign with by CKA_ID only.
+    let listed = pkcs11_tool(&token, &["--list-objects", "--type", "privkey"]);
+    let mut lines = listed.lines().map(str::trim);
+    assert!(lines.any(|line| line.starts_with("label:") && line.ends_with(&format!("{id}#2"))));
+    let key = lines.find_map(|line| line.strip_prefix("ID:"));
+    let key = key.unwrap().trim();
     pkcs11_tool(
         &token,
         &[
@@ -556,8 +561,8 @@ async fn what_the_pending_key_signed_is_accepted_and_said_to_be_its() {
             "ECDSA",
             "--signature-format",
             "openssl",
-            "--label",
-            &label,
+            "--id",
+            key,
             "--input-file",
             &path("digest"),
             "--output-file",
