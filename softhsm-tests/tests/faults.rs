@@ -262,7 +262,17 @@ async fn a_call_that_never_returns_holds_nobody_up_but_its_caller() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_token_is_waited_for_and_the_queue_stays_bounded() {
-    let stage = Stage::new("").await;
+    waits_for_a_slow_token(Stage::new("").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_token_in_another_process_keeps_nobody_waiting_for_the_signatures_of_others() {
+    let token = Token::fresh();
+    let home = Home::hybrid(&token);
+    waits_for_a_slow_token(Stage::at(token, home).await).await;
+}
+
+async fn waits_for_a_slow_token(stage: Stage) {
     stage.module.tell("C_Sign 0 0 delay 2000");
     let calls: Vec<_> = (0..16)
         .map(|_| {

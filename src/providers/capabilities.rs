@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::{KeyAlgorithm, KeySpec, ProviderKind, Refusal, SignatureAlgorithm, Violations};
 use serde::{Deserialize, Serialize};
+
+use crate::domain::{KeyAlgorithm, KeySpec, ProviderKind, Refusal, SignatureAlgorithm, Violations};
 
 /// Which kinds of key a provider can generate and sign with, and why not the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

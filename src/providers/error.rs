@@ -3,8 +3,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::domain::ProviderKind;
 use serde::{Deserialize, Serialize};
+
+use crate::domain::ProviderKind;
 
 /// A failure of a provider: which one, at what, of which kind, and why.
 #[derive(Debug, thiserror::Error)]

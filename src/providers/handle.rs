@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::lane::{Crew, Job, Lane, SignJob, guarded};
-use super::order::{SigningOrder, portions};
+use super::order::{SigningOrder, portions, sign_all};
 use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind};
 use crate::domain::ProviderKind;
 
@@ -92,7 +92,7 @@ impl ProviderHandle {
         let at_once = |order: &SigningOrder| self.provider.signs_at_once(&order.key, &order.input);
         if orders.iter().all(at_once) {
             tokio::task::yield_now().await;
-            return self.provider.sign_all(orders);
+            return sign_all(&*self.provider, &orders);
         }
         let count = orders.len();
         match self.queue_signatures(orders).await {

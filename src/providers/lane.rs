@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::{Span, error, warn};
 
-use super::order::{PORTION, SigningOrder};
+use super::order::{PORTION, SigningOrder, sign_all};
 use super::{CryptoProvider, Lanes, Operation, ProviderError, ProviderErrorKind};
 use crate::domain::ProviderKind;
 
@@ -236,7 +236,7 @@ fn sign(provider: &dyn CryptoProvider, job: SignJob) {
     }
     let _entered = job.span.entered();
     let done = guarded(provider.kind(), Operation::Sign, || {
-        provider.sign_all(job.orders)
+        sign_all(provider, &job.orders)
     });
     // When it panicked, the caller finds the other end gone.
     if let Ok(signed) = done {
@@ -248,6 +248,7 @@ fn sign(provider: &dyn CryptoProvider, job: SignJob) {
 /// The life of a task: what is queued, as much as is its share, in one go.
 async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, count: usize) {
     let mut next = None;
+    let mut portion_max = PORTION;
     loop {
         let job = match next.take() {
             Some(job) => job,
@@ -267,8 +268,14 @@ async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, c
                 continue;
             }
         };
-        let (portion, other) = gather(first, &jobs, count);
+        // Twice its share: not all of the others come for theirs now.
+        let room = (2 * jobs.len() / count).min(portion_max);
+        let (portion, other) = gather(first, &jobs, room);
         next = other;
+        let effort: usize = portion.iter().map(SignJob::effort).sum();
+        if effort == 0 {
+            continue;
+        }
         let (mut orders, mut waiting) = (Vec::new(), Vec::new());
         for job in portion {
             waiting.push((job.orders.len(), job.reply));
@@ -277,7 +284,9 @@ async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, c
         let Some(signer) = provider.async_signer() else {
             return;
         };
+        let begun = Instant::now();
         let mut signatures = signer.sign_all(orders).await.into_iter();
+        portion_max = affordable(effort, begun.elapsed());
         for (count, reply) in waiting {
             // The caller may have left meanwhile.
             let _ = reply.send(signatures.by_ref().take(count).collect());
@@ -285,11 +294,16 @@ async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, c
     }
 }
 
-/// Takes further signatures out of the queue, about as much of it as is the share of one of `count`, but no more than a
-/// portion; and what came in between.
-fn gather(first: SignJob, jobs: &Receiver<Job>, count: usize) -> (Vec<SignJob>, Option<Job>) {
-    // Twice its share: not all of the others come for theirs now.
-    let mut room = (2 * jobs.len() / count).min(PORTION);
+/// Returns how much may be signed together by a token that took so long for so much. On a slow one, nobody waits for the
+/// signatures of others.
+fn affordable(effort: usize, took: Duration) -> usize {
+    let each = took.as_nanos() / u128::try_from(effort.max(1)).unwrap_or(1);
+    let affordable = TOGETHER_MAX.as_nanos() / each.max(1);
+    usize::try_from(affordable).map_or(PORTION, |effort| effort.min(PORTION))
+}
+
+/// Takes further signatures out of the queue, as many as there is `room` for; and what came in between.
+fn gather(first: SignJob, jobs: &Receiver<Job>, mut room: usize) -> (Vec<SignJob>, Option<Job>) {
     let mut portion = Vec::new();
     let mut job = first;
     loop {
@@ -330,6 +344,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
+/// How long signatures that are made together may take.
+const TOGETHER_MAX: Duration = Duration::from_millis(10);
 /// How much longer slow work may take than quick.
 const SLOW_FACTOR: u32 = 10;
 /// How much later than its caller a thread is given up: a provider may have means of its own to end a call.

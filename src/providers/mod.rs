@@ -17,6 +17,9 @@ mod token;
 
 use std::fmt;
 
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
 pub use capabilities::Capabilities;
 pub use error::{Operation, ProviderError, ProviderErrorKind};
 pub use handle::{Lanes, ProviderHandle};
@@ -29,8 +32,6 @@ use crate::domain::{
     Generation, KeyPair, KeyPairGeneration, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind,
     PublicKey, SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
 };
-use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 /// A place where keys live and work: a PKCS#11 token, or the software provider.
 ///
@@ -78,12 +79,6 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync {
         algorithm: SignatureAlgorithm,
         input: &SigningInput,
     ) -> Result<Vec<u8>, ProviderError>;
-
-    /// Signs many, in their order.
-    fn sign_all(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
-        let signed = orders.iter().map(|order| order.sign(self));
-        signed.collect()
-    }
 
     /// Returns what signs without holding a thread, when the provider can. Signatures are asked for through it then.
     fn async_signer(&self) -> Option<&dyn AsyncSigner> {

@@ -20,10 +20,7 @@ pub struct SigningOrder {
 
 impl SigningOrder {
     /// Has a provider sign.
-    pub(super) fn sign(
-        &self,
-        provider: &(impl CryptoProvider + ?Sized),
-    ) -> Result<Vec<u8>, ProviderError> {
+    pub(super) fn sign(&self, provider: &dyn CryptoProvider) -> Result<Vec<u8>, ProviderError> {
         provider.sign(&self.key, self.algorithm, &self.input)
     }
 
@@ -34,6 +31,14 @@ impl SigningOrder {
             KeySpec::Ec(Curve::P384 | Curve::P521) | KeySpec::Rsa(_) => PORTION,
         }
     }
+}
+
+/// Has a provider make signatures, one after the other.
+pub(super) fn sign_all(
+    provider: &dyn CryptoProvider,
+    orders: &[SigningOrder],
+) -> Vec<Result<Vec<u8>, ProviderError>> {
+    orders.iter().map(|order| order.sign(provider)).collect()
 }
 
 /// Splits orders into portions of about two milliseconds.

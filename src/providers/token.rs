@@ -1,8 +1,9 @@
 //! What only a token can do: hold certificates beside its keys, and tell what it holds.
 
+use serde::{Deserialize, Serialize};
+
 use super::{KeyName, ProviderError};
 use crate::domain::{Certificate, PublicKey, TokenAttributes};
-use serde::{Deserialize, Serialize};
 
 /// What a token can do beside using keys.
 pub trait TokenObjects {
