@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,12 +110,14 @@ impl Crew {
             patience: lane.patience(lanes.operation_timeout) + GRACE,
             provider,
         };
+        let portion_max = Arc::new(AtomicUsize::new(PORTION));
         for _ in 0..count {
             match crew.has_tasks() {
                 true => drop(tokio::spawn(sign_together(
                     Arc::clone(&crew.provider),
                     crew.jobs.clone(),
                     count,
+                    Arc::clone(&portion_max),
                 ))),
                 false => crew.add_thread()?,
             }
@@ -245,10 +247,15 @@ fn sign(provider: &dyn CryptoProvider, job: SignJob) {
     }
 }
 
-/// The life of a task: what is queued, as much as is its share, in one go.
-async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, count: usize) {
+/// The life of a task: what is queued, as much as is its share, in one go. What one of them learns of how much that may be
+/// at most, all know.
+async fn sign_together(
+    provider: Arc<dyn CryptoProvider>,
+    jobs: Receiver<Job>,
+    count: usize,
+    portion_max: Arc<AtomicUsize>,
+) {
     let mut next = None;
-    let mut portion_max = PORTION;
     loop {
         let job = match next.take() {
             Some(job) => job,
@@ -269,7 +276,7 @@ async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, c
             }
         };
         // Twice its share: not all of the others come for theirs now.
-        let room = (2 * jobs.len() / count).min(portion_max);
+        let room = (2 * jobs.len() / count).min(portion_max.load(Ordering::Relaxed));
         let (portion, other) = gather(first, &jobs, room);
         next = other;
         let effort: usize = portion.iter().map(SignJob::effort).sum();
@@ -286,7 +293,7 @@ async fn sign_together(provider: Arc<dyn CryptoProvider>, jobs: Receiver<Job>, c
         };
         let begun = Instant::now();
         let mut signatures = signer.sign_all(orders).await.into_iter();
-        portion_max = affordable(effort, begun.elapsed());
+        portion_max.store(affordable(effort, begun.elapsed()), Ordering::Relaxed);
         for (count, reply) in waiting {
             // The caller may have left meanwhile.
             let _ = reply.send(signatures.by_ref().take(count).collect());
