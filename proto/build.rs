@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("keypaird.v1.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
+        .codec_path("crate::proto::codec::SmallBufferCodec")
         // What tonic-types puts into errors of calls, errors of single signatures are too.
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         // Messages to be signed are not copied out of the request.

@@ -1,4 +1,5 @@
-//! The code that is generated from `proto/`, and the descriptors that reflection hands out.
+//! The code that is generated from `proto/`, how its messages are read and written, and the descriptors that reflection
+//! hands out.
 
 #![allow(
     missing_docs,
@@ -7,6 +8,8 @@
     clippy::restriction,
     rust_2018_idioms
 )]
+
+pub mod codec;
 
 tonic::include_proto!("keypaird.v1");
 
