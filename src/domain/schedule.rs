@@ -164,7 +164,7 @@ impl Lifecycle {
 
     /// A generation signs the activation buffer before its predecessor expires, and not before it was published for
     /// as long as the buffers differ. But when it was made too late for that, it signs at the last moment before its
-    /// predecessor cannot.
+    /// predecessor cannot. It never signs before it is valid, which may be later than now when the clock has gone back.
     fn activation(&self, buffers: Buffers, pending: Span) -> OffsetDateTime {
         let expiry = self.current.validity.not_after;
         let published_long_enough =
@@ -172,6 +172,7 @@ impl Lifecycle {
         (expiry - buffers.activation)
             .max(published_long_enough)
             .min(expiry - LAST_MOMENT)
+            .max(pending.validity.not_before)
     }
 }
 
@@ -345,6 +346,27 @@ mod tests {
                 }
                 if let Some(pending) = pair.pending {
                     prop_assert!(pending.end() > now && pending.number > pair.current.number);
+                }
+            }
+        }
+
+        #[test]
+        fn whatever_the_clock_does_nothing_is_undone_and_none_signs_before_it_is_valid(
+            (creation, activation, valid_days, _) in life(),
+            jumps in prop::collection::vec(-600_000_i64..600_000, 1..60),
+        ) {
+            let mut pair = lifecycle(creation, activation, valid_days);
+            let mut now = START;
+            for jump in jumps {
+                now += Duration::minutes(jump);
+                while let Some(step) = pair.next() && step.time <= now {
+                    let was = pair.clone();
+                    pair.take(step.action, step.generation, now);
+                    prop_assert!(pair.current.number >= was.current.number);
+                    prop_assert!(pair.last_number >= was.last_number);
+                    prop_assert!(
+                        step.action != RotationAction::Activate || pair.current.validity.not_before <= now
+                    );
                 }
             }
         }
