@@ -238,8 +238,12 @@ impl MetadataStore for EmbeddedStore {
     async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError> {
         self.writer
             .write(move |db| {
-                db.prepare_cached("DELETE FROM events WHERE time < ?1")?
-                    .execute([rows::to_micros(before)])?;
+                // Only ever a beginning, so that nobody misses what is in between when the clock was wrong for a while.
+                db.prepare_cached(
+                    "DELETE FROM events WHERE sequence <
+                         coalesce((SELECT min(sequence) FROM events WHERE time >= ?1), 9223372036854775807)",
+                )?
+                .execute([rows::to_micros(before)])?;
                 Ok(())
             })
             .await

@@ -125,6 +125,17 @@ async fn a_rotation_is_remembered_step_by_step() {
     assert_eq!(keys, [first.current.key_ref]);
     assert!(store.keys_of(hsm).await.unwrap().is_empty());
     store.end_intent(first.current.key_ref).await.unwrap();
+    let history = open::open(&folder.path().join("store.db")).unwrap();
+    let (key, certificate, sealed): (Vec<u8>, Vec<u8>, Option<Vec<u8>>) = history
+        .query_row(
+            "SELECT public_key, certificate, sealed_key FROM generations WHERE number = 1",
+            (),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .unwrap();
+    assert_eq!(key, first.current.public_key.bits());
+    assert_eq!(certificate, first.current.certificate.der());
+    assert_eq!(sealed, None);
 
     let told = events(&store).await;
     let kinds: Vec<_> = told.iter().map(|event| event.kind).collect();
@@ -258,6 +269,21 @@ async fn events_are_kept_until_they_are_old_and_the_last_is_known_without_them()
     drop(store);
     let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
     assert_eq!(store.event_span().await.unwrap(), (2, 2));
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_a_beginning_whatever_the_clock_did() {
+    let (store, _folder) = open();
+    for days in [0, 60, 0, 1] {
+        let (kind, hsm) = (EventKind::ProviderUnavailable, ProviderKind::Hsm);
+        let time = NOW + Duration::days(days);
+        store.note_provider_event(kind, hsm, time).await.unwrap();
+    }
+    store.forget_events(NOW + Duration::days(31)).await.unwrap();
+    assert_eq!(store.event_span().await.unwrap(), (1, 4));
+    assert_eq!(events(&store).await.len(), 3);
+    store.forget_events(NOW + Duration::days(61)).await.unwrap();
+    assert_eq!(store.event_span().await.unwrap(), (4, 4));
 }
 
 #[tokio::test]
