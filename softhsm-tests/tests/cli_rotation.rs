@@ -96,6 +96,18 @@ provider              HSM
         ],
     );
     assert_ne!(what_if["steps"][0]["time"], steps["steps"][0]["time"]);
+    // One setting is enough to plan with, and is not passed over.
+    for setting in [
+        ["--creation-buffer-days", "12"],
+        ["--activation-buffer-days", "9"],
+    ] {
+        let plan = [
+            &["rotation", "plan", "payments", "--output", "json"][..],
+            &setting,
+        ]
+        .concat();
+        assert_ne!(json(&daemon, &plan)["steps"], steps["steps"], "{setting:?}");
+    }
 
     // A calendar, in which what nothing rotates stands out.
     let mut lonely = vec!["generate", "--id", "lonely"];

@@ -2,11 +2,13 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
+use tonic::transport::Channel;
 
 use super::Context;
 use super::error::Failure;
 use super::generate::parse_provider;
 use super::output::{Output, time};
+use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::{
     CryptoProvider, DeleteRotationSettingsRequest, GetRotationSettingsRequest,
     GetSigningKeyPairRequest, KeyPairRotationSettings, KeyPairView, PlanRotationRequest,
@@ -48,7 +50,7 @@ struct Set {
     etag: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 struct Settings {
     /// Days before the expiry at which the next key is made and published.
     #[arg(long)]
@@ -83,7 +85,7 @@ struct Delete {
     etag: Option<String>,
 }
 
-/// Show the next steps with their times, without doing them.
+/// Show the next steps with their times, without doing them. With settings, as they would be if these were set.
 #[derive(Debug, Args)]
 struct Plan {
     /// Identifier of the key pair.
@@ -123,18 +125,10 @@ impl Set {
     async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let mut client = context.connection.open().await?.key_pairs();
         let Self { id, settings, etag } = self;
-        let view = match settings.names_both_buffers() {
-            true => KeyPairView::default(),
-            false => {
-                let request = GetSigningKeyPairRequest { id: id.clone() };
-                let request = context.connection.request(request);
-                let answer = client.get_signing_key_pair(request).await?.into_inner();
-                answer.key_pair.unwrap_or_default()
-            }
-        };
+        let settings = settings.complete(context, &mut client, &id).await?;
         let request = context.connection.request(UpdateRotationSettingsRequest {
             id,
-            rotation_settings: Some(settings.message(lifetime_days(&view))),
+            rotation_settings: Some(settings),
             etag: etag.unwrap_or_default(),
         });
         let answer = client.update_rotation_settings(request).await?.into_inner();
@@ -167,11 +161,19 @@ impl Delete {
 impl Plan {
     async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let mut client = context.connection.open().await?.key_pairs();
-        let given = self.settings.names_both_buffers();
+        let Self {
+            id,
+            steps,
+            settings,
+        } = self;
+        let settings = match settings.are_given() {
+            true => Some(settings.complete(context, &mut client, &id).await?),
+            false => None,
+        };
         let request = context.connection.request(PlanRotationRequest {
-            id: self.id,
-            steps: self.steps,
-            rotation_settings: given.then(|| self.settings.message(0)),
+            id,
+            steps,
+            rotation_settings: settings,
         });
         let answer = client.plan_rotation(request).await?.into_inner();
         match context.output {
@@ -196,19 +198,44 @@ impl Plan {
 }
 
 impl Settings {
-    fn names_both_buffers(&self) -> bool {
-        self.creation_buffer_days.is_some() && self.activation_buffer_days.is_some()
+    fn are_given(&self) -> bool {
+        *self != Self::default()
     }
 
+    /// Proposes the buffers that are not given.
+    async fn complete(
+        self,
+        context: &Context<'_>,
+        client: &mut KeyPairServiceClient<Channel>,
+        id: &str,
+    ) -> Result<KeyPairRotationSettings, Failure> {
+        let lifetime_days = match (self.creation_buffer_days, self.activation_buffer_days) {
+            (Some(_), Some(_)) => 0,
+            _ => {
+                let request = GetSigningKeyPairRequest { id: id.to_owned() };
+                let request = context.connection.request(request);
+                let answer = client.get_signing_key_pair(request).await?.into_inner();
+                lifetime_days(&answer.key_pair.unwrap_or_default())
+            }
+        };
+        Ok(self.message(lifetime_days))
+    }
+
+    /// Writes the settings, with buffers for the shorter one of the lifetimes of this certificate and the next, and that go
+    /// with the one that is given.
     fn message(self, lifetime_days: i32) -> KeyPairRotationSettings {
-        let proposed = proposal(lifetime_days);
+        let shorter = self.valid_days.unwrap_or(lifetime_days).min(lifetime_days);
+        let proposed = proposal(shorter);
+        let creation = self.creation_buffer_days.unwrap_or_else(|| {
+            let least = self.activation_buffer_days.unwrap_or_default();
+            proposed.creation_buffer_days.max(least)
+        });
+        let activation = self
+            .activation_buffer_days
+            .unwrap_or_else(|| proposed.activation_buffer_days.min(creation));
         KeyPairRotationSettings {
-            creation_buffer_days: self
-                .creation_buffer_days
-                .unwrap_or(proposed.creation_buffer_days),
-            activation_buffer_days: self
-                .activation_buffer_days
-                .unwrap_or(proposed.activation_buffer_days),
+            creation_buffer_days: creation,
+            activation_buffer_days: activation,
             key_algorithm: self.key_algorithm,
             key_size: self.key_size,
             signature_algorithm: self.signature_algorithm,
@@ -292,6 +319,29 @@ mod tests {
                 ),
                 (creation, activation)
             );
+        }
+    }
+
+    #[test]
+    fn what_is_proposed_goes_with_what_is_given() {
+        for (creation, activation, valid_days, expected) in [
+            (None, None, None, (91, 36)),
+            (None, None, Some(90), (22, 9)),
+            (None, None, Some(3650), (91, 36)),
+            (Some(7), None, None, (7, 7)),
+            (None, Some(100), None, (100, 100)),
+            (Some(200), Some(1), Some(2), (200, 1)),
+        ] {
+            let settings = Settings {
+                creation_buffer_days: creation,
+                activation_buffer_days: activation,
+                valid_days,
+                ..Settings::default()
+            };
+            let message = settings.message(365);
+            let buffers = (message.creation_buffer_days, message.activation_buffer_days);
+            assert_eq!(buffers, expected);
+            assert_eq!(message.valid_days, valid_days);
         }
     }
 }

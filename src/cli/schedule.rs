@@ -4,13 +4,14 @@ use clap::Args;
 use comfy_table::{Cell, Color};
 use prost_types::Timestamp;
 use serde_json::json;
+use tonic::Code;
 
 use super::Context;
 use super::error::Failure;
 use super::list::all_key_pairs;
 use super::output::{Output, rfc3339, time};
 use super::rotation::action;
-use crate::proto::{KeyPairView, PlanRotationRequest, RotationAction};
+use crate::proto::{KeyPairView, PlanRotationRequest};
 
 /// Show what happens to all key pairs in the next days: rotations, and certificates that expire.
 #[derive(Debug, Args)]
@@ -57,13 +58,17 @@ impl Schedule {
                 steps: STEPS_MAX,
                 rotation_settings: None,
             });
-            let plan = client.plan_rotation(request).await?.into_inner();
+            let plan = match client.plan_rotation(request).await {
+                // It was deleted since it was listed.
+                Err(status) if status.code() == Code::NotFound => continue,
+                plan => plan?.into_inner(),
+            };
             entries.extend(plan.steps.iter().map(|step| Entry {
                 time: step.time.unwrap_or_default(),
                 id: view.id.clone(),
                 generation: step.generation,
                 what: action(step.action()),
-                urgent: step.action() == RotationAction::Unspecified,
+                urgent: false,
             }));
         }
         entries.retain(|entry| entry.time.seconds <= end);
