@@ -465,7 +465,12 @@ async fn settings_are_checked_when_they_are_saved() {
     assert_eq!(grpc.crypto_provider(), CryptoProvider::Hsm);
     assert_eq!(delete().status, 204);
     assert_eq!(http::get(&daemon, &path).status, 404);
-    assert_eq!(put(&json!({"creationBufferDays": "7"})).status, 400);
+    for wrong in [
+        json!({"creationBufferDays": "7"}),
+        json!([null, 7, 7, null, null, null, null]),
+    ] {
+        assert_eq!(put(&wrong).status, 400);
+    }
     assert_eq!(
         put(&json!({"creationBufferDays": 7, "rotateDaily": true})).status,
         400

@@ -29,6 +29,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             ),
             _ => Refused::malformed("body", "was broken off"),
         })?;
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            // Its elements would be taken for the fields, in their order.
+            return Err(Refused::malformed("body", "must be an object"));
+        }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();
@@ -78,6 +82,7 @@ fn wanted(said: &str) -> String {
     }
     match said.split_once(", expected ").map(|(_, wanted)| wanted) {
         Some("i32" | "u32") | None => "must be a whole number".to_owned(),
+        Some(wanted) if wanted.starts_with("struct ") => "must be an object".to_owned(),
         Some(wanted) => format!("must be {wanted}"),
     }
 }
