@@ -276,6 +276,24 @@ async fn a_token_that_is_away_delays_the_rotation_and_signing_in_software_does_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_missed_in_the_token_is_made_up_for_as_soon_as_that_is_connected() {
+    let token = Token::fresh();
+    let clock = ShiftedClock::new();
+    let seldom = "rotation.check_interval = \"30m\"";
+    let home = clock.given_to(Home::hybrid(&token).with(seldom));
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let hsm = CryptoProvider::Hsm;
+    client.generate(rotating("hsm", hsm)).await.unwrap();
+    daemon.stop();
+    clock.set_days_ahead(75);
+    // It is looked at what is due before the token is connected, and not again for half an hour.
+    let daemon = home.start();
+    let client = daemon.client().await;
+    wait_for(&client, "hsm", |view| view.pending.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rotation_changes_nothing_for_those_who_sign() {
     let token = Token::fresh();
     let daemon = Home::hybrid(&token).with(OFTEN).start();

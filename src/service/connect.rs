@@ -52,6 +52,7 @@ impl Service {
                         self.tell_of_provider(ProviderRecovered, handle.kind())
                             .await;
                     }
+                    self.provider_came.notify_one();
                     self.look_after(handle).await;
                     lost = true;
                     self.tell_of_provider(ProviderUnavailable, handle.kind())

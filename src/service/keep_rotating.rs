@@ -61,8 +61,19 @@ struct Setback {
     again: Instant,
 }
 
+impl Setbacks {
+    /// Returns how long nothing needs to be tried: an interval at most.
+    fn patience(&self, interval: Duration) -> Duration {
+        let soonest = self.0.values().map(|setback| setback.again).min();
+        soonest.map_or(interval, |again| {
+            let wait = again.saturating_duration_since(Instant::now());
+            interval.min(wait.max(RETRY_MIN))
+        })
+    }
+}
+
 impl Service {
-    /// Does what is due, over and over until `stop`.
+    /// Does what is due, over and over until `stop`: at every interval, and when what was put off may succeed.
     pub async fn keep_rotating(self: Arc<Self>, stop: CancellationToken) {
         let interval = self.config.rotation.check_interval;
         let work = async {
@@ -80,7 +91,10 @@ impl Service {
                     self.forget_old_events().await;
                     events_forgotten = Some(Instant::now());
                 }
-                tokio::time::sleep(interval).await;
+                tokio::select! {
+                    () = tokio::time::sleep(setbacks.patience(interval)) => {}
+                    () = self.provider_came.notified() => {}
+                }
             }
         };
         stop.run_until_cancelled(work).await;

@@ -36,7 +36,7 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 pub use csr::{CaCertified, CsrRequest};
@@ -111,6 +111,8 @@ pub struct Service {
     signing_keys: SigningKeys,
     events: EventHub,
     rotation_metrics: RotationMetrics,
+    /// Told whenever a provider was connected.
+    provider_came: Notify,
     config: ServiceConfig,
     file_work: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -134,6 +136,7 @@ impl Service {
             signing_keys: SigningKeys::default(),
             events: EventHub::default(),
             rotation_metrics: RotationMetrics::default(),
+            provider_came: Notify::new(),
             config,
             file_work: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             tasks: TaskTracker::new(),
