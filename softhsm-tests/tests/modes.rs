@@ -1,6 +1,8 @@
 //! The modes, changes between them, and tokens that are away or refuse the login.
 
-use keypaird::proto::{CryptoProvider, ListSigningKeyPairsRequest, NewKeyPairSettings};
+use keypaird::proto::{
+    CryptoProvider, KeyPairRotationSettings, ListSigningKeyPairsRequest, NewKeyPairSettings,
+};
 use serde_json::{Value, json};
 use softhsm_tests::client::{reason, settings};
 use softhsm_tests::daemon::Home;
@@ -322,9 +324,35 @@ async fn a_token_with_fewer_mechanisms_has_a_shorter_list_and_clear_violations()
             "{said}"
         );
         assert!(said.contains(mechanism), "{said}");
-        client
+        let local = client
             .generate(wanted(CryptoProvider::Local))
             .await
             .unwrap();
+
+        // Nor into what is not there: it is said when the settings are saved, not when the rotation is due.
+        let here = KeyPairRotationSettings {
+            creation_buffer_days: 30,
+            activation_buffer_days: 10,
+            ..KeyPairRotationSettings::default()
+        };
+        let there = KeyPairRotationSettings {
+            crypto_provider: CryptoProvider::Hsm.into(),
+            ..here.clone()
+        };
+        client.update_rotation(&local.id, here).await.unwrap();
+        let generate = NewKeyPairSettings {
+            rotation_settings: Some(there.clone()),
+            ..wanted(CryptoProvider::Local)
+        };
+        for (refused, path) in [
+            (client.update_rotation(&local.id, there).await.err(), ""),
+            (client.generate(generate).await.err(), "rotationSettings."),
+        ] {
+            let refused = refused.unwrap();
+            let said = format!("{path}keyAlgorithm: {key_algorithm} is not available in HSM");
+            assert!(refused.message().starts_with(&said), "{refused:?}");
+        }
+        let kept = client.get(&local.id).await.unwrap().rotation_settings;
+        assert_eq!(kept.unwrap().crypto_provider(), CryptoProvider::Local);
     }
 }

@@ -255,6 +255,27 @@ async fn a_token_that_is_away_delays_the_rotation_and_signing_in_software_does_n
     assert_eq!(metric("keypaird_provider_available{provider=\"HSM\"}"), "0");
     assert!(client.serves("keypaird.v1.SigningService").await);
     assert_eq!(sign(&client, "local").await.generation, 1);
+    // What the token can do, it says when it is there.
+    let other = KeyPairRotationSettings {
+        key_algorithm: Some("RSA".into()),
+        crypto_provider: CryptoProvider::Hsm.into(),
+        ..buffers(30, 10)
+    };
+    let generate = NewKeyPairSettings {
+        rotation_settings: Some(other.clone()),
+        ..rotating("other", CryptoProvider::Local)
+    };
+    for refused in [
+        client.update_rotation("hsm", other).await.err(),
+        client.generate(generate).await.err(),
+    ] {
+        let refused = reason(&refused.unwrap());
+        assert_eq!(refused, (Code::Unavailable, "PROVIDER_UNAVAILABLE".into()));
+    }
+    client
+        .update_rotation("hsm", buffers(30, 10))
+        .await
+        .unwrap();
     let line = daemon.wait_for_log("a rotation is overdue; it is tried again");
     assert_eq!(line["key_pair"], "hsm");
     assert_eq!(line["days_left"], 24);

@@ -113,7 +113,12 @@ impl Service {
             text => violations.check("requestId", RequestId::parse(text)),
         };
         match self.check_settings(settings) {
-            Ok(template) if violations.is_empty() => Ok((template, request_id)),
+            Ok(template) if violations.is_empty() => {
+                if let Some(rotation) = &template.rotation {
+                    self.refuse_unknown(template.first.provider, template.first.spec, rotation)?;
+                }
+                Ok((template, request_id))
+            }
             Ok(_) => Err(ServiceError::Invalid(violations)),
             Err(found) => {
                 violations.extend(found);

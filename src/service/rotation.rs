@@ -5,7 +5,8 @@ use tracing::info;
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs;
 use crate::domain::{
-    DueStep, KeyPair, Lifecycle, Refusal, RotatedFrom, Rotation, RotationSettings, Violations,
+    DueStep, KeyPair, KeySpec, Lifecycle, ProviderKind, Refusal, RotatedFrom, Rotation,
+    RotationSettings, Violations,
 };
 
 /// Rotation settings as a caller wants them.
@@ -47,7 +48,8 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::Invalid`] with all that is wrong; [`ServiceError::KeyPairNotFound`];
-    /// [`ServiceError::NotSelfSigned`]; [`ServiceError::EtagMismatch`]; [`ServiceError::ProviderOff`].
+    /// [`ServiceError::NotSelfSigned`]; [`ServiceError::EtagMismatch`]; [`ServiceError::ProviderOff`];
+    /// [`ServiceError::Provider`] when the next key is of another kind and its provider is away.
     pub async fn update_rotation(
         &self,
         request: UpdateRotationRequest,
@@ -150,7 +152,26 @@ impl Service {
                 self.refuse_incapable(provider, spec, signature, violations);
             },
         );
-        checked.map_err(ServiceError::Invalid)
+        let rotation = checked.map_err(ServiceError::Invalid)?;
+        self.refuse_unknown(from.provider, from.spec, &rotation)?;
+        Ok(rotation)
+    }
+
+    /// Refuses another kind of key, or one in another place, while its provider is away and cannot say whether it can do it:
+    /// that shall turn out now, and not when the rotation is due.
+    pub(super) fn refuse_unknown(
+        &self,
+        provider: ProviderKind,
+        spec: KeySpec,
+        rotation: &Rotation,
+    ) -> Result<(), ServiceError> {
+        let next = &rotation.next;
+        if (next.provider, next.spec) != (provider, spec)
+            && let Some(handle) = self.registry.provider(next.provider)
+        {
+            handle.provider().capabilities()?;
+        }
+        Ok(())
     }
 }
 
