@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{Instrument, info};
+use tracing::info;
 
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs::{self, CertError, CsrProfile};
@@ -10,7 +10,6 @@ use crate::domain::{
     EventKind, KeyPair, Refusal, SubjectAlternativeName, SubjectSettings, Violations,
 };
 use crate::providers::SigningOrder;
-use crate::telemetry::Call;
 
 /// A certificate signing request as a caller asked for it.
 #[derive(Clone, Debug, Default)]
@@ -88,32 +87,27 @@ impl Service {
         file_data: &[u8],
         etag: &str,
     ) -> Result<CaCertified, ServiceError> {
-        let was = self.find(id).await?;
-        if !was.is_still(etag) {
-            return Err(ServiceError::EtagMismatch(id.to_owned()));
-        }
-        self.provider_of(&was)?;
-        let becomes = self
-            .certified_by_answer(&was, file_data)
-            .map_err(|refusal| ServiceError::invalid("fileData", refusal))?;
-        let rotation_ended = was.rotation.is_some();
-        let service = Arc::clone(self);
-        let work = async move {
-            let change = service.change(Some(EventKind::CertificateUpdated));
-            service.replace(&was, &becomes, change).await?;
-            info!(
-                key_pair = %becomes.id,
-                issuer = becomes.current.issuer_dn,
-                certificate = becomes.current.certificate.sha256_fingerprint(),
-                rotation_ended,
-                "replaced the certificate of a key pair"
-            );
-            Ok::<_, ServiceError>(becomes)
-        };
-        let becomes = self
-            .tasks
-            .spawn(work.instrument(Call::current_span()))
-            .await??;
+        let (becomes, rotation_ended) = self
+            .change_found(id, etag, |service, was| {
+                let certified = service
+                    .certified_by_answer(&was, file_data)
+                    .map_err(|refusal| ServiceError::invalid("fileData", refusal));
+                async move {
+                    let becomes = certified?;
+                    let rotation_ended = was.rotation.is_some();
+                    let change = service.change(Some(EventKind::CertificateUpdated));
+                    service.replace(&was, &becomes, change).await?;
+                    info!(
+                        key_pair = %becomes.id,
+                        issuer = becomes.current.issuer_dn,
+                        certificate = becomes.current.certificate.sha256_fingerprint(),
+                        rotation_ended,
+                        "replaced the certificate of a key pair"
+                    );
+                    Ok::<_, ServiceError>((becomes, rotation_ended))
+                }
+            })
+            .await?;
         Ok(CaCertified {
             view: self.view(becomes),
             rotation_ended,

@@ -40,34 +40,16 @@ impl Service {
             etag,
             destroy_linked_key,
         } = request;
-        let found = match self.find(&id).await {
-            Ok(key_pair) => {
-                if !key_pair.is_still(&etag) {
-                    return Err(ServiceError::EtagMismatch(id));
-                }
-                self.provider_of(&key_pair)?;
-                for (_, generation) in key_pair.generations() {
-                    if (generation.origin != KeyOrigin::Linked || destroy_linked_key)
-                        && let Some(handle) = self.registry.provider(generation.provider)
-                    {
-                        handle.availability()?;
-                    }
-                }
-                Some(key_pair)
-            }
-            Err(ServiceError::KeyPairNotFound(_)) => None,
-            Err(error) => return Err(error),
-        };
-        let service = Arc::clone(self);
-        let work = async move {
-            match found {
-                Some(key_pair) => service.delete_found(&key_pair, destroy_linked_key).await,
-                None => service.finish_deletion(&id).await,
-            }
-        };
-        self.tasks
-            .spawn(work.instrument(Call::current_span()))
-            .await?
+        if let Err(ServiceError::KeyPairNotFound(_)) = self.find(&id).await {
+            let service = Arc::clone(self);
+            let work = async move { service.finish_deletion(&id).await };
+            let work = work.instrument(Call::current_span());
+            return self.tasks.spawn(work).await?;
+        }
+        self.change_found(&id, &etag, |service, was| async move {
+            service.delete_found(&was, destroy_linked_key).await
+        })
+        .await
     }
 
     /// Says why a key pair is not what it was when it was read.
@@ -87,6 +69,13 @@ impl Service {
         key_pair: &KeyPair,
         destroy_linked: bool,
     ) -> Result<(), ServiceError> {
+        for (_, generation) in key_pair.generations() {
+            if (generation.origin != KeyOrigin::Linked || destroy_linked)
+                && let Some(handle) = self.registry.provider(generation.provider)
+            {
+                handle.availability()?;
+            }
+        }
         let now = stored_precision(self.clock.now());
         if !self
             .store

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tracing::{Instrument, info};
+use tracing::info;
 
 use super::create::intent;
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyRef, ProviderKind, Refusal};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
-use crate::telemetry::Call;
 
 impl Service {
     /// Moves a software key pair into the token under the same id. A key pair that is there already is returned
@@ -29,23 +28,13 @@ impl Service {
     ) -> Result<KeyPairView, ServiceError> {
         self.check_destination(to)
             .map_err(|refusal| ServiceError::invalid("cryptoProvider", refusal))?;
-        let was = self.find(id).await?;
-        if !was.is_still(etag) {
-            return Err(ServiceError::EtagMismatch(id.to_owned()));
-        }
-        self.provider_of(&was)?;
-        if was.provider() == ProviderKind::Hsm {
-            return Ok(self.view(was));
-        }
-        self.refuse_unsupported("id", ProviderKind::Hsm, &was.current.public_key)?;
-        self.running(ProviderKind::Hsm, Operation::Import)?;
-        let service = Arc::clone(self);
-        let work = async move { service.move_to_token(was).await };
-        let becomes = self
-            .tasks
-            .spawn(work.instrument(Call::current_span()))
-            .await??;
-        Ok(self.view(becomes))
+        let becomes = self.change_found(id, etag, |service, was| async move {
+            match was.provider() {
+                ProviderKind::Hsm => Ok(was),
+                ProviderKind::Local => service.move_to_token(was).await,
+            }
+        });
+        Ok(self.view(becomes.await?))
     }
 
     fn check_destination(&self, to: Option<ProviderKind>) -> Result<(), Refusal> {
@@ -59,6 +48,7 @@ impl Service {
     }
 
     async fn move_to_token(&self, was: KeyPair) -> Result<KeyPair, ServiceError> {
+        self.refuse_unsupported("id", ProviderKind::Hsm, &was.current.public_key)?;
         let token = self.running(ProviderKind::Hsm, Operation::Import)?;
         let name = KeyName {
             id: was.id.clone(),

@@ -1,14 +1,51 @@
 //! Puts a changed key pair in the place of what it was, and its certificates on the token.
 
-use tracing::warn;
+use std::sync::Arc;
+
+use tracing::{Instrument, warn};
 
 use super::create::stored_precision;
 use super::{Service, ServiceError, issue};
 use crate::domain::{EventKind, KeyOrigin, KeyPair, KeyRef, ProviderKind};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
 use crate::store::Change;
+use crate::telemetry::Call;
 
 impl Service {
+    /// Has a key pair changed that a caller named: what it is now, or only what it was when the caller saw its etag. When
+    /// somebody else changes it meanwhile, such as the rotation, and the caller named no etag, it is changed anew.
+    ///
+    /// A change is a task of its own, which goes on when its caller hangs up.
+    ///
+    /// # Errors
+    /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::EtagMismatch`]; [`ServiceError::ProviderOff`]; those of `change`.
+    pub(super) async fn change_found<T, Changing>(
+        self: &Arc<Self>,
+        id: &str,
+        etag: &str,
+        change: impl Fn(Arc<Self>, KeyPair) -> Changing,
+    ) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        Changing: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let was = self.find(id).await?;
+            if !was.is_still(etag) {
+                return Err(ServiceError::EtagMismatch(id.to_owned()));
+            }
+            self.provider_of(&was)?;
+            let changing = change(Arc::clone(self), was);
+            let changing = changing.instrument(Call::current_span());
+            match self.tasks.spawn(changing).await? {
+                Err(ServiceError::EtagMismatch(_)) if attempts < ATTEMPTS_MAX => {}
+                changed => return changed,
+            }
+        }
+    }
+
     /// Records a changed key pair, and tells the token of its certificates.
     pub(super) async fn replace(
         &self,
@@ -102,3 +139,6 @@ impl Service {
         Ok(self.store.note_published(key_ref, certificate).await?)
     }
 }
+
+/// How often a change is tried that somebody else keeps getting in the way of.
+const ATTEMPTS_MAX: u32 = 5;

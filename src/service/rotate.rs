@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tracing::{Instrument, info, warn};
+use tracing::{info, warn};
 
 use super::create::intent;
 use super::generation::{MadeGeneration, NewGeneration};
@@ -12,12 +12,11 @@ use super::rotation::certifies_itself;
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs::{self, SerialNumber};
 use crate::domain::{
-    DueStep, EventKind, Generation, GenerationTemplate, KeyPair, KeyRef, RotatedFrom,
-    RotationAction, RotationSettings, Violations,
+    DueStep, EventKind, Generation, GenerationTemplate, KeyPair, KeyPairGeneration, KeyRef,
+    RotatedFrom, RotationAction, RotationSettings, Violations,
 };
 use crate::providers::{KeyName, Operation, ProviderHandle};
 use crate::store::Change;
-use crate::telemetry::Call;
 
 /// A rotation as a caller asked for it.
 #[derive(Clone, Debug, Default)]
@@ -42,28 +41,43 @@ impl Service {
         request: RotateRequest,
     ) -> Result<KeyPairView, ServiceError> {
         let RotateRequest { id, activate, etag } = request;
-        let was = self.find(&id).await?;
-        if !was.is_still(&etag) {
-            return Err(ServiceError::EtagMismatch(id));
+        let rotated = self.change_found(&id, &etag, |service, was| async move {
+            service.rotate_found(was, activate).await
+        });
+        Ok(self.view(rotated.await?))
+    }
+
+    async fn rotate_found(
+        &self,
+        mut key_pair: KeyPair,
+        activate: bool,
+    ) -> Result<KeyPair, ServiceError> {
+        certifies_itself(&key_pair)?;
+        if key_pair.pending.is_none() {
+            key_pair = self.create_pending(&key_pair).await?;
         }
-        self.provider_of(&was)?;
-        certifies_itself(&was)?;
-        let service = Arc::clone(self);
-        let work = async move {
-            let mut key_pair = was;
-            if key_pair.pending.is_none() {
-                key_pair = service.create_pending(&key_pair).await?;
+        match activate {
+            true => self.activate_pending(key_pair).await,
+            false => Ok(key_pair),
+        }
+    }
+
+    /// Has the generation sign that is pending, whatever else is changed of the key pair meanwhile.
+    async fn activate_pending(&self, mut key_pair: KeyPair) -> Result<KeyPair, ServiceError> {
+        let number = |generation: &KeyPairGeneration| generation.number;
+        let wanted = key_pair.pending.as_ref().map(number);
+        loop {
+            match self.activate(&key_pair).await {
+                Err(ServiceError::EtagMismatch(id)) => key_pair = self.find(&id).await?,
+                activated => return activated,
             }
-            match activate {
-                true => service.activate(&key_pair).await,
-                false => Ok(key_pair),
+            // The rotation was faster, or the generation is gone.
+            match key_pair.pending.as_ref().map(number) {
+                pending if pending == wanted => {}
+                _ if Some(key_pair.current.number) == wanted => return Ok(key_pair),
+                _ => return Err(ServiceError::EtagMismatch(key_pair.id.to_string())),
             }
-        };
-        let rotated = self
-            .tasks
-            .spawn(work.instrument(Call::current_span()))
-            .await??;
-        Ok(self.view(rotated))
+        }
     }
 
     /// Does a step of a key pair, and returns what the key pair is then.

@@ -1,5 +1,7 @@
 //! When and into what key pairs are rotated: shows, changes and ends their rotation settings, and plans with them.
 
+use std::sync::Arc;
+
 use tracing::info;
 
 use super::{KeyPairView, Service, ServiceError};
@@ -51,7 +53,7 @@ impl Service {
     /// [`ServiceError::NotSelfSigned`]; [`ServiceError::EtagMismatch`]; [`ServiceError::ProviderOff`];
     /// [`ServiceError::Provider`] when the next key is of another kind and its provider is away.
     pub async fn update_rotation(
-        &self,
+        self: &Arc<Self>,
         request: UpdateRotationRequest,
     ) -> Result<KeyPairView, ServiceError> {
         let UpdateRotationRequest { id, settings, etag } = request;
@@ -66,7 +68,11 @@ impl Service {
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::NoRotation`]; [`ServiceError::EtagMismatch`];
     /// [`ServiceError::ProviderOff`].
-    pub async fn delete_rotation(&self, id: &str, etag: &str) -> Result<KeyPairView, ServiceError> {
+    pub async fn delete_rotation(
+        self: &Arc<Self>,
+        id: &str,
+        etag: &str,
+    ) -> Result<KeyPairView, ServiceError> {
         self.set_rotation(id, etag, |_, key_pair| match key_pair.rotation {
             Some(_) => Ok(None),
             None => Err(ServiceError::NoRotation(id.to_owned())),
@@ -105,36 +111,27 @@ impl Service {
         Ok(Lifecycle::of(&key_pair).plan(self.clock.now(), steps))
     }
 
-    /// Changes the settings, again if the key pair was changed by somebody else meanwhile.
     async fn set_rotation(
-        &self,
+        self: &Arc<Self>,
         id: &str,
         etag: &str,
         decide: impl Fn(&Self, &KeyPair) -> Result<Option<Rotation>, ServiceError>,
     ) -> Result<KeyPairView, ServiceError> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let was = self.find(id).await?;
-            if !was.is_still(etag) {
-                return Err(ServiceError::EtagMismatch(id.to_owned()));
+        let changed = self.change_found(id, etag, |service, was| {
+            let decided = decide(&service, &was);
+            async move {
+                let becomes = KeyPair {
+                    rotation: decided?,
+                    revision: was.revision + 1,
+                    ..was.clone()
+                };
+                let change = service.change(None);
+                service.record_replaced(&was, &becomes, change).await?;
+                info!(key_pair = %becomes.id, rotates = becomes.rotation.is_some(), "changed rotation settings");
+                Ok::<_, ServiceError>(becomes)
             }
-            self.provider_of(&was)?;
-            let becomes = KeyPair {
-                rotation: decide(self, &was)?,
-                revision: was.revision + 1,
-                ..was.clone()
-            };
-            let change = self.change(None);
-            match self.record_replaced(&was, &becomes, change).await {
-                Err(ServiceError::EtagMismatch(_)) if attempts < ATTEMPTS_MAX => {}
-                recorded => {
-                    recorded?;
-                    info!(key_pair = %becomes.id, rotates = becomes.rotation.is_some(), "changed rotation settings");
-                    return Ok(self.view(becomes));
-                }
-            }
-        }
+        });
+        Ok(self.view(changed.await?))
     }
 
     /// Checks settings for a key pair, also against what their provider can do.
@@ -190,5 +187,3 @@ pub(super) fn certifies_itself(key_pair: &KeyPair) -> Result<(), ServiceError> {
 
 const PLANNED_DEFAULT: usize = 10;
 const PLANNED_MAX: usize = 1000;
-/// How often a change is tried that somebody else keeps getting in the way of.
-const ATTEMPTS_MAX: u32 = 5;

@@ -129,6 +129,15 @@ impl Stage {
         self.service().generate(request).await.unwrap();
     }
 
+    async fn rotate(&self, id: &str, activate: bool) -> KeyPairView {
+        let request = RotateRequest {
+            id: id.into(),
+            activate,
+            etag: String::new(),
+        };
+        self.service().rotate(request).await.unwrap()
+    }
+
     async fn pair(&self, id: &str) -> KeyPair {
         let id = KeyPairId::parse(id).unwrap();
         self.store.key_pair(&id).await.unwrap().unwrap()
@@ -370,15 +379,7 @@ async fn a_step_that_fails_leaves_nothing_is_counted_and_is_done_when_it_can_be(
     assert_eq!((metrics.overdue(), stage.keys()), (0, 2));
 
     // A certificate that cannot be put on the token is put there later; nothing is lost by it.
-    stage
-        .service()
-        .rotate(RotateRequest {
-            id: "y".into(),
-            activate: true,
-            etag: String::new(),
-        })
-        .await
-        .unwrap();
+    stage.rotate("y", true).await;
     assert_eq!(stage.generations("y").await, "2 - [1]");
     *stage.hsm.fault.lock() = Fault::Fails(Operation::Destroy);
     stage.day(95).await;
@@ -430,6 +431,46 @@ async fn what_a_former_generation_signed_is_accepted_until_it_expires() {
         let count = 1 + usize::from(expected.is_some());
         assert_eq!(published.public_keys.len(), count, "day {day}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_names_no_etag_is_not_told_that_it_differs() {
+    let stage = Stage::new(1);
+    for n in 0..50 {
+        let id = format!("x{n}");
+        stage.generate(&id, ProviderKind::Local).await;
+        let update = UpdateRotationRequest {
+            id: id.clone(),
+            settings: rotation(20, 10),
+            etag: String::new(),
+        };
+        let service = stage.service();
+        let migrate = service.migrate(&id, Some(ProviderKind::Hsm), "");
+        let (rotated, updated, migrated) = tokio::join!(
+            stage.rotate(&id, true),
+            service.update_rotation(update),
+            migrate
+        );
+        assert_eq!(rotated.key_pair.current.number.number(), 2);
+        updated.unwrap();
+        migrated.unwrap();
+        let delete = DeleteRequest {
+            id: id.clone(),
+            ..DeleteRequest::default()
+        };
+        let rotate = RotateRequest {
+            id: id.clone(),
+            ..RotateRequest::default()
+        };
+        let (rotated, deleted) = tokio::join!(service.rotate(rotate), service.delete(delete));
+        deleted.unwrap();
+        assert!(
+            matches!(rotated, Ok(_) | Err(ServiceError::KeyPairNotFound(_))),
+            "{rotated:?}"
+        );
+    }
+    assert_eq!(stage.keys(), 0);
+    assert!(stage.store.condemned().await.unwrap().is_empty());
 }
 
 #[tokio::test]
