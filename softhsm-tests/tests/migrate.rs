@@ -1,11 +1,12 @@
 //! Software key pairs that move into the token, whatever comes between.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keypaird::proto::{
-    CryptoProvider, KeyOrigin, KeyPairView, MigrateSigningKeyPairRequest, SignRequest,
-    VerifyRequest, sign_request, verify_request,
+    CryptoProvider, GenerateCsrRequest, KeyOrigin, KeyPairView, MigrateSigningKeyPairRequest,
+    SignRequest, VerifyRequest, sign_request, verify_request,
 };
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
@@ -95,6 +96,63 @@ async fn a_key_pair_moves_into_the_token_under_its_id_while_it_signs() {
     );
     client.delete(&id).await.unwrap();
     assert_eq!(token.count("Private Key"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_the_key_is_done_with_the_one_or_the_other_while_it_moves() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    for _ in 0..10 {
+        let wanted = settings(CryptoProvider::Local);
+        let id = client.generate(wanted).await.unwrap().id;
+        let done = Arc::new(AtomicBool::new(false));
+        let requesting: Vec<_> = (0..8)
+            .map(|_| {
+                let (client, id, done) = (client.clone(), id.clone(), Arc::clone(&done));
+                tokio::spawn(async move {
+                    // It reads the key anew each time, as signing does once.
+                    while !done.load(Ordering::Relaxed) {
+                        let request = GenerateCsrRequest {
+                            id: id.clone(),
+                            ..GenerateCsrRequest::default()
+                        };
+                        client.key_pairs().generate_csr(request).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        migrate(&client, &id, CryptoProvider::Hsm).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        done.store(true, Ordering::Relaxed);
+        for requesting in requesting {
+            requesting.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_is_pending_moves_along_and_signs_in_the_token() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let mut wanted = settings(CryptoProvider::Local);
+    wanted.key_algorithm = "RSA".into();
+    let id = client.generate(wanted).await.unwrap().id;
+    let before = client.rotate(&id, false).await.unwrap();
+    let moved = migrate(&client, &id, CryptoProvider::Hsm).await.unwrap();
+    assert_eq!(moved.pending, before.pending);
+    assert_eq!(
+        (token.count("Private Key"), token.count("Certificate")),
+        (2, 2)
+    );
+    let rotated = client.rotate(&id, true).await.unwrap();
+    assert_eq!(
+        (rotated.generation, rotated.crypto_provider()),
+        (2, CryptoProvider::Hsm)
+    );
+    client.signs(&rotated).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

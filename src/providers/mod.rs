@@ -29,8 +29,8 @@ pub use registry::Registry;
 pub use token::{KeySearch, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
 
 use crate::domain::{
-    Generation, KeyPair, KeyPairGeneration, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind,
-    PublicKey, SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
+    Generation, KeyPairGeneration, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind, PublicKey,
+    SealedKey, SignatureAlgorithm, SigningInput, TokenAttributes,
 };
 
 /// A place where keys live and work: a PKCS#11 token, or the software provider.
@@ -119,9 +119,9 @@ pub struct KeyName {
 
 impl KeyName {
     /// Returns the name of the key of a generation.
-    pub fn of(key_pair: &KeyPair, generation: &KeyPairGeneration) -> Self {
+    pub fn of(id: &KeyPairId, generation: &KeyPairGeneration) -> Self {
         Self {
-            id: key_pair.id.clone(),
+            id: id.clone(),
             generation: generation.number,
             key_ref: generation.key_ref,
         }

@@ -47,7 +47,7 @@ impl Service {
             names => Some(SubjectAlternativeName::parse_all(names, &mut violations)),
         };
         violations.into_result().map_err(ServiceError::Invalid)?;
-        let key_pair = self.find(&request.id).await?;
+        let (key_pair, key) = self.find_with_key(&request.id).await?;
         let handle = self.provider_of(&key_pair)?;
         handle.availability()?;
         let profile = CsrProfile {
@@ -67,7 +67,7 @@ impl Service {
         })?;
         let signature = handle
             .sign(SigningOrder {
-                key: Arc::new(self.stored_key(&key_pair).await?),
+                key: Arc::new(key),
                 algorithm: linted.signature_algorithm(),
                 input: linted.to_be_signed(),
             })

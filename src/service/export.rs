@@ -23,7 +23,7 @@ impl Service {
         format: KeyFileFormat,
         password: SecretString,
     ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
-        let key_pair = self.find(id).await?;
+        let (key_pair, key) = self.find_with_key(id).await?;
         let handle = self.provider_of(&key_pair)?;
         if !self.is_exportable(&key_pair) {
             return Err(ServiceError::NotExportable {
@@ -33,7 +33,6 @@ impl Service {
         }
         keyfiles::check_new_password(&password)
             .map_err(|refusal| ServiceError::Invalid(Violations::one("password", refusal)))?;
-        let key = self.stored_key(&key_pair).await?;
         let private_key = handle
             .run(Lane::Manage, Operation::Export, move |provider| {
                 provider.export(&key)

@@ -10,11 +10,11 @@ use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyRef, ProviderKind,
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
 
 impl Service {
-    /// Moves a software key pair into the token under the same id. A key pair that is there already is returned
-    /// as it is.
+    /// Moves a software key pair into the token under the same id, with the next generation if one is pending. A key pair
+    /// that is there already is returned as it is.
     ///
-    /// The token has proved the key by a signature before the record changes over, in one step, and with it
-    /// the software copy is gone. What is broken off before leaves a condemned key on the token, which is
+    /// The token has proved each key by a signature before the record changes over, in one step, and with it
+    /// the software copies are gone. What is broken off before leaves condemned keys on the token, which are
     /// cleared away like that of a broken-off generation.
     ///
     /// # Errors
@@ -47,28 +47,42 @@ impl Service {
         }
     }
 
+    /// Moves the keys that sign, now and next. Those that did are destroyed where they are, when they expire.
     async fn move_to_token(&self, was: KeyPair) -> Result<KeyPair, ServiceError> {
-        self.refuse_unsupported("id", ProviderKind::Hsm, &was.current.public_key)?;
+        let moving: Vec<_> = std::iter::once(&was.current)
+            .chain(&was.pending)
+            .filter(|generation| generation.provider == ProviderKind::Local)
+            .collect();
+        for generation in &moving {
+            self.refuse_unsupported("id", ProviderKind::Hsm, &generation.public_key)?;
+        }
         let token = self.running(ProviderKind::Hsm, Operation::Import)?;
-        let name = KeyName {
-            id: was.id.clone(),
-            generation: was.current.number,
-            key_ref: KeyRef::from_random(self.entropy.bits_128()?),
-        };
-        self.store.begin_succession(intent(token, &name)).await?;
-        let moved = self.try_move(token, &name, &was).await;
+        let mut names = Vec::new();
+        for generation in &moving {
+            names.push(KeyName {
+                id: was.id.clone(),
+                generation: generation.number,
+                key_ref: KeyRef::from_random(self.entropy.bits_128()?),
+            });
+        }
+        let moved = self.try_move(token, &names, &was).await;
         if moved.is_err() {
-            self.undo(token, &name).await;
+            for name in &names {
+                self.undo(token, name).await;
+            }
         }
         let becomes = moved?;
-        // The record knows it no more, and the software provider forgets it.
-        let (software, key_ref) = (self.provider_of(&was)?, was.current.key_ref);
-        software
-            .run(Lane::Sign, Operation::Destroy, move |provider| {
-                provider.destroy(key_ref)
-            })
-            .await?;
-        info!(key_pair = %becomes.id, key_ref = %name.key_ref, "moved a key pair into the token");
+        // The record knows them no more, and the software provider forgets them.
+        let software = self.provider_of(&was)?;
+        for generation in moving {
+            let key_ref = generation.key_ref;
+            software
+                .run(Lane::Sign, Operation::Destroy, move |provider| {
+                    provider.destroy(key_ref)
+                })
+                .await?;
+        }
+        info!(key_pair = %becomes.id, keys = names.len(), "moved a key pair into the token");
         self.publish_replaced(&becomes).await;
         Ok(becomes)
     }
@@ -76,12 +90,41 @@ impl Service {
     async fn try_move(
         &self,
         token: &ProviderHandle,
-        name: &KeyName,
+        names: &[KeyName],
         was: &KeyPair,
     ) -> Result<KeyPair, ServiceError> {
-        let key = self.stored_key(was).await?;
-        let private_key = self
-            .provider_of(was)?
+        let mut becomes = KeyPair {
+            revision: was.revision + 1,
+            // The next one does not go back.
+            rotation: was.rotation.map(|mut rotation| {
+                rotation.next.provider = ProviderKind::Hsm;
+                rotation
+            }),
+            ..was.clone()
+        };
+        let moving: Vec<_> = std::iter::once(&mut becomes.current)
+            .chain(&mut becomes.pending)
+            .filter(|generation| generation.provider == ProviderKind::Local)
+            .collect();
+        for (generation, name) in moving.into_iter().zip(names) {
+            self.move_key(token, name, generation).await?;
+        }
+        let change = self.change(None);
+        self.record_replaced(was, &becomes, change).await?;
+        Ok(becomes)
+    }
+
+    /// Has the token take the key of a generation.
+    async fn move_key(
+        &self,
+        token: &ProviderHandle,
+        name: &KeyName,
+        generation: &mut KeyPairGeneration,
+    ) -> Result<(), ServiceError> {
+        self.store.begin_succession(intent(token, name)).await?;
+        let key = self.stored_key(&name.id, generation).await?;
+        let software = self.running(generation.provider, Operation::Export)?;
+        let private_key = software
             .run(Lane::Manage, Operation::Export, move |provider| {
                 provider.export(&key)
             })
@@ -92,24 +135,10 @@ impl Service {
                 provider.import(&job_name, &private_key)
             })
             .await?;
-        let becomes = KeyPair {
-            revision: was.revision + 1,
-            // The next one does not go back.
-            rotation: was.rotation.map(|mut rotation| {
-                rotation.next.provider = ProviderKind::Hsm;
-                rotation
-            }),
-            current: KeyPairGeneration {
-                provider: ProviderKind::Hsm,
-                origin: KeyOrigin::Imported,
-                key_ref: name.key_ref,
-                token_attributes: imported.token_attributes,
-                ..was.current.clone()
-            },
-            ..was.clone()
-        };
-        let change = self.change(None);
-        self.record_replaced(was, &becomes, change).await?;
-        Ok(becomes)
+        generation.provider = ProviderKind::Hsm;
+        generation.origin = KeyOrigin::Imported;
+        generation.key_ref = name.key_ref;
+        generation.token_attributes = imported.token_attributes;
+        Ok(())
     }
 }

@@ -128,7 +128,7 @@ impl Service {
         if generation.provider == ProviderKind::Hsm && generation.origin != KeyOrigin::Linked {
             let operation = Operation::PublishCertificate;
             let handle = self.running(generation.provider, operation)?;
-            let name = KeyName::of(key_pair, generation);
+            let name = KeyName::of(&key_pair.id, generation);
             let certificate = generation.certificate.clone();
             let replace = issue::on_token(operation, move |token| {
                 token.replace_certificate(&name, &certificate)

@@ -433,6 +433,38 @@ async fn what_a_former_generation_signed_is_accepted_until_it_expires() {
     }
 }
 
+#[tokio::test]
+async fn a_key_pair_that_moves_into_the_token_takes_its_successor_along() {
+    let stage = Stage::new(1);
+    stage.generate("x", ProviderKind::Local).await;
+    stage.day(75).await;
+    let service = stage.service();
+    let migrate = || service.migrate("x", Some(ProviderKind::Hsm), "");
+    *stage.hsm.fault.lock() = Fault::Fails(Operation::Import);
+    migrate().await.unwrap_err();
+    assert_eq!(
+        (stage.pair("x").await.provider(), stage.keys()),
+        (ProviderKind::Local, 0)
+    );
+    *stage.hsm.fault.lock() = Fault::None;
+    migrate().await.unwrap();
+    assert_eq!(stage.generations("x").await, "1 2 []");
+    assert_eq!(stage.keys(), 2);
+    let left = stage.store.keys_of(ProviderKind::Local).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    for day in [95, 145] {
+        stage.day(day).await;
+        let pair = stage.pair("x").await;
+        let mut generations = pair.generations();
+        assert!(
+            generations.all(|(_, one)| one.provider == ProviderKind::Hsm),
+            "day {day}"
+        );
+    }
+    assert_eq!(stage.generations("x").await, "2 3 []");
+    assert!(stage.store.condemned().await.unwrap().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_names_no_etag_is_not_told_that_it_differs() {
     let stage = Stage::new(1);

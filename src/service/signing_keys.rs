@@ -7,7 +7,8 @@ use quick_cache::sync::Cache;
 
 use super::{Service, ServiceError};
 use crate::domain::{
-    Generation, GenerationState, KeyPair, KeyPairId, PublicKey, SignatureAlgorithm, Validity,
+    Generation, GenerationState, KeyPair, KeyPairGeneration, KeyPairId, ProviderKind, PublicKey,
+    SignatureAlgorithm, Validity,
 };
 use crate::providers::{KeyName, ProviderHandle, StoredKey};
 
@@ -83,7 +84,7 @@ impl Service {
             return Ok(kept);
         }
         let forgotten_before = *self.signing_keys.forgotten.lock();
-        let key_pair = self.find(id).await?;
+        let (key_pair, stored) = self.find_with_key(id).await?;
         let provider = Arc::clone(self.provider_of(&key_pair)?);
         let published = key_pair.generations().map(|(state, one)| VerifyingKey {
             number: one.number,
@@ -99,19 +100,38 @@ impl Service {
             validity: key_pair.current.validity,
             fingerprint: key_pair.current.certificate.sha256_fingerprint().into(),
             provider,
-            stored: Arc::new(self.stored_key(&key_pair).await?),
+            stored: Arc::new(stored),
         });
         self.signing_keys.keep(key_pair.id, &key, forgotten_before);
         Ok(key)
     }
 
-    /// Returns the key of a key pair as its provider wants it.
-    pub(super) async fn stored_key(&self, key_pair: &KeyPair) -> Result<StoredKey, ServiceError> {
-        let current = &key_pair.current;
+    /// Finds a key pair by the id a caller wrote, with the key that signs: both as they were at one moment.
+    pub(super) async fn find_with_key(
+        &self,
+        id: &str,
+    ) -> Result<(KeyPair, StoredKey), ServiceError> {
+        loop {
+            let key_pair = self.find(id).await?;
+            let key = self.stored_key(&key_pair.id, &key_pair.current).await?;
+            let is_whole = key.sealed.is_some() || key_pair.provider() == ProviderKind::Hsm;
+            // Otherwise it moved into the token meanwhile, or was deleted.
+            if is_whole || self.find(id).await?.revision == key_pair.revision {
+                return Ok((key_pair, key));
+            }
+        }
+    }
+
+    /// Returns the key of a generation as its provider wants it.
+    pub(super) async fn stored_key(
+        &self,
+        id: &KeyPairId,
+        generation: &KeyPairGeneration,
+    ) -> Result<StoredKey, ServiceError> {
         Ok(StoredKey {
-            name: KeyName::of(key_pair, current),
-            public_key: current.public_key.clone(),
-            sealed: self.store.sealed_key(current.key_ref).await?,
+            name: KeyName::of(id, generation),
+            public_key: generation.public_key.clone(),
+            sealed: self.store.sealed_key(generation.key_ref).await?,
         })
     }
 }
