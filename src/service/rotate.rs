@@ -12,8 +12,8 @@ use super::rotation::certifies_itself;
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs::{self, SerialNumber};
 use crate::domain::{
-    DueStep, EventKind, Generation, GenerationTemplate, KeyPair, KeyPairGeneration, KeyRef,
-    RotatedFrom, RotationAction, RotationSettings, Violations,
+    CertificateValidity, DueStep, EventKind, Generation, GenerationTemplate, KeyPair,
+    KeyPairGeneration, KeyRef, RotatedFrom, RotationAction, RotationSettings, Violations,
 };
 use crate::providers::{KeyName, Operation, ProviderHandle};
 use crate::store::Change;
@@ -53,6 +53,14 @@ impl Service {
         activate: bool,
     ) -> Result<KeyPair, ServiceError> {
         certifies_itself(&key_pair)?;
+        let now = self.clock.now();
+        if let Some(pending) = &key_pair.pending
+            && pending.validity.at(now) == CertificateValidity::Expired
+        {
+            // It is no longer shown, although nobody has retired it yet, and would never be of use.
+            let number = pending.number;
+            key_pair = self.retire(&key_pair, number).await?;
+        }
         if key_pair.pending.is_none() {
             key_pair = self.create_pending(&key_pair).await?;
         }
@@ -176,6 +184,8 @@ impl Service {
         let Some(mut current) = was.pending.clone() else {
             return Ok(was.clone());
         };
+        // As long as it could not sign, its predecessor does.
+        self.running(current.provider, Operation::Sign)?;
         let change = self.change(Some(EventKind::Activated));
         current.activate_time = Some(change.time);
         let mut previous = vec![was.current.clone()];

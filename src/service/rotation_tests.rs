@@ -10,8 +10,8 @@ use super::keep_rotating::Setbacks;
 use super::tests::{Counting, Failing, Fault};
 use super::*;
 use crate::domain::{
-    EventKind, GenerationState, KeyPairId, NewKeyPairSettings, ProviderMode, ProviderPolicy,
-    RotationAction, RotationSettings, SignatureEncoding, SigningInput,
+    CertificateValidity, EventKind, GenerationState, KeyPairId, NewKeyPairSettings, ProviderMode,
+    ProviderPolicy, RotationAction, RotationSettings, SignatureEncoding, SigningInput,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
 use crate::providers::{CryptoProvider, Lanes, Operation};
@@ -393,6 +393,29 @@ async fn a_step_that_fails_leaves_nothing_is_counted_and_is_done_when_it_can_be(
 }
 
 #[tokio::test]
+async fn a_key_in_a_token_that_is_away_does_not_begin_to_sign() {
+    let stage = Stage::new(1);
+    let settings = RotationSettings {
+        crypto_provider: Some(ProviderKind::Hsm),
+        ..rotation(30, 10)
+    };
+    stage
+        .generate_with("x", ProviderKind::Local, 100, Some(settings))
+        .await;
+    stage.day(75).await;
+    *stage.hsm.fault.lock() = Fault::Fails(Operation::Connect);
+    stage.day(96).await;
+    assert_eq!(stage.generations("x").await, "1 2 []");
+    assert_eq!(stage.service().rotation_metrics().overdue(), 1);
+    let view = stage.service().get("x").await.unwrap();
+    assert_eq!(view.key_pair.provider(), ProviderKind::Local);
+    *stage.hsm.fault.lock() = Fault::None;
+    stage.day(96).await;
+    assert_eq!(stage.generations("x").await, "2 - [1]");
+    assert_eq!(stage.service().rotation_metrics().overdue(), 0);
+}
+
+#[tokio::test]
 async fn what_a_former_generation_signed_is_accepted_until_it_expires() {
     let stage = Stage::new(1);
     stage.generate("x", ProviderKind::Local).await;
@@ -431,6 +454,24 @@ async fn what_a_former_generation_signed_is_accepted_until_it_expires() {
         let count = 1 + usize::from(expected.is_some());
         assert_eq!(published.public_keys.len(), count, "day {day}");
     }
+}
+
+#[tokio::test]
+async fn a_successor_that_expired_before_it_signed_is_not_brought_up_by_hand() {
+    let stage = Stage::new(1);
+    stage.generate("x", ProviderKind::Hsm).await;
+    stage.day(75).await;
+    stage.service().delete_rotation("x", "").await.unwrap();
+    // Nobody has retired it yet.
+    stage.set_day(176);
+    let view = stage.rotate("x", true).await;
+    assert_eq!(view.key_pair.current.number.number(), 3);
+    assert_eq!(view.status, CertificateValidity::Valid);
+    stage.day(176).await;
+    assert_eq!(
+        (stage.generations("x").await.as_str(), stage.keys()),
+        ("3 - []", 1)
+    );
 }
 
 #[tokio::test]
