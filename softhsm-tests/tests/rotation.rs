@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keypaird::domain::SignatureAlgorithm;
+use keypaird::certs;
+use keypaird::domain::{PublicKey, SignatureAlgorithm, SigningInput};
 use keypaird::proto::key_pair_event::Type;
 use keypaird::proto::{
     CryptoProvider, GenerationState, KeyPairRotationSettings, KeyPairView, ListPublicKeysRequest,
@@ -316,61 +317,101 @@ async fn what_was_missed_in_the_token_is_made_up_for_as_soon_as_that_is_connecte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotation_changes_nothing_for_those_who_sign() {
-    let token = Token::fresh();
-    let daemon = Home::hybrid(&token).with(OFTEN).start();
-    let client = daemon.client().await;
-    for provider in [CryptoProvider::Local, CryptoProvider::Hsm] {
-        let id = client.generate(settings(provider)).await.unwrap().id;
-        let done = Arc::new(AtomicBool::new(false));
-        let signers: Vec<_> = (0..64)
-            .map(|_| {
-                let (client, id, done) = (client.clone(), id.clone(), Arc::clone(&done));
-                tokio::spawn(async move {
-                    let mut signed = Vec::new();
-                    while !done.load(Ordering::Relaxed) {
-                        signed.push(sign(&client, &id).await);
-                    }
-                    signed
-                })
+    // The module in a process of its own, as it is by default, and in the daemon's.
+    let homes: [fn(&Token) -> Home; 2] = [Home::hybrid, |token| Home::hybrid(token).in_process()];
+    for home in homes {
+        let token = Token::fresh();
+        let daemon = home(&token).with(OFTEN).start();
+        let client = daemon.client().await;
+        for provider in [CryptoProvider::Local, CryptoProvider::Hsm] {
+            while_64_sign(&client, provider).await;
+        }
+    }
+}
+
+async fn while_64_sign(client: &Client, provider: CryptoProvider) {
+    let id = client.generate(settings(provider)).await.unwrap().id;
+    let done = Arc::new(AtomicBool::new(false));
+    let signers: Vec<_> = (0..64)
+        .map(|_| {
+            let (client, id, done) = (client.clone(), id.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut signed = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    signed.push(sign(&client, &id).await);
+                }
+                signed
             })
-            .collect();
-        let mut keys = vec![client.get(&id).await.unwrap().public_key_pem];
-        for round in 0..4 {
-            tokio::time::sleep(Duration::from_millis(150)).await;
-            // At once, or in two steps.
-            if round % 2 == 0 {
-                client.rotate(&id, false).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            keys.push(client.rotate(&id, true).await.unwrap().public_key_pem);
-        }
+        })
+        .collect();
+    let mut views = vec![client.get(&id).await.unwrap()];
+    for round in 0..5 {
         tokio::time::sleep(Duration::from_millis(150)).await;
-        done.store(true, Ordering::Relaxed);
-        let verifiers: Vec<_> = keys.iter().map(|pem| OpensslVerifier::new(pem)).collect();
-        let mut seen = [0; 5];
-        let mut last = Vec::new();
-        for signer in signers {
-            let signed = signer.await.unwrap();
-            let generations = signed.iter().map(|one| one.generation);
-            assert!(generations.is_sorted(), "a client saw a generation go back");
-            for one in &signed {
-                seen[usize::try_from(one.generation - 1).unwrap()] += 1;
-            }
-            last.extend(signed.into_iter().step_by(40));
+        // At once, or in two steps.
+        if round % 2 == 0 {
+            client.rotate(&id, false).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(
-            seen.iter().all(|count| *count > 0),
-            "{provider:?}: {seen:?}"
-        );
-        for one in last {
+        views.push(client.rotate(&id, true).await.unwrap());
+        if round == 3 {
+            // The last one is of another kind, and in the token.
+            let other = KeyPairRotationSettings {
+                key_algorithm: Some("RSA".into()),
+                crypto_provider: CryptoProvider::Hsm.into(),
+                ..buffers(30, 10)
+            };
+            client.update_rotation(&id, other).await.unwrap();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    done.store(true, Ordering::Relaxed);
+    let last = &views[5];
+    assert_eq!(
+        (last.crypto_provider(), &*last.key_algorithm),
+        (CryptoProvider::Hsm, "RSA")
+    );
+    let verifiers: Vec<_> = views
+        .iter()
+        .map(|view| OpensslVerifier::new(&view.public_key_pem))
+        .collect();
+    let keys: Vec<_> = views.iter().map(public_key).collect();
+    let message = SigningInput::Message(MESSAGE.to_vec().into());
+    let mut seen = [0; 6];
+    for signer in signers {
+        let signed = signer.await.unwrap();
+        let generations = signed.iter().map(|one| one.generation);
+        assert!(generations.is_sorted(), "a client saw a generation go back");
+        for one in &signed {
             let index = usize::try_from(one.generation - 1).unwrap();
             let algorithm = SignatureAlgorithm::parse(&one.signature_algorithm).unwrap();
-            verifiers[index].accepts(algorithm, MESSAGE, &one.signature);
-            let verified = verify(&client, &id, &one.signature).await;
-            assert_eq!(verified.generation, one.generation);
+            keys[index]
+                .verify(algorithm, &message, &one.signature)
+                .unwrap();
+            let certificate = &views[index].sha256_fingerprint;
+            assert_eq!(&one.certificate_sha256_fingerprint, certificate);
+            // Others' eyes see now and then one of each generation.
+            if seen[index] % 500 == 0 {
+                verifiers[index].accepts(algorithm, MESSAGE, &one.signature);
+                let verified = verify(client, &id, &one.signature).await;
+                assert_eq!(
+                    (verified.valid, verified.generation),
+                    (true, one.generation)
+                );
+            }
+            seen[index] += 1;
         }
-        println!("{provider:?}: {seen:?} signatures by generation, none failed");
     }
+    assert!(
+        seen.iter().all(|count| *count > 0),
+        "{provider:?}: {seen:?}"
+    );
+    println!("{provider:?}: {seen:?} signatures by generation, none failed");
+}
+
+/// Reads the public key in the certificate of a view.
+fn public_key(view: &KeyPairView) -> PublicKey {
+    let certificates = certs::read_certificates(view.certificate_pem.as_bytes()).unwrap();
+    certs::read(&certificates[0]).unwrap().public_key
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -483,7 +524,6 @@ async fn settings_are_checked_when_they_are_saved() {
     ];
     assert_eq!(fields, expected);
 
-    // What the provider cannot do is refused now, not when rotation fires.
     assert_eq!(http::get(&daemon, &path).status, 404);
     let delete = || {
         let path = format!("{}{path}", http::BASE);
@@ -528,6 +568,7 @@ async fn settings_are_checked_when_they_are_saved() {
 
     // A key pair of a CA is renewed by that CA: the settings end, and there are no others.
     client.update_rotation(&id, buffers(7, 7)).await.unwrap();
+    client.rotate(&id, false).await.unwrap();
     let csr = http::get(&daemon, &format!("/keyPairs/signing/{id}/csr"));
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.csr"), csr.body).unwrap();
@@ -548,7 +589,11 @@ async fn settings_are_checked_when_they_are_saved() {
         .unwrap()
         .into_inner();
     assert!(answer.rotation_settings_ended);
-    assert_eq!(answer.key_pair.unwrap().rotation_settings, None);
+    let certified = answer.key_pair.unwrap();
+    assert_eq!(certified.rotation_settings, None);
+    // What was pending stays so, and does not begin to sign.
+    let pending = certified.pending.unwrap();
+    assert_eq!((pending.number, pending.activate_time), (2, None));
     for refused in [
         client.update_rotation(&id, buffers(7, 7)).await.err(),
         client.rotate(&id, true).await.err(),

@@ -1,10 +1,11 @@
 //! Those who watch: what they are told, over kills and restarts.
 
-use keypaird::proto::CryptoProvider;
 use keypaird::proto::key_pair_event::Type;
+use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
 use softhsm_tests::client::{reason, settings};
 use softhsm_tests::daemon::Home;
 use softhsm_tests::keypairctl;
+use softhsm_tests::shifted_clock::ShiftedClock;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,6 +70,45 @@ async fn a_consumer_that_comes_back_after_a_kill_misses_nothing_and_sees_nothing
         "what was answered was lost"
     );
     assert!(made.len() > 50, "{}", made.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expiries_are_told_at_the_days_that_are_configured() {
+    let clock = ShiftedClock::new();
+    let home = clock
+        .given_to(Home::local())
+        .with("rotation.check_interval = \"50ms\"\nrotation.expiry_warning_days = [50, 20]");
+    let mut daemon = home.start();
+    let client = daemon.client().await;
+    let mut watch = client.watch("x", "").await.unwrap();
+    let wanted = NewKeyPairSettings {
+        id: Some("x".into()),
+        valid_days: 100,
+        ..settings(CryptoProvider::Unspecified)
+    };
+    client.generate(wanted).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().r#type(), Type::Created);
+    for (days, kind) in [
+        (51, Type::Expiring),
+        (81, Type::Expiring),
+        (101, Type::Expired),
+    ] {
+        clock.set_days_ahead(days);
+        let event = watch.next().await.unwrap();
+        assert_eq!((event.r#type(), &*event.id), (kind, "x"), "day {days}");
+        // Once, over a restart too.
+        daemon.stop();
+        daemon = home.start();
+        watch = daemon
+            .client()
+            .await
+            .watch("x", &watch.token)
+            .await
+            .unwrap();
+    }
+    let client = daemon.client().await;
+    client.delete("x").await.unwrap();
+    assert_eq!(watch.next().await.unwrap().r#type(), Type::Deleted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
