@@ -189,11 +189,12 @@ async fn registry(config: &Config, store: &dyn MetadataStore) -> Result<Registry
         };
         let provider: Arc<dyn CryptoProvider> = match token.isolation {
             Isolation::InProcess => Arc::new(Pkcs11Provider::new(token.pkcs11.clone())),
-            Isolation::Process => Arc::new(IsolatedPkcs11Provider::new(
-                token.pkcs11.clone(),
-                module_process::command(&config.telemetry),
-                token.operation_timeout,
-            )),
+            Isolation::Process => {
+                let command = module_process::command(&config.telemetry);
+                let (pkcs11, call_max) = (token.pkcs11.clone(), token.operation_timeout);
+                let provider = IsolatedPkcs11Provider::new(pkcs11, command, call_max);
+                Arc::new(provider.map_err(StartError::Threads)?)
+            }
         };
         handles.push(ProviderHandle::start(provider, &lanes).map_err(StartError::Threads)?);
     }

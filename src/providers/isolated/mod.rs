@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 pub use process::WorkerCommand;
-use process::{Process, ProcessError};
+use process::{Process, ProcessError, Starter};
 use wire::{Begin, Fault, Request};
 pub use worker::serve;
 
@@ -38,6 +38,7 @@ use crate::domain::{
 pub struct IsolatedPkcs11Provider {
     config: Pkcs11Config,
     command: WorkerCommand,
+    starter: Starter,
     login: Login,
     /// The process, from when it is connected.
     process: ArcSwapOption<Process>,
@@ -51,15 +52,25 @@ impl IsolatedPkcs11Provider {
     ///
     /// A process with a call that lasts for longer than `call_max` is killed; generation and the like may take ten times as
     /// long.
-    pub fn new(config: Pkcs11Config, command: WorkerCommand, call_max: Duration) -> Self {
-        Self {
+    ///
+    /// The processes will be as nice as the thread that calls this.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(
+        config: Pkcs11Config,
+        command: WorkerCommand,
+        call_max: Duration,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            starter: Starter::new()?,
             login: Login::new(config.pin.clone()),
             config,
             command,
             process: ArcSwapOption::empty(),
             changing: Mutex::default(),
             call_max,
-        }
+        })
     }
 
     /// Returns the process, if there is one that can be used.
@@ -112,7 +123,7 @@ impl CryptoProvider for IsolatedPkcs11Provider {
             verify_signatures: self.config.verify_signatures,
             pin: pin.expose_secret().to_owned().into(),
         };
-        let started = Process::start(&self.command, &begin, self.call_max);
+        let started = Process::start(&self.starter, &self.command, &begin, self.call_max);
         match started.map_err(|cause| failed(ProviderErrorKind::Unavailable).because(cause))? {
             Ok(process) => {
                 let process = Arc::new(process);

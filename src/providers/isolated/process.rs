@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +31,40 @@ pub struct WorkerCommand {
     pub arguments: Vec<OsString>,
 }
 
+/// Starts processes, from a thread of its own.
+///
+/// A process takes over from the thread that starts it how nice it is, for good. Those that connect to a token give way to
+/// others (`Lane::yield_to_others`), and signatures must not.
+#[derive(Debug)]
+pub(super) struct Starter {
+    orders: mpsc::Sender<Order>,
+}
+
+type Order = (Command, mpsc::Sender<io::Result<Child>>);
+
+impl Starter {
+    /// Starts the thread. It ends with this.
+    pub(super) fn new() -> io::Result<Self> {
+        let (orders, ordered) = mpsc::channel::<Order>();
+        thread::Builder::new()
+            .name("hsm-starter".to_owned())
+            .spawn(move || {
+                for (mut command, reply) in ordered {
+                    // Whoever ordered it waits for it.
+                    let _ = reply.send(command.spawn());
+                }
+            })?;
+        Ok(Self { orders })
+    }
+
+    fn start(&self, command: Command) -> io::Result<Child> {
+        let gone = || io::Error::other("the thread that starts processes is gone");
+        let (reply, started) = mpsc::channel();
+        self.orders.send((command, reply)).map_err(|_| gone())?;
+        started.recv().map_err(|_| gone())?
+    }
+}
+
 /// A process that has loaded the module and is logged in to the token.
 ///
 /// It ends when this is dropped, and with the daemon, however that ends.
@@ -50,11 +84,12 @@ pub(super) struct Process {
 impl Process {
     /// Starts the process and has it connect to the token.
     pub(super) fn start(
+        starter: &Starter,
         command: &WorkerCommand,
         begin: &Begin,
         call_max: Duration,
     ) -> Result<Result<Self, Fault>, ProcessError> {
-        let (control, leash) = spawn(command).map_err(ProcessError::Start)?;
+        let (control, leash) = spawn(starter, command).map_err(ProcessError::Start)?;
         let mut channel = Channel::new(control, call_max)?;
         let greeting = channel.send(begin).and_then(|()| channel.receive());
         if !matches!(greeting, Ok(Ok(_))) {
@@ -209,17 +244,17 @@ impl From<io::Error> for ProcessError {
 }
 
 /// Starts the process, with one end of the returned socket as its standard input.
-fn spawn(command: &WorkerCommand) -> io::Result<(UnixStream, Leash)> {
+fn spawn(starter: &Starter, command: &WorkerCommand) -> io::Result<(UnixStream, Leash)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let child = Command::new(&command.program)
+    let mut process = Command::new(&command.program);
+    process
         .arg0("keypaird")
         .args(&command.arguments)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         // What a terminal sends to the daemon is for the daemon alone.
-        .process_group(0)
-        .spawn()?;
-    Ok((ours, Leash::of(child)?))
+        .process_group(0);
+    Ok((ours, Leash::of(starter.start(process)?)?))
 }
 
 /// What holds the process: it can be ended, and is waited for.
