@@ -102,11 +102,10 @@ impl Service {
         };
         // The software provider keeps nothing by itself: its key comes to be with the record, or not at all.
         let keeps_keys = handle.provider().token().is_some();
-        if keeps_keys {
-            self.store
-                .begin_creation(intent(handle, &name))
-                .await
-                .map_err(|error| taken(error, &name.id))?;
+        if keeps_keys && let Err(error) = self.store.begin_creation(intent(handle, &name)).await {
+            // It may be recorded all the same, and would keep the id.
+            self.undo(handle, &name).await;
+            return Err(taken(error, &name.id));
         }
         // A panic must not keep the token from being cleared.
         let made = AssertUnwindSafe(self.create_named(handle, &name, creation, gone))
@@ -167,35 +166,39 @@ impl Service {
                 request,
             })
         );
-        recorded.map_err(|error| taken(error, &name.id))?;
+        if let Err(failure) = recorded {
+            let is_ours =
+                |now: Option<&KeyPair>| now.is_some_and(|now| now.current.key_ref == name.key_ref);
+            let recorded = self.recorded(&name.id, failure, is_ours).await;
+            recorded.map_err(|error| taken(error, &name.id))?;
+        }
         if let Err(error) = published {
-            let now = self.clock.now();
-            self.store.begin_deletion(&key_pair, true, now).await?;
-            return Err(error);
+            match self.record_deletion(&key_pair, true).await {
+                Err(ServiceError::Store(failure)) => warn!(
+                    key_pair = %name.id, %error, %failure,
+                    "a key pair is kept that cannot be taken back; its certificate is put on the token at the next connection"
+                ),
+                _ => return Err(error),
+            }
         }
         Ok(key_pair)
     }
 
     /// Destroys what a failed creation may have left in the provider, now or when that is possible.
+    ///
+    /// What is recorded is not touched, whatever the store said of the recording: first the store condemns the key, and it
+    /// does so only as long as that is being made.
     pub(super) async fn undo(&self, handle: &ProviderHandle, name: &KeyName) {
-        let key_ref = name.key_ref;
-        let condemned = self.store.condemn(key_ref).await;
-        let destroyed = handle
-            .run(Lane::Manage, Operation::Destroy, move |provider| {
-                provider.destroy(key_ref)
-            })
-            .await;
-        let undone = match (condemned, destroyed) {
-            (_, Ok(())) => self
-                .store
-                .end_intent(key_ref)
-                .await
-                .map_err(ServiceError::Store),
-            (Ok(()), Err(error)) => Err(error.into()),
-            (Err(error), Err(_)) => Err(error.into()),
+        let undone = match self.store.condemn(name.key_ref).await {
+            Ok(true) => self.destroy_condemned(handle, name.key_ref).await,
+            Ok(false) => Ok(()),
+            Err(error) => {
+                self.uncondemned.lock().insert(name.key_ref);
+                Err(error.into())
+            }
         };
         if let Err(error) = undone {
-            warn!(key_pair = %name.id, %key_ref, %error, "a failed creation is undone later");
+            warn!(key_pair = %name.id, key_ref = %name.key_ref, %error, "a failed creation is undone later");
         }
     }
 

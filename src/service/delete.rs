@@ -7,9 +7,9 @@ use tracing::{Instrument, info};
 use super::create::stored_precision;
 use super::get::parse_id;
 use super::{Service, ServiceError};
-use crate::domain::{KeyOrigin, KeyPair, KeyPairId};
+use crate::domain::{KeyOrigin, KeyPair, KeyPairId, KeyRef};
 use crate::providers::{Lane, Operation, ProviderHandle};
-use crate::store::Intent;
+use crate::store::StoreError;
 use crate::telemetry::Call;
 
 /// A deletion as a caller asked for it.
@@ -76,18 +76,41 @@ impl Service {
                 handle.availability()?;
             }
         }
-        let now = stored_precision(self.clock.now());
-        if !self
-            .store
-            .begin_deletion(key_pair, destroy_linked, now)
-            .await?
-        {
-            return Err(self.changed_or_gone(key_pair).await?);
-        }
-        self.signing_keys.forget(&key_pair.id);
+        self.record_deletion(key_pair, destroy_linked).await?;
         self.destroy_all_condemned_of(&key_pair.id).await?;
         info!(key_pair = %key_pair.id, provider = %key_pair.provider(), "deleted a key pair");
         Ok(())
+    }
+
+    /// Removes the record of a key pair, and condemns its keys.
+    pub(super) async fn record_deletion(
+        &self,
+        key_pair: &KeyPair,
+        destroy_linked: bool,
+    ) -> Result<(), ServiceError> {
+        let now = stored_precision(self.clock.now());
+        let removed = self
+            .store
+            .begin_deletion(key_pair, destroy_linked, now)
+            .await;
+        self.judge_removal(key_pair, removed).await
+    }
+
+    async fn judge_removal(
+        &self,
+        key_pair: &KeyPair,
+        removed: Result<bool, StoreError>,
+    ) -> Result<(), ServiceError> {
+        // Whatever came of it: what is kept must be true.
+        self.signing_keys.forget(&key_pair.id);
+        match removed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.changed_or_gone(key_pair).await?),
+            Err(failure) => {
+                let is_gone = |now: Option<&KeyPair>| now.is_none();
+                Ok(self.recorded(&key_pair.id, failure, is_gone).await?)
+            }
+        }
     }
 
     /// Goes on with a deletion that was broken off.
@@ -109,7 +132,7 @@ impl Service {
         let mut destroyed = 0;
         for intent in self.store.condemned_of(id).await? {
             if let Some(handle) = self.registry.provider(intent.provider) {
-                self.destroy_condemned(handle, &intent).await?;
+                self.destroy_condemned(handle, intent.key_ref).await?;
                 destroyed += 1;
             }
         }
@@ -120,9 +143,8 @@ impl Service {
     pub(super) async fn destroy_condemned(
         &self,
         handle: &ProviderHandle,
-        intent: &Intent,
+        key_ref: KeyRef,
     ) -> Result<(), ServiceError> {
-        let key_ref = intent.key_ref;
         handle
             .run(Lane::Manage, Operation::Destroy, move |provider| {
                 provider.destroy(key_ref)

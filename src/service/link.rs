@@ -97,7 +97,14 @@ impl Service {
             sealed_key: None,
             request: None,
         });
-        recorded.await.map_err(|error| match error {
+        let recorded = match recorded.await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                let is_ours = |now: Option<&KeyPair>| now == Some(&key_pair);
+                self.recorded(&key_pair.id, failure, is_ours).await
+            }
+        };
+        recorded.map_err(|error| match error {
             StoreError::KeyTaken => ServiceError::invalid(
                 field,
                 Refusal::new("names a key that a key pair of keypaird has already"),

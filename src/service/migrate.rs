@@ -1,7 +1,9 @@
 //! Moves software key pairs into the token.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tracing::info;
 
 use super::create::intent;
@@ -65,7 +67,11 @@ impl Service {
                 key_ref: KeyRef::from_random(self.entropy.bits_128()?),
             });
         }
-        let moved = self.try_move(token, &names, &was).await;
+        // An intent may be recorded even if the store says that it is not.
+        let moved = AssertUnwindSafe(self.try_move(token, &names, &was))
+            .catch_unwind()
+            .await
+            .unwrap_or(Err(ServiceError::Panicked));
         if moved.is_err() {
             for name in &names {
                 self.undo(token, name).await;

@@ -23,6 +23,7 @@ mod list;
 mod migrate;
 mod public_keys;
 mod reconcile;
+mod recorded;
 mod replace;
 pub mod report;
 mod request_lock;
@@ -33,9 +34,11 @@ mod signing_keys;
 mod verify;
 mod view;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -59,7 +62,7 @@ pub use view::{KeyPairPreview, KeyPairView};
 pub use crate::keyfiles::KeyFileFormat;
 
 use crate::domain::{
-    Clock, Entropy, KeyPair, KeySpec, ProviderKind, PublicKey, Refusal, SignatureAlgorithm,
+    Clock, Entropy, KeyPair, KeyRef, KeySpec, ProviderKind, PublicKey, Refusal, SignatureAlgorithm,
     Violations,
 };
 use crate::providers::{ProviderHandle, Registry};
@@ -113,6 +116,8 @@ pub struct Service {
     rotation_metrics: RotationMetrics,
     /// Told whenever a provider was connected.
     provider_came: Notify,
+    /// Keys of failed creations that the store could not condemn yet.
+    uncondemned: Mutex<HashSet<KeyRef>>,
     config: ServiceConfig,
     file_work: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -137,6 +142,7 @@ impl Service {
             events: EventHub::default(),
             rotation_metrics: RotationMetrics::default(),
             provider_came: Notify::new(),
+            uncondemned: Mutex::default(),
             config,
             file_work: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             tasks: TaskTracker::new(),

@@ -121,13 +121,19 @@ impl Service {
     ) -> Result<usize, ServiceError> {
         let condemned = self.condemned(handle).await?;
         for intent in &condemned {
-            self.destroy_condemned(handle, intent).await?;
+            self.destroy_condemned(handle, intent.key_ref).await?;
             info!(key_pair = %intent.id, key_ref = %intent.key_ref, "cleared away what was broken off");
         }
         Ok(condemned.len())
     }
 
+    /// Returns the condemned keys of a provider, with those that the store could not condemn when they should have been.
     async fn condemned(&self, handle: &ProviderHandle) -> Result<Vec<Intent>, ServiceError> {
+        let uncondemned: Vec<_> = self.uncondemned.lock().iter().copied().collect();
+        for key_ref in uncondemned {
+            self.store.condemn(key_ref).await?;
+            self.uncondemned.lock().remove(&key_ref);
+        }
         let mut condemned = self.store.condemned().await?;
         condemned.retain(|intent| intent.provider == handle.kind());
         Ok(condemned)

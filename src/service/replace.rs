@@ -65,11 +65,16 @@ impl Service {
         becomes: &KeyPair,
         change: Change,
     ) -> Result<(), ServiceError> {
-        let replaced = self.store.replace(was, becomes, change).await?;
+        let replaced = self.store.replace(was, becomes, change).await;
+        // Whatever came of it: what is kept must be true.
         self.signing_keys.forget(&was.id);
         match replaced {
-            true => Ok(()),
-            false => Err(self.changed_or_gone(was).await?),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.changed_or_gone(was).await?),
+            Err(failure) => {
+                let is_replaced = |now: Option<&KeyPair>| now == Some(becomes);
+                Ok(self.recorded(&was.id, failure, is_replaced).await?)
+            }
         }
     }
 

@@ -111,8 +111,10 @@ impl Service {
             key_ref: KeyRef::from_random(self.entropy.bits_128()?),
         };
         let keeps_keys = handle.provider().token().is_some();
-        if keeps_keys {
-            self.store.begin_succession(intent(handle, &name)).await?;
+        if keeps_keys && let Err(error) = self.store.begin_succession(intent(handle, &name)).await {
+            // It may be recorded all the same.
+            self.undo(handle, &name).await;
+            return Err(error.into());
         }
         // A panic must not keep the token from being cleared.
         let made = AssertUnwindSafe(self.try_create_pending(handle, &name, was, template))

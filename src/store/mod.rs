@@ -110,7 +110,9 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     fn event_news(&self) -> watch::Receiver<()>;
 
     /// Notes that a key that was being made is to be destroyed.
-    async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError>;
+    ///
+    /// Returns false when there is no intent of it: it was recorded after all, or nothing of it is left.
+    async fn condemn(&self, key_ref: KeyRef) -> Result<bool, StoreError>;
 
     /// Returns the keys that are to be destroyed.
     async fn condemned(&self) -> Result<Vec<Intent>, StoreError>;

@@ -253,12 +253,13 @@ impl MetadataStore for EmbeddedStore {
         self.news.subscribe()
     }
 
-    async fn condemn(&self, key_ref: KeyRef) -> Result<(), StoreError> {
+    async fn condemn(&self, key_ref: KeyRef) -> Result<bool, StoreError> {
         self.writer
             .write(move |db| {
-                db.prepare_cached("UPDATE intents SET condemned = 1 WHERE key_ref = ?1")?
+                let condemned = db
+                    .prepare_cached("UPDATE intents SET condemned = 1 WHERE key_ref = ?1")?
                     .execute([key_ref.as_bytes()])?;
-                Ok(())
+                Ok(condemned > 0)
             })
             .await
     }

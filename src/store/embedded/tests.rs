@@ -170,8 +170,14 @@ async fn keys_that_were_being_made_are_condemned_by_a_restart() {
     store.begin_creation(intent("x", 1)).await.unwrap();
     store.begin_creation(intent("y", 2)).await.unwrap();
     assert!(store.condemned().await.unwrap().is_empty());
-    store.condemn(KeyRef::from_random([2; 16])).await.unwrap();
+    assert!(store.condemn(KeyRef::from_random([2; 16])).await.unwrap());
     assert_eq!(store.condemned().await.unwrap(), [intent("y", 2)]);
+    // What is recorded is not being made.
+    store
+        .complete_creation(new(pair("z", [3; 16])))
+        .await
+        .unwrap();
+    assert!(!store.condemn(KeyRef::from_random([3; 16])).await.unwrap());
     drop(store);
     let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
     assert_eq!(
