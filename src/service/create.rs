@@ -173,7 +173,7 @@ impl Service {
             recorded.map_err(|error| taken(error, &name.id))?;
         }
         if let Err(error) = published {
-            match self.record_deletion(&key_pair, true).await {
+            match self.take_back(&key_pair).await {
                 Err(ServiceError::Store(failure)) => warn!(
                     key_pair = %name.id, %error, %failure,
                     "a key pair is kept that cannot be taken back; its certificate is put on the token at the next connection"

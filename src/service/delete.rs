@@ -83,7 +83,7 @@ impl Service {
     }
 
     /// Removes the record of a key pair, and condemns its keys.
-    pub(super) async fn record_deletion(
+    async fn record_deletion(
         &self,
         key_pair: &KeyPair,
         destroy_linked: bool,
@@ -93,6 +93,13 @@ impl Service {
             .store
             .begin_deletion(key_pair, destroy_linked, now)
             .await;
+        self.judge_removal(key_pair, removed).await
+    }
+
+    /// Removes the record of a key pair whose creation failed after that, and condemns its keys.
+    pub(super) async fn take_back(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
+        let now = stored_precision(self.clock.now());
+        let removed = self.store.take_back(key_pair, now).await;
         self.judge_removal(key_pair, removed).await
     }
 

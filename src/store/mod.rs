@@ -137,6 +137,11 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         time: OffsetDateTime,
     ) -> Result<bool, StoreError>;
 
+    /// Removes a key pair whose creation failed after it was recorded, as [`MetadataStore::begin_deletion`] does; and that it
+    /// was the answer to a request, so that this can be made again.
+    async fn take_back(&self, key_pair: &KeyPair, time: OffsetDateTime)
+    -> Result<bool, StoreError>;
+
     /// Returns the condemned keys of an id.
     async fn condemned_of(&self, id: &KeyPairId) -> Result<Vec<Intent>, StoreError>;
 

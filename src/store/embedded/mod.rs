@@ -304,11 +304,21 @@ impl MetadataStore for EmbeddedStore {
         time: OffsetDateTime,
     ) -> Result<bool, StoreError> {
         let pair = key_pair.clone();
+        self.write_news(move |db| remove(db, &pair, destroy_linked, time))
+            .await
+    }
+
+    async fn take_back(
+        &self,
+        key_pair: &KeyPair,
+        time: OffsetDateTime,
+    ) -> Result<bool, StoreError> {
+        let pair = key_pair.clone();
         self.write_news(move |db| {
-            let removed = change::delete(db, &pair, destroy_linked)?;
+            let removed = remove(db, &pair, true, time)?;
             if removed {
-                free_id(db, pair.id.as_str())?;
-                events::insert(db, EventKind::Deleted, time, &pair.id, None)?;
+                db.prepare_cached("DELETE FROM requests WHERE key_pair_id = ?1")?
+                    .execute([pair.id.as_str()])?;
             }
             Ok(removed)
         })
@@ -425,6 +435,21 @@ fn take_id(db: &Connection, id: &KeyPairId) -> Result<(), StoreError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Removes a key pair, unless it was changed since, and says so to those who watch.
+fn remove(
+    db: &Connection,
+    pair: &KeyPair,
+    destroy_linked: bool,
+    time: OffsetDateTime,
+) -> Result<bool, StoreError> {
+    let removed = change::delete(db, pair, destroy_linked)?;
+    if removed {
+        free_id(db, pair.id.as_str())?;
+        events::insert(db, EventKind::Deleted, time, &pair.id, None)?;
+    }
+    Ok(removed)
 }
 
 /// Frees an id that nothing has any more.

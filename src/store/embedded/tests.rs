@@ -223,6 +223,9 @@ async fn requests_are_known_for_a_day() {
         .unwrap();
     let found = known(NOW).await.unwrap().unwrap();
     assert_eq!(found.key_pair.as_str(), "b");
+    // What is taken back was no answer.
+    assert!(store.take_back(&pair("b", [2; 16]), later).await.unwrap());
+    assert!(known(NOW).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
