@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::generation::{GenerationRow, RETIRED};
 use super::{Intent, StoreError, delete_intent, events, rows};
-use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
+use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, ProviderKind, SealedKey};
 
 /// Puts a key pair in the place of what it was. Returns false when it was changed since.
 pub(super) fn replace(
@@ -43,7 +43,10 @@ pub(super) fn replace(
             }
         };
         GenerationRow::new(state, generation)?.write(db, sequence, sealed_key)?;
-        if known.is_none_or(|known| known.certificate != generation.certificate) {
+        // What lies beside a linked key is not ours.
+        let is_published =
+            generation.provider == ProviderKind::Hsm && generation.origin != KeyOrigin::Linked;
+        if is_published && known.is_none_or(|known| known.certificate != generation.certificate) {
             db.prepare_cached("INSERT OR IGNORE INTO unpublished (key_ref) VALUES (?1)")?
                 .execute([generation.key_ref.as_bytes()])?;
         }
