@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::create::intent;
 use super::{KeyPairView, Service, ServiceError};
@@ -82,11 +82,13 @@ impl Service {
         let software = self.provider_of(&was)?;
         for generation in moving {
             let key_ref = generation.key_ref;
-            software
-                .run(Lane::Sign, Operation::Destroy, move |provider| {
-                    provider.destroy(key_ref)
-                })
-                .await?;
+            let forgotten = software.run(Lane::Sign, Operation::Destroy, move |provider| {
+                provider.destroy(key_ref)
+            });
+            if let Err(error) = forgotten.await {
+                // It has moved all the same: what is left is a copy in memory that nobody asks for.
+                warn!(key_pair = %becomes.id, %error, "the software provider keeps a moved key in memory");
+            }
         }
         info!(key_pair = %becomes.id, keys = names.len(), "moved a key pair into the token");
         self.publish_replaced(&becomes).await;
