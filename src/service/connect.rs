@@ -93,10 +93,12 @@ impl Service {
     /// Stays as long as the provider is connected.
     async fn look_after(&self, handle: &ProviderHandle) {
         if handle.provider().token().is_none() {
-            if let Err(failure) = self.settle_condemned(handle).await {
-                warn!(error = %failure, "condemned keys could not be destroyed");
+            loop {
+                if let Err(failure) = self.settle_condemned(handle).await {
+                    warn!(error = %failure, "condemned keys could not be destroyed yet");
+                }
+                tokio::time::sleep(TICK * TICKS_BETWEEN_PROBES).await;
             }
-            return std::future::pending().await;
         }
         if let Err(failure) = self.reconcile(handle).await {
             warn!(error = %failure, "the token and the store could not be compared");
