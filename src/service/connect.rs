@@ -14,7 +14,7 @@ use crate::telemetry::chain;
 impl Service {
     /// Connects every provider, and connects it again whenever it is lost, until `stop`.
     ///
-    /// A token that is away is tried again, after half a second at first and ten at last. A PIN that was
+    /// A token that is away is tried again, after half a second at first and three at last. A PIN that was
     /// refused is not sent again before it changes. One that is lost more than 30 times in a minute is left alone for ten
     /// seconds.
     pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
@@ -61,7 +61,7 @@ impl Service {
                     losses.push(Instant::now());
                     if losses.len() > LOSSES_MAX {
                         warn!(provider = %handle.kind(), "the provider is lost again and again; it is given a rest");
-                        tokio::time::sleep(RETRY_MAX).await;
+                        tokio::time::sleep(REST).await;
                     }
                 }
                 Err(failure) => {
@@ -125,9 +125,11 @@ impl Service {
 }
 
 const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+/// However long a token was away, it is used again within five seconds when it is back.
+const RETRY_MAX: Duration = Duration::from_secs(3);
 /// How often a provider may be lost within a while and be connected again at once.
 const LOSSES_MAX: usize = 30;
 const LOSSES_WINDOW: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 const TICKS_BETWEEN_PROBES: u32 = 20;
