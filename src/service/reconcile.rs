@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Service, ServiceError, issue};
 use crate::domain::{KeyOrigin, KeyPairId, KeyRef};
@@ -55,6 +55,7 @@ impl Service {
         for (key_ref, id) in self.store.keys_of(handle.kind()).await? {
             keys.insert(key_ref, (id, Seen::default()));
         }
+        let known = keys.len();
         token_call(handle, Operation::Inventory, |token| {
             token.begin_inventory()
         })
@@ -85,7 +86,9 @@ impl Service {
             };
             if !seen.private_key {
                 done.missing += 1;
-                warn!(key_pair = %id, %key_ref, "the token does not show the private key of a key pair");
+                if done.missing <= MISSING_TOLD_MAX {
+                    warn!(key_pair = %id, %key_ref, "the token does not show the private key of a key pair");
+                }
                 continue;
             }
             // What lies beside a linked key is not ours.
@@ -95,6 +98,12 @@ impl Service {
             // It may have been put there since it was looked for, so that it is looked for once more.
             self.publish_again(key_pair, key_ref).await?;
             done.republished += 1;
+        }
+        if done.missing > 0 && done.missing == known {
+            error!(
+                missing = done.missing,
+                "the token shows none of our private keys: it was initialised anew, or is another one of the same name; put its copy back"
+            );
         }
         let unpublished = !self.store.unpublished().await?.is_empty();
         self.publish_unpublished(handle).await?;
@@ -165,3 +174,6 @@ async fn token_call<T: Send + 'static>(
     let job = issue::on_token(operation, call);
     Ok(handle.run_to_end(Lane::Manage, operation, job).await?)
 }
+
+/// Of how many missing keys each is told by itself.
+const MISSING_TOLD_MAX: usize = 20;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -38,6 +39,9 @@ pub(super) struct Connection {
     lost: AtomicBool,
     /// Counts signatures, of which some are verified.
     signatures: AtomicU64,
+    opened: Instant,
+    /// When a private key was used last, in milliseconds from when it was opened.
+    last_use: AtomicU64,
 }
 
 /// What a token says it is, in `CK_TOKEN_INFO`.
@@ -113,6 +117,8 @@ impl Connection {
             broken: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             signatures: AtomicU64::new(0),
+            opened: Instant::now(),
+            last_use: AtomicU64::new(0),
         })
     }
 
@@ -163,7 +169,9 @@ impl Connection {
     /// Marks the connection as broken when a failure means that.
     fn judge(&self, failure: Failure) -> Failure {
         let breaks = failure.breaks_connection();
-        let lost = breaks || (failure.is_vague() && self.probe().is_err());
+        let lost = breaks
+            || (failure.is_vague() && self.probe().is_err())
+            || (failure.is_missing_key() && self.may_be_blind());
         if !lost {
             return failure;
         }
@@ -175,6 +183,22 @@ impl Connection {
             true => failure,
             false => Failure::Lost(Box::new(failure)),
         }
+    }
+
+    /// Notes that a private key was used.
+    pub(super) fn note_use(&self) {
+        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_use.store(millis, Ordering::Relaxed);
+    }
+
+    /// Tells whether a key that is missing may be shown to another connection. What SoftHSM2 once failed to read, for want
+    /// of a directory or of descriptors, it forgets until `C_Finalize`.
+    ///
+    /// Where other keys are used all the while, they are disturbed for it now and then only.
+    fn may_be_blind(&self) -> bool {
+        let age = self.opened.elapsed();
+        let last_use = Duration::from_millis(self.last_use.load(Ordering::Relaxed));
+        age.saturating_sub(last_use) > IDLE_BLIND_MIN || age > BLIND_MAX
     }
 
     /// Asks the token whether it is still there, by `C_GetTokenInfo`, since modules open sessions on tokens that are
@@ -314,5 +338,9 @@ fn find_token(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenI
     }
 }
 
+/// For how long no key is used before one that is missing makes the connection suspect, and how old it is when that is
+/// suspect in any case.
+const IDLE_BLIND_MIN: Duration = Duration::from_secs(2);
+const BLIND_MAX: Duration = Duration::from_secs(60);
 /// Of how many signatures one is verified where they are sampled.
 const SAMPLED_OF: u64 = 64;

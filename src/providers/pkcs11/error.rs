@@ -131,6 +131,11 @@ impl Failure {
         )
     }
 
+    /// Tells whether a private key is not there.
+    pub(super) fn is_missing_key(&self) -> bool {
+        matches!(self, Self::KeyMissing)
+    }
+
     /// Tells whether a handle was used that no longer stands for an object.
     pub(super) fn is_stale_handle(&self) -> bool {
         matches!(

@@ -34,6 +34,7 @@ pub(super) fn sign(
         signed = sign_with(session, found.handle, key, algorithm, input);
     }
     let signature = signed?;
+    connection.note_use();
     if found.proved && !connection.is_due(verify) {
         return Ok(signature);
     }
