@@ -5,7 +5,8 @@
  *     FUNCTION SKIP TIMES ACTION [VALUE]
  *
  * such as `C_Sign 3 1 return 0x30`: of the calls of a function from now on, the first SKIP are left alone, and with the next TIMES
- * something is done (0: with all). The counting begins anew when another file is put in the place of the first.
+ * something is done (0: with all). What was counted lies behind the lines in the same file, which all processes map that load the
+ * module: so they count on where another one ended, and begin anew when another file is put in the place of the first.
  *
  * return RV     it is not called, and returns RV
  * after RV      it is called, and returns RV all the same
@@ -18,14 +19,20 @@
  * hide          C_FindObjects finds nothing
  * other         C_SignInit is called with the key of another call before
  * corrupt       C_Sign returns another signature
+ * renumber N    slots have other numbers (FUNCTION is *, and it is done with all calls)
+ *
+ * It tells of what was called in a file beside that one, with `.calls` behind its name: a `struct calls` for each function, and one
+ * named `sessions` with how many are open.
  *
  * All functions of PKCS#11 take up to nine words, and return one: so one kind of wrapper does for all of them. */
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,48 +68,106 @@ struct order {
     long skip, times;
     char action[16];
     word value;
-    long seen;
+    long *seen;
+};
+
+struct calls {
+    char name[32];
+    long called, succeeded;
+};
+
+/* The file of orders: lines, and for each how many calls it has seen. */
+struct order_file {
+    char lines[4096];
+    long seen[32];
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list *real, ours;
 static struct order orders[32];
 static int order_count;
-static struct stat read_last;
+static struct order_file *file;
+static ino_t read_last;
 static long readings;
 static word keys[2];
+static word renumbering;
+/* One for each function, and one for sessions. */
+static struct calls *calls;
+
+/* Maps a file so that all processes see the same. */
+static void *map(const char *path, int flags, size_t size) {
+    int descriptor = open(path, flags | O_RDWR | O_CLOEXEC, 0600);
+    if (descriptor < 0)
+        return NULL;
+    void *mapped = MAP_FAILED;
+    struct stat now;
+    if (fstat(descriptor, &now) == 0 && (now.st_size == (off_t)size || ftruncate(descriptor, size) == 0))
+        mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    close(descriptor);
+    return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+static void map_calls(void) {
+    char path[4096];
+    if (!getenv("FAULT_FILE"))
+        return;
+    snprintf(path, sizeof path, "%s.calls", getenv("FAULT_FILE"));
+    calls = map(path, O_CREAT, (COUNT + 1) * sizeof *calls);
+    for (int i = 0; calls && i <= COUNT; i++)
+        strcpy(calls[i].name, i < COUNT ? names[i] : "sessions");
+}
+
+/* Counts a call that returned. A session lives as long as the module is initialised, at most. */
+static void count(int number, word returned) {
+    if (!calls)
+        return;
+    long *sessions = &calls[COUNT].succeeded;
+    __atomic_add_fetch(&calls[number].called, 1, __ATOMIC_SEQ_CST);
+    if (returned != 0)
+        return;
+    __atomic_add_fetch(&calls[number].succeeded, 1, __ATOMIC_SEQ_CST);
+    if (number == at_OpenSession)
+        __atomic_add_fetch(sessions, 1, __ATOMIC_SEQ_CST);
+    if (number == at_CloseSession)
+        __atomic_sub_fetch(sessions, 1, __ATOMIC_SEQ_CST);
+    if (number == at_Initialize || number == at_Finalize || number == at_CloseAllSessions)
+        __atomic_store_n(sessions, 0, __ATOMIC_SEQ_CST);
+}
 
 /* Reads the file again if it is another one. Called with the lock held. */
 static void read_orders(void) {
     const char *path = getenv("FAULT_FILE");
     struct stat now;
-    if (!path || stat(path, &now) != 0) {
-        order_count = 0;
-        memset(&read_last, 0, sizeof read_last);
+    int found = path && stat(path, &now) == 0;
+    /* As long as it is mapped, no other file has its number. */
+    if (found && file && now.st_ino == read_last)
         return;
-    }
-    if (now.st_ino == read_last.st_ino && now.st_mtim.tv_nsec == read_last.st_mtim.tv_nsec &&
-        now.st_mtim.tv_sec == read_last.st_mtim.tv_sec)
-        return;
-    read_last = now;
-    readings++;
     order_count = 0;
-    FILE *file = fopen(path, "r");
-    char line[256], name[64], value[32];
-    while (file && order_count < 32 && fgets(line, sizeof line, file)) {
+    renumbering = 0;
+    if (file)
+        munmap(file, sizeof *file);
+    file = found ? map(path, 0, sizeof *file) : NULL;
+    if (!file)
+        return;
+    read_last = now.st_ino;
+    readings++;
+    char lines[sizeof file->lines + 1] = {0}, name[64], value[32], *rest = lines;
+    memcpy(lines, file->lines, sizeof file->lines);
+    for (char *line; order_count < 32 && (line = strsep(&rest, "\n"));) {
         struct order *order = &orders[order_count];
         memset(order, 0, sizeof *order);
         value[0] = 0;
         if (sscanf(line, "%63s %ld %ld %15s %31s", name, &order->skip, &order->times, order->action, value) < 4)
             continue;
         order->value = strtoul(value, NULL, 0);
+        order->seen = &file->seen[order_count];
+        if (strcmp(order->action, "renumber") == 0)
+            renumbering = order->value;
         for (order->function = 0; order->function < COUNT; order->function++)
             if (strcmp(name, names[order->function]) == 0)
                 break;
         order_count += order->function < COUNT;
     }
-    if (file)
-        fclose(file);
 }
 
 /* Returns what is to be done with a call, if anything is. */
@@ -114,7 +179,7 @@ static int find_order(int number, struct order *found) {
         struct order *order = &orders[i];
         if (order->function != number)
             continue;
-        long seen = order->seen++;
+        long seen = __atomic_fetch_add(order->seen, 1, __ATOMIC_SEQ_CST);
         is_one = seen >= order->skip && (order->times == 0 || seen < order->skip + order->times);
         if (is_one)
             *found = *order;
@@ -138,10 +203,19 @@ static void wait_for_others(void) {
     }
 }
 
-static word call(int number, word a, word b, word c, word d, word e, word f, word g, word h, word i) {
+/* Tells whether the first word of a function is the number of a slot. */
+static int is_of_slot(int number) {
+    return number == at_GetSlotInfo || number == at_GetTokenInfo || number == at_GetMechanismList ||
+           number == at_GetMechanismInfo || number == at_InitToken || number == at_OpenSession ||
+           number == at_CloseAllSessions;
+}
+
+static word do_call(int number, word a, word b, word c, word d, word e, word f, word g, word h, word i) {
     struct order order;
     function pass_on = real->functions[number];
     int told = find_order(number, &order);
+    if (is_of_slot(number))
+        a ^= renumbering;
 #define IS(name) (told && strcmp(order.action, name) == 0)
     if (IS("return"))
         return order.value;
@@ -169,11 +243,20 @@ static word call(int number, word a, word b, word c, word d, word e, word f, wor
         }
     }
     word returned = pass_on(a, b, c, d, e, f, g, h, i);
+    if (number == at_GetSlotList && returned == 0 && b)
+        for (word slot = 0; slot < *(word *)c; slot++)
+            ((word *)b)[slot] ^= renumbering;
     if (IS("hide") && number == at_FindObjects)
         *(word *)d = 0;
     if (IS("corrupt") && number == at_Sign && d)
         ((unsigned char *)d)[*(word *)e / 2] ^= 1;
     return IS("after") ? order.value : returned;
+}
+
+static word call(int number, word a, word b, word c, word d, word e, word f, word g, word h, word i) {
+    word returned = do_call(number, a, b, c, d, e, f, g, h, i);
+    count(number, returned);
+    return returned;
 }
 
 #define WRAPPER(name) \
@@ -191,6 +274,7 @@ word C_GetFunctionList(struct list **list) {
         word (*get)(struct list **) = module ? (word(*)(struct list **))dlsym(module, "C_GetFunctionList") : NULL;
         if (!get || get(&real) != 0)
             return 5; /* CKR_GENERAL_ERROR */
+        map_calls();
         memcpy(ours.version, real->version, sizeof ours.version);
         memcpy(ours.functions, wrappers, sizeof wrappers);
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::token::{LABEL, MODULE, Token};
+use crate::token::{LABEL, Token, module};
 use crate::tools::Grpcurl;
 
 /// The folder of a daemon: its configuration, store and keys, which outlive a run of it.
@@ -74,7 +74,8 @@ impl Home {
         if let Some(token) = token {
             write!(
                 self.config,
-                "[crypto.pkcs11]\nmodule = \"{MODULE}\"\ntoken_label = \"{LABEL}\"\npin_file = \"{}\"\n",
+                "[crypto.pkcs11]\nmodule = \"{}\"\ntoken_label = \"{LABEL}\"\npin_file = \"{}\"\n",
+                module(),
                 token.pin_file().display()
             )
             .unwrap();
@@ -103,7 +104,13 @@ impl Home {
     /// Has the module loaded by the daemon itself.
     #[must_use]
     pub fn in_process(self) -> Self {
-        self.env("KEYPAIRD__CRYPTO__PKCS11__ISOLATION", "in-process")
+        self.isolating(Isolation::InProcess)
+    }
+
+    /// Says where the module is loaded.
+    #[must_use]
+    pub fn isolating(self, isolation: Isolation) -> Self {
+        self.env("KEYPAIRD__CRYPTO__PKCS11__ISOLATION", isolation.name())
     }
 
     /// Sets an environment variable of the daemon.
@@ -173,6 +180,28 @@ impl Home {
             command.env("SOFTHSM2_CONF", conf);
         }
         command
+    }
+}
+
+/// Where the module is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// In a process of its own.
+    Process,
+    /// In the daemon.
+    InProcess,
+}
+
+impl Isolation {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Process, Self::InProcess];
+
+    /// Returns its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::InProcess => "in-process",
+        }
     }
 }
 

@@ -10,6 +10,12 @@ use crate::tools;
 
 /// The module.
 pub const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+/// Returns the module that daemons load, and tests that load one themselves: SoftHSM2, or what `KEYPAIRD_TEST_MODULE` names,
+/// such as one that passes every call on to it.
+pub fn module() -> String {
+    std::env::var("KEYPAIRD_TEST_MODULE").unwrap_or_else(|_| MODULE.to_owned())
+}
+
 /// The label of every token.
 pub const LABEL: &str = "tests";
 /// The user PIN of every token. Long enough to be found in a log if it were there.

@@ -2,97 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use keypaird::proto::{
-    CryptoProvider, KeyPairView, SignRequest, SignResponse, VerifyRequest, sign_request,
-    verify_request,
-};
-use softhsm_tests::client::{Client, reason, settings};
-use softhsm_tests::daemon::{Daemon, Home};
-use softhsm_tests::faults::FaultyModule;
-use softhsm_tests::measure::children;
+use keypaird::proto::{CryptoProvider, sign_request};
+use softhsm_tests::client::{reason, settings};
+use softhsm_tests::daemon::{Home, Isolation};
+use softhsm_tests::faults::{Stage, is_out_of_time};
+use softhsm_tests::measure::{children, resident_mib};
 use softhsm_tests::token::Token;
 use tonic::{Code, Status};
 
-const MESSAGE: &[u8] = b"message";
-
-/// A daemon in hybrid mode over a module that fails when told, with a key pair in each provider.
-struct Stage {
-    module: FaultyModule,
-    daemon: Daemon,
-    client: Client,
-    hsm: KeyPairView,
-    local: KeyPairView,
-    token: Token,
-}
-
-impl Stage {
-    /// With the module in the daemon, where its faults do the most harm.
-    async fn new(lines: &str) -> Self {
-        let token = Token::fresh();
-        let home = Home::hybrid(&token).with(lines).in_process();
-        Self::at(token, home).await
-    }
-
-    /// With the module in a process of its own.
-    async fn isolated() -> Self {
-        let token = Token::fresh();
-        let home = Home::hybrid(&token).env("KEYPAIRD__CRYPTO__PKCS11__OPERATION_TIMEOUT", "2s");
-        Self::at(token, home).await
-    }
-
-    async fn at(token: Token, home: Home) -> Self {
-        let module = FaultyModule::new();
-        let daemon = module.given_to(home).start();
-        let client = daemon.client().await;
-        let stage = Self {
-            hsm: client
-                .generate(settings(CryptoProvider::Hsm))
-                .await
-                .unwrap(),
-            local: client
-                .generate(settings(CryptoProvider::Local))
-                .await
-                .unwrap(),
-            module,
-            daemon,
-            client,
-            token,
-        };
-        stage.sign(&stage.hsm).await.unwrap();
-        stage
-    }
-
-    async fn sign(&self, view: &KeyPairView) -> Result<SignResponse, Status> {
-        let request = SignRequest {
-            id: view.id.clone(),
-            input: Some(sign_request::Input::Message(MESSAGE.into())),
-            ..SignRequest::default()
-        };
-        let signed = self.client.sign(request).await?;
-        // Whatever happens, what comes is right.
-        let request = VerifyRequest {
-            id: view.id.clone(),
-            input: Some(verify_request::Input::Message(MESSAGE.into())),
-            signature: signed.signature.clone(),
-            ..VerifyRequest::default()
-        };
-        assert!(self.client.verify(request).await.unwrap().valid);
-        Ok(signed)
-    }
-
-    /// Waits until the key in the HSM signs again, and returns how long that took.
-    async fn recovered(&self, fault: &str) -> Duration {
-        let begun = Instant::now();
-        while let Err(status) = self.sign(&self.hsm).await {
-            assert!(
-                begun.elapsed() < Duration::from_secs(15),
-                "{fault}: {status:?}\n{}",
-                self.daemon.log()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        begun.elapsed()
-    }
+/// A process with a call that does not return is killed after two seconds.
+fn impatient(home: Home) -> Home {
+    home.env("KEYPAIRD__CRYPTO__PKCS11__OPERATION_TIMEOUT", "2s")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,9 +24,7 @@ async fn whatever_a_signature_fails_with_callers_are_told_and_it_works_again_whe
         let (code, said) = reason(status);
         expected.contains(&(code, &*said))
     };
-    let stage = Stage::new("").await;
-    println!("| fault | callers get | signs again after |\n|---|---|---|");
-    for (name, orders, expected) in [
+    let faults = [
         (
             "CKR_SESSION_HANDLE_INVALID",
             "C_SignInit 0 0 return 0xb3",
@@ -158,34 +76,45 @@ async fn whatever_a_signature_fails_with_callers_are_told_and_it_works_again_whe
             "C_Sign 0 0 after 0x6",
             INTERNAL,
         ),
-    ] {
-        stage.module.tell(orders);
-        let told = stage.sign(&stage.hsm).await.unwrap_err();
-        // A session that is there still fails otherwise than one that cannot be opened.
-        let too_many = name.starts_with("CKR_SESSION_COUNT");
-        let (expected, or) = (expected, if too_many { UNAVAILABLE } else { expected });
-        assert!(is_one_of(&told, &[expected, or]), "{name}: {told:?}");
-        // Software keys know nothing of it.
-        for _ in 0..3 {
-            stage.sign(&stage.local).await.unwrap();
+    ];
+    println!("| isolation | fault | callers get | signs again after |\n|---|---|---|---|");
+    for isolation in Isolation::ALL {
+        let stage = Stage::new(isolation).await;
+        for (name, orders, expected) in faults {
+            stage.module.tell(orders);
+            let told = stage.sign(&stage.hsm).await.unwrap_err();
+            // A session that is there still fails otherwise than one that cannot be opened.
+            let too_many = name.starts_with("CKR_SESSION_COUNT");
+            let (expected, or) = (expected, if too_many { UNAVAILABLE } else { expected });
+            assert!(is_one_of(&told, &[expected, or]), "{name}: {told:?}");
+            stage.software_signs().await;
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            let later = stage.sign(&stage.hsm).await.unwrap_err();
+            assert!(
+                is_one_of(&later, &[UNAVAILABLE, INTERNAL, BUSY]),
+                "{name}: {later:?}"
+            );
+            stage.module.mend();
+            let took = stage.recovered(name).await;
+            let (code, said) = reason(&told);
+            println!(
+                "| {} | {name} | {code:?} {said} | {:.2} s |",
+                isolation.name(),
+                took.as_secs_f64()
+            );
         }
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let later = stage.sign(&stage.hsm).await.unwrap_err();
-        assert!(
-            is_one_of(&later, &[UNAVAILABLE, INTERNAL, BUSY]),
-            "{name}: {later:?}"
-        );
-        stage.module.mend();
-        let took = stage.recovered(name).await;
-        let (code, said) = reason(&told);
-        println!("| {name} | {code:?} {said} | {:.2} s |", took.as_secs_f64());
+        stage.holds("after all", 1);
     }
-    assert_eq!(stage.token.count("Private Key"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_once_is_not_noticed_where_it_is_safe_to_try_again() {
-    let stage = Stage::new("").await;
+    for isolation in Isolation::ALL {
+        goes_wrong_once(Stage::new(isolation).await).await;
+    }
+}
+
+async fn goes_wrong_once(stage: Stage) {
     let second = stage
         .client
         .generate(settings(CryptoProvider::Hsm))
@@ -231,22 +160,66 @@ async fn what_goes_wrong_once_is_not_noticed_where_it_is_safe_to_try_again() {
     }
 }
 
-/// Tells whether a deadline passed, whoever of the two noticed first.
-fn is_out_of_time(status: &Status) -> bool {
-    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_is_tried_again_within_the_deadline_of_its_caller_only() {
+    for isolation in Isolation::ALL {
+        let stage = Stage::new(isolation).await;
+        // It takes longer to connect anew than the caller waits.
+        stage
+            .module
+            .tell("C_Sign 0 1 return 0xb3\nC_Initialize 0 1 delay 1500");
+        let mut request = tonic::Request::new(Stage::request(&stage.hsm));
+        request.set_timeout(Duration::from_millis(500));
+        let told = stage.client.signing().sign(request).await.unwrap_err();
+        assert!(is_out_of_time(&told), "{told:?}");
+        stage.recovered("a deadline").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_fails_is_undone_and_never_tried_again() {
+    for isolation in Isolation::ALL {
+        let stage = Stage::new(isolation).await;
+        // The last one: the token has made the key, and says that it failed as a device.
+        for action in ["return 0x30", "return 0x5", "crash", "after 0x30"] {
+            if (action, isolation) == ("crash", Isolation::InProcess) {
+                continue;
+            }
+            let generations = stage.module.called("C_GenerateKeyPair");
+            stage
+                .module
+                .tell(&format!("C_GenerateKeyPair 0 1 {action}"));
+            let told = stage.client.generate(settings(CryptoProvider::Hsm)).await;
+            assert!(
+                matches!(told.unwrap_err().code(), Code::Unavailable | Code::Internal),
+                "{action}"
+            );
+            stage.recovered(action).await;
+            stage.holds(action, 1);
+            // A call that crashes does not return, and is not counted.
+            let returned = u64::from(action != "crash");
+            assert_eq!(
+                stage.module.called("C_GenerateKeyPair"),
+                generations + returned,
+                "{action}"
+            );
+            let view = stage.client.generate(settings(CryptoProvider::Hsm)).await;
+            stage.client.delete(&view.unwrap().id).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_never_returns_holds_nobody_up_but_its_caller() {
-    let stage = Stage::new("").await;
+    for isolation in Isolation::ALL {
+        never_returns(Stage::new(isolation).await).await;
+    }
+}
+
+async fn never_returns(stage: Stage) {
     stage.module.tell("C_Sign 0 1 block");
     let begun = Instant::now();
-    let request = SignRequest {
-        id: stage.hsm.id.clone(),
-        input: Some(sign_request::Input::Message(MESSAGE.into())),
-        ..SignRequest::default()
-    };
-    let mut request = tonic::Request::new(request);
+    let mut request = tonic::Request::new(Stage::request(&stage.hsm));
     request.set_timeout(Duration::from_millis(500));
     let told = stage.client.signing().sign(request).await.unwrap_err();
     assert!(is_out_of_time(&told), "{told:?}");
@@ -262,7 +235,7 @@ async fn a_call_that_never_returns_holds_nobody_up_but_its_caller() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_token_is_waited_for_and_the_queue_stays_bounded() {
-    let stage = Stage::new("").await;
+    let stage = Stage::new(Isolation::InProcess).await;
     stage.module.tell("C_Sign 0 0 delay 2000");
     // A signature takes two calls and so four seconds: four sessions make four in time, and those behind them run out
     // of theirs.
@@ -271,9 +244,7 @@ async fn a_slow_token_is_waited_for_and_the_queue_stays_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_token_in_another_process_keeps_nobody_waiting_for_the_signatures_of_others() {
-    let token = Token::fresh();
-    let home = Home::hybrid(&token);
-    let stage = Stage::at(token, home).await;
+    let stage = Stage::new(Isolation::Process).await;
     stage.module.tell("C_Sign 0 0 delay 1000");
     // From the first one it is known that the token is slow. In the time of two, four sessions make eight.
     stage.sign(&stage.hsm).await.unwrap();
@@ -283,17 +254,10 @@ async fn a_slow_token_in_another_process_keeps_nobody_waiting_for_the_signatures
 async fn waits_for_a_slow_token(stage: Stage, deadline: Duration, expected: usize) {
     let calls: Vec<_> = (0..16)
         .map(|_| {
-            let (client, id) = (stage.client.clone(), stage.hsm.id.clone());
-            tokio::spawn(async move {
-                let request = SignRequest {
-                    id,
-                    input: Some(sign_request::Input::Message(MESSAGE.into())),
-                    ..SignRequest::default()
-                };
-                let mut request = tonic::Request::new(request);
-                request.set_timeout(deadline);
-                client.signing().sign(request).await.map(drop)
-            })
+            let client = stage.client.clone();
+            let mut request = tonic::Request::new(Stage::request(&stage.hsm));
+            request.set_timeout(deadline);
+            tokio::spawn(async move { client.signing().sign(request).await.map(drop) })
         })
         .collect();
     for _ in 0..20 {
@@ -314,63 +278,47 @@ async fn waits_for_a_slow_token(stage: Stage, deadline: Duration, expected: usiz
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_generation_that_fails_at_any_call_of_the_module_leaves_nothing_and_the_next_one_succeeds()
- {
-    let stage = Stage::new("").await;
-    let kept = (
-        stage.token.count("Private Key"),
-        stage.token.count("Certificate"),
-    );
-    for function in [
-        "C_GenerateKeyPair",
-        "C_GetAttributeValue",
-        "C_DestroyObject",
-        "C_SignInit",
-        "C_Sign",
-        "C_CreateObject",
-    ] {
-        for nth in 0..6 {
-            for action in ["return 0x5", "return 0x30", "after 0x6"] {
-                stage.module.tell(&format!("{function} {nth} 1 {action}"));
-                let made = stage.client.generate(settings(CryptoProvider::Hsm)).await;
-                stage.module.mend();
-                let fault = format!("{function}, call {nth}, {action}");
-                if let Ok(view) = made {
-                    stage.recovered(&fault).await;
-                    let begun = Instant::now();
-                    while let Err(status) = stage.client.delete(&view.id).await {
-                        assert!(
-                            begun.elapsed() < Duration::from_secs(15),
-                            "{fault}: {status:?}"
-                        );
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                }
-                stage.recovered(&fault).await;
-                let begun = Instant::now();
-                while (
-                    stage.token.count("Private Key"),
-                    stage.token.count("Certificate"),
-                ) != kept
-                {
-                    let count = (
-                        stage.token.count("Private Key"),
-                        stage.token.count("Certificate"),
-                    );
-                    assert!(
-                        begun.elapsed() < Duration::from_secs(20),
-                        "{fault}: {count:?}\n{}",
-                        stage.daemon.log()
-                    );
-                }
-            }
+async fn a_queue_full_of_large_messages_takes_no_more_memory_than_they_have() {
+    const MESSAGE_LEN: usize = 256 * 1024;
+    const CALLS: usize = 1000;
+    let stage = Stage::at(Token::fresh(), Isolation::InProcess, |home| {
+        home.env("KEYPAIRD__CRYPTO__PKCS11__QUEUE_LENGTH", "100")
+    })
+    .await;
+    let before = resident_mib(stage.daemon.pid());
+    stage.module.tell("C_Sign 0 0 delay 2000");
+    let calls: Vec<_> = (0..CALLS)
+        .map(|_| {
+            let client = stage.client.clone();
+            let mut message = Stage::request(&stage.hsm);
+            message.input = Some(sign_request::Input::Message(vec![7; MESSAGE_LEN].into()));
+            let mut request = tonic::Request::new(message);
+            request.set_timeout(Duration::from_secs(5));
+            tokio::spawn(async move { client.signing().sign(request).await.map(drop) })
+        })
+        .collect();
+    let mut refused = 0;
+    for call in calls {
+        match call.await.unwrap() {
+            Err(status) if status.code() == Code::ResourceExhausted => refused += 1,
+            Err(status) => assert!(is_out_of_time(&status), "{status:?}"),
+            Ok(()) => {}
         }
     }
+    // What does not fit into the queue is told so.
+    assert!(refused > CALLS / 10, "{refused}");
+    let during = resident_mib(stage.daemon.pid());
+    stage.module.mend();
+    stage.recovered("a full queue").await;
+    println!(
+        "resident before {before:.0} MiB, with a full queue {during:.0} MiB, {refused} refused"
+    );
+    assert!(during - before < 96.0, "{before} MiB, then {during}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_that_crashes_ends_or_hangs_takes_only_its_own_process_with_it() {
-    let stage = Stage::isolated().await;
+    let stage = Stage::at(Token::fresh(), Isolation::Process, impatient).await;
     println!("| the module | callers get | signs again after |\n|---|---|---|");
     for (name, orders) in [
         ("crashes (SIGSEGV) in C_Sign", "C_Sign 0 0 crash"),
@@ -402,13 +350,11 @@ async fn a_module_that_crashes_ends_or_hangs_takes_only_its_own_process_with_it(
             took.as_secs_f64()
         );
     }
-    // The daemon is the same all the while, with one process for the module, and not one left over.
-    assert_eq!(children(stage.daemon.pid()).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_while_a_key_is_made_leaves_nothing_of_it() {
-    let stage = Stage::isolated().await;
+    let stage = Stage::at(Token::fresh(), Isolation::Process, impatient).await;
     for function in ["C_GenerateKeyPair", "C_GetAttributeValue", "C_CreateObject"] {
         for moment in ["crash", "exit"] {
             stage.module.tell(&format!("{function} 0 0 {moment}"));
@@ -424,18 +370,7 @@ async fn a_crash_while_a_key_is_made_leaves_nothing_of_it() {
             );
             stage.module.mend();
             stage.recovered(function).await;
-            let begun = Instant::now();
-            while (
-                stage.token.count("Private Key"),
-                stage.token.count("Certificate"),
-            ) != (1, 1)
-            {
-                assert!(
-                    begun.elapsed() < Duration::from_secs(20),
-                    "{function} {moment}\n{}",
-                    stage.daemon.log()
-                );
-            }
+            stage.holds(&format!("{function} {moment}"), 1);
         }
     }
 }
@@ -463,5 +398,33 @@ async fn the_process_of_the_module_ends_with_the_daemon_and_not_by_a_signal_to_a
     while std::path::Path::new(&format!("/proc/{process}/exe")).exists() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_of_the_module_gives_way_to_nobody_but_where_it_makes_keys() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let [process] = children(daemon.pid())[..] else {
+        panic!("one process for the module");
+    };
+    let client = daemon.client().await;
+    let made = client.generate(settings(CryptoProvider::Hsm)).await;
+    client.signs(&made.unwrap()).await;
+    let nice = |stat: &std::path::Path| {
+        let stat = std::fs::read_to_string(stat).unwrap();
+        let (_, after_name) = stat.rsplit_once(')').unwrap();
+        let nice = after_name.split_whitespace().nth(16).unwrap();
+        nice.parse::<i32>().unwrap()
+    };
+    let ours = nice("/proc/self/stat".as_ref());
+    for thread in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let thread = thread.unwrap().path();
+        let name = std::fs::read_to_string(thread.join("comm")).unwrap();
+        let expected = match name.trim() {
+            "module-manage" => (ours + 10).min(19),
+            _ => ours,
+        };
+        assert_eq!(nice(&thread.join("stat")), expected, "{name}");
     }
 }

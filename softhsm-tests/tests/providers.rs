@@ -7,7 +7,7 @@ use keypaird::providers::pkcs11::{
 };
 use softhsm_tests::conformance::{destroy, generate, sign};
 use softhsm_tests::own_process::{self, TokenHere};
-use softhsm_tests::token::{LABEL, MODULE};
+use softhsm_tests::token::{LABEL, module};
 
 fn local() -> LocalProvider {
     let folder = tempfile::tempdir().unwrap();
@@ -16,7 +16,7 @@ fn local() -> LocalProvider {
 
 fn token(here: &TokenHere) -> Pkcs11Provider {
     let provider = Pkcs11Provider::new(Pkcs11Config {
-        module: MODULE.into(),
+        module: module().into(),
         token: TokenSelector::Label(LABEL.into()),
         pin: PinSource::File(here.pin_file.clone()),
         verify_signatures: VerifySignatures::Always,
