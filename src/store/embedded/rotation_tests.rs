@@ -91,7 +91,8 @@ async fn a_rotation_is_remembered_step_by_step() {
     assert_eq!(store.sealed_key(next).await.unwrap(), Some(sealed.clone()));
     let (local, hsm) = (ProviderKind::Local, ProviderKind::Hsm);
     assert_eq!(store.keys_of(local).await.unwrap(), [(next, id.clone())]);
-    assert_eq!(store.unpublished().await.unwrap(), [(id.clone(), next)]);
+    // The next one is in software.
+    assert!(store.unpublished().await.unwrap().is_empty());
 
     let second = activated(&pending);
     let active = Change {

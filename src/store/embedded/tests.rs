@@ -426,6 +426,40 @@ fn no_long_list_is_sorted_at_run_time() {
 }
 
 #[tokio::test]
+async fn a_new_certificate_is_to_be_put_on_the_token_until_it_is_and_only_where_it_belongs_there() {
+    let (store, _folder) = open();
+    for (id, key_ref, provider, origin) in [
+        ("local", 1, ProviderKind::Local, KeyOrigin::Generated),
+        ("linked", 2, ProviderKind::Hsm, KeyOrigin::Linked),
+        ("token", 3, ProviderKind::Hsm, KeyOrigin::Imported),
+    ] {
+        let mut was = pair(id, [key_ref; 16]);
+        was.current.provider = provider;
+        was.current.origin = origin;
+        store.complete_creation(new(was.clone())).await.unwrap();
+        let mut certified = was.clone();
+        certified.revision += 1;
+        certified.current.certificate = Certificate::from_der(*b"another");
+        assert!(store.replace(&was, &certified, change()).await.unwrap());
+        let key_ref = was.current.key_ref;
+        let expected = match id {
+            "token" => vec![(was.id.clone(), key_ref)],
+            _ => Vec::new(),
+        };
+        assert_eq!(store.unpublished().await.unwrap(), expected, "{id}");
+        // What was put there is not it any more.
+        let note = |pair: &KeyPair| {
+            let (store, certificate) = (&store, pair.current.certificate.clone());
+            async move { store.note_published(key_ref, &certificate).await }
+        };
+        note(&was).await.unwrap();
+        assert_eq!(store.unpublished().await.unwrap(), expected, "{id}");
+        note(&certified).await.unwrap();
+        assert!(store.unpublished().await.unwrap().is_empty(), "{id}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
     let (store, _folder) = open();
     let mut was = pair("x", [1; 16]);
@@ -452,24 +486,6 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
         store.sealed_key(was.current.key_ref).await.unwrap(),
         Some(sealed)
     );
-    assert_eq!(
-        store.unpublished().await.unwrap(),
-        [(was.id.clone(), was.current.key_ref)]
-    );
-    store
-        .note_published(was.current.key_ref, &was.current.certificate)
-        .await
-        .unwrap();
-    assert_eq!(
-        store.unpublished().await.unwrap(),
-        [(was.id.clone(), was.current.key_ref)]
-    );
-    store
-        .note_published(was.current.key_ref, &certified.current.certificate)
-        .await
-        .unwrap();
-    assert!(store.unpublished().await.unwrap().is_empty());
-
     // Another key in another provider: what was the key is gone with it.
     store.begin_succession(intent("x", 2)).await.unwrap();
     let mut moved = certified.clone();
