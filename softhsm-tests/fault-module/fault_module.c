@@ -19,6 +19,7 @@
  * hide          C_FindObjects finds nothing
  * other         C_SignInit is called with the key of another call before
  * corrupt       C_Sign returns another signature
+ * flags FLAGS   C_GetTokenInfo states these flags too
  * renumber N    slots have other numbers (FUNCTION is *, and it is done with all calls)
  *
  * It tells of what was called in a file beside that one, with `.calls` behind its name: a `struct calls` for each function, and one
@@ -250,6 +251,8 @@ static word do_call(int number, word a, word b, word c, word d, word e, word f, 
         *(word *)d = 0;
     if (IS("corrupt") && number == at_Sign && d)
         ((unsigned char *)d)[*(word *)e / 2] ^= 1;
+    if (IS("flags") && number == at_GetTokenInfo && returned == 0)
+        ((word *)b)[12] |= order.value; /* after 96 bytes of text */
     return IS("after") ? order.value : returned;
 }
 

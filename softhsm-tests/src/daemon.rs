@@ -19,7 +19,7 @@ use crate::token::{LABEL, Token, module};
 use crate::tools::Grpcurl;
 
 /// The folder of a daemon: its configuration, store and keys, which outlive a run of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Home {
     folder: Arc<TempDir>,
     config: String,

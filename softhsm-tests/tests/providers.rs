@@ -19,6 +19,7 @@ fn token(here: &TokenHere) -> Pkcs11Provider {
         module: module().into(),
         token: TokenSelector::Label(LABEL.into()),
         pin: PinSource::File(here.pin_file.clone()),
+        last_try: false,
         verify_signatures: VerifySignatures::Always,
     });
     provider.connect().unwrap();

@@ -62,6 +62,7 @@ impl App {
             ServiceConfig {
                 allow_export: config.crypto.allow_export,
                 import_weak_keys: config.crypto.import_weak_keys,
+                canary_interval: config.crypto.canary_interval,
                 rotation: RotationConfig {
                     enabled: config.rotation.enabled,
                     check_interval: config.rotation.check_interval,
@@ -108,6 +109,7 @@ impl App {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         let background = CancellationToken::new();
         let connecting = tokio::spawn(Arc::clone(&self.service).keep_connected(background.clone()));
+        let trying = tokio::spawn(Arc::clone(&self.service).keep_trying(background.clone()));
         let telling = tokio::spawn(Arc::clone(&self.service).keep_telling(background.clone()));
         let rotating = tokio::spawn(Arc::clone(&self.service).keep_rotating(background.clone()));
         let following = tokio::spawn({
@@ -136,6 +138,7 @@ impl App {
         background.cancel();
         let _ = (
             connecting.await,
+            trying.await,
             telling.await,
             rotating.await,
             following.await,

@@ -55,6 +55,8 @@ pub struct CryptoConfig {
     pub allow_export: bool,
     /// Whether keys may come in that are too weak for anything new.
     pub import_weak_keys: bool,
+    /// How long a provider that signs for nobody is left alone, before it is tried by a signature.
+    pub canary_interval: Duration,
 }
 
 /// The token, and how it is used.
@@ -336,6 +338,14 @@ impl Faults {
         );
         let allow_export = self.given("crypto.local.allow_export", raw.local.allow_export);
         let import_weak_keys = self.given("crypto.import_weak_keys", raw.import_weak_keys);
+        let canary_interval = self.duration(
+            "crypto.canary_interval",
+            raw.canary_interval,
+            Duration::from_secs(10),
+        );
+        if canary_interval < CANARY_INTERVAL_MIN {
+            self.add("crypto.canary_interval", "must be 1s at least");
+        }
         let mode = mode?;
         // What a mode does not use is checked for its types only, so that one file serves all modes.
         let token = self.token(raw.pkcs11, environment, mode.serves(ProviderKind::Hsm));
@@ -353,6 +363,7 @@ impl Faults {
             token,
             allow_export: allow_export == Some(true),
             import_weak_keys: import_weak_keys == Some(true),
+            canary_interval,
             local: mode.serves(ProviderKind::Local).then_some(LocalConfig {
                 key_encryption_key_file,
             }),
@@ -447,6 +458,7 @@ impl Faults {
                 token: token?,
                 pin: pin?,
                 verify_signatures: verify_signatures?,
+                last_try: false,
             },
             isolation: isolation?,
             sessions,
@@ -502,3 +514,6 @@ impl Faults {
         })
     }
 }
+
+/// An HSM is not asked more often than that whether it signs.
+const CANARY_INTERVAL_MIN: Duration = Duration::from_secs(1);

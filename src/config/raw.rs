@@ -65,6 +65,8 @@ pub(super) struct Crypto {
     pub(super) default_provider: Leaf<String>,
     /// Whether RSA keys of 1024 bits may be imported and linked, into the HSM; `false` when absent.
     pub(super) import_weak_keys: Leaf<bool>,
+    /// How long a provider that signs for nobody is left alone, before it is tried by a signature; `10s` when absent.
+    pub(super) canary_interval: Leaf<String>,
     pub(super) pkcs11: Pkcs11,
     pub(super) local: Local,
 }
@@ -261,6 +263,7 @@ const KEYS: &[&str] = &[
     "crypto.mode",
     "crypto.default_provider",
     "crypto.import_weak_keys",
+    "crypto.canary_interval",
     "crypto.pkcs11.module",
     "crypto.pkcs11.token_label",
     "crypto.pkcs11.token_serial",

@@ -9,7 +9,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::domain::ProviderKind;
 use crate::proto::{event_service_server, key_pair_service_server, signing_service_server};
-use crate::service::Service;
+use crate::service::{ProviderState, Service};
 
 /// What the health service answers.
 #[derive(Clone, Debug, Default)]
@@ -61,14 +61,14 @@ impl Health {
 /// Returns what serves now, by the names that are asked for.
 fn statuses(service: &Service) -> Vec<(&'static str, bool)> {
     let mut statuses: Vec<_> = service
-        .registry()
-        .iter()
-        .map(|handle| {
-            let available = handle.availability().is_ok();
-            (service_name(handle.kind()), available)
+        .health()
+        .into_iter()
+        .map(|health| {
+            let serves = health.state == ProviderState::Serving;
+            (service_name(health.provider), serves)
         })
         .collect();
-    let any = statuses.iter().any(|(_, available)| *available);
+    let any = statuses.iter().any(|(_, serves)| *serves);
     statuses.extend([
         ("", any),
         (signing_service_server::SERVICE_NAME, any),
@@ -89,4 +89,4 @@ pub const fn service_name(kind: ProviderKind) -> &'static str {
 
 /// The name under which it is asked whether a rotation is overdue.
 const ROTATION: &str = "rotation";
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(50);

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Finding;
 use crate::domain::ProviderKind;
 
 /// A failure of a provider: which one, at what, of which kind, and why.
@@ -17,6 +18,8 @@ pub struct ProviderError {
     pub operation: Operation,
     /// What this means for the caller.
     pub kind: ProviderErrorKind,
+    /// What an operator is told, where more is known than the kind.
+    pub finding: Option<Box<Finding>>,
     /// What went wrong inside. For logs, never for callers.
     #[source]
     pub source: Option<Box<dyn StdError + Send + Sync>>,
@@ -29,8 +32,15 @@ impl ProviderError {
             provider,
             operation,
             kind,
+            finding: None,
             source: None,
         }
+    }
+
+    /// Adds what an operator is told.
+    pub fn found(mut self, finding: impl Into<Option<Finding>>) -> Self {
+        self.finding = finding.into().map(Box::new);
+        self
     }
 
     /// Adds the deeper cause.
@@ -63,6 +73,21 @@ pub enum ProviderErrorKind {
     Untrustworthy,
     /// Anything else. What was begun was undone.
     Failed,
+}
+
+impl ProviderErrorKind {
+    /// Tells whether the device may be to blame, and not what was asked of it or who else asks.
+    pub(super) const fn accuses_device(self) -> bool {
+        match self {
+            Self::Unavailable
+            | Self::TimedOut
+            | Self::KeyMissing
+            | Self::KeyUnreadable
+            | Self::Untrustworthy
+            | Self::Failed => true,
+            Self::LoginRefused | Self::Busy | Self::Unsupported | Self::NotPermitted => false,
+        }
+    }
 }
 
 impl fmt::Display for ProviderErrorKind {

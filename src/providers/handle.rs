@@ -27,6 +27,9 @@ pub struct ProviderHandle {
     operation_timeout: Duration,
     /// All threads that sign are at calls that do not come back.
     stuck: AtomicBool,
+    /// What came of signatures since it was last asked.
+    signed: AtomicBool,
+    failed: AtomicBool,
 }
 
 /// How many threads a provider gets, how much work may wait, and for how long.
@@ -53,6 +56,8 @@ impl ProviderHandle {
             sign_threads: lanes.sign_threads,
             operation_timeout: lanes.operation_timeout,
             stuck: AtomicBool::new(false),
+            signed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             provider,
         })
     }
@@ -72,10 +77,17 @@ impl ProviderHandle {
         if self.provider.signs_at_once(&order.key, &order.input) {
             // Counts as some work, so that a task that signs on and on lets others have their turn.
             tokio::task::coop::consume_budget().await;
-            return order.sign(&*self.provider);
+            let signed = order.sign(&*self.provider);
+            self.note(&signed);
+            return signed;
         }
-        let signed = self.queue_signatures(vec![order]).await?.pop();
-        signed.unwrap_or_else(|| Err(self.lost(Operation::Sign)))
+        let signed = self.queue_signatures(vec![order]).await;
+        let signed = signed.and_then(|mut signed| {
+            let one = signed.pop();
+            one.unwrap_or_else(|| Err(self.lost(Operation::Sign)))
+        });
+        self.note(&signed);
+        signed
     }
 
     /// Makes many signatures, in their order.
@@ -92,16 +104,48 @@ impl ProviderHandle {
         let at_once = |order: &SigningOrder| self.provider.signs_at_once(&order.key, &order.input);
         if orders.iter().all(at_once) {
             tokio::task::yield_now().await;
-            return sign_all(&*self.provider, &orders);
+            let signed = sign_all(&*self.provider, &orders);
+            signed.iter().for_each(|one| self.note(one));
+            return signed;
         }
         let count = orders.len();
-        match self.queue_signatures(orders).await {
+        let signed = match self.queue_signatures(orders).await {
             Ok(signed) => signed,
             // What befell the job befell each of them.
             Err(failed) => (0..count)
                 .map(|_| Err(self.error(Operation::Sign, failed.kind)))
                 .collect(),
+        };
+        signed.iter().for_each(|one| self.note(one));
+        signed
+    }
+
+    /// Notes what came of a signature, for those who ask whether the provider signs.
+    fn note(&self, signed: &Result<Vec<u8>, ProviderError>) {
+        let flag = match signed {
+            Ok(_) => &self.signed,
+            Err(failure) if failure.kind.accuses_device() => &self.failed,
+            Err(_) => return,
+        };
+        // Looked at first, so that the processors share it while nothing changes.
+        if !flag.load(Ordering::Relaxed) {
+            flag.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Tells whether a signature was made since this was last asked.
+    pub fn signed_lately(&self) -> bool {
+        self.signed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Tells whether a signature failed for which the device may be to blame, since this was last asked.
+    pub fn failed_lately(&self) -> bool {
+        self.failed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns how long a caller waits for one job.
+    pub fn operation_timeout(&self) -> Duration {
+        self.operation_timeout
     }
 
     async fn queue_signatures(

@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod error;
+mod finding;
 mod handle;
 pub mod isolated;
 mod lane;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use capabilities::Capabilities;
 pub use error::{Operation, ProviderError, ProviderErrorKind};
+pub use finding::{Finding, TriesLeft};
 pub use handle::{Lanes, ProviderHandle};
 pub use lane::Lane;
 pub use order::SigningOrder;

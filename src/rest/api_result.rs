@@ -67,6 +67,7 @@ impl IntoResponse for Refused {
                     result_id: match status {
                         StatusCode::NOT_FOUND => "resource_not_found",
                         StatusCode::INTERNAL_SERVER_ERROR => "internal_error",
+                        StatusCode::SERVICE_UNAVAILABLE => "provider_unavailable",
                         _ => "bad_request",
                     }
                     .to_owned(),

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::api_result::Refused;
 use crate::domain::RotationAction;
-use crate::service::Service;
+use crate::service::{ProviderState, Service};
 
 /// Returns all metrics.
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Result<Response, Refused> {
@@ -54,16 +54,53 @@ fn rotation(service: &Service, registry: &mut Registry) {
 }
 
 fn providers(service: &Service, registry: &mut Registry) {
-    let available = Family::<[(&'static str, &'static str); 1], Gauge>::default();
-    for handle in service.registry().iter() {
-        let is_there = handle.availability().is_ok();
-        let gauge = available.get_or_create(&[("provider", handle.kind().name())]);
-        gauge.set(is_there.into());
+    type Provider = [(&'static str, &'static str); 1];
+    let available = Family::<Provider, Gauge>::default();
+    let states = Family::<[(&'static str, &'static str); 2], Gauge>::default();
+    let last_signatures = Family::<Provider, Gauge>::default();
+    let canaries = Family::<Provider, Counter>::default();
+    let canary_failures = Family::<Provider, Counter>::default();
+    for health in service.health() {
+        let provider = ("provider", health.provider.name());
+        let serves = health.state == ProviderState::Serving;
+        available.get_or_create(&[provider]).set(serves.into());
+        for state in ProviderState::ALL {
+            let gauge = states.get_or_create(&[provider, ("state", state.name())]);
+            gauge.set((health.state == state).into());
+        }
+        if let Some(time) = health.last_signature {
+            let gauge = last_signatures.get_or_create(&[provider]);
+            gauge.set(time.unix_timestamp());
+        }
+        canaries.get_or_create(&[provider]).inc_by(health.canaries);
+        canary_failures
+            .get_or_create(&[provider])
+            .inc_by(health.canary_failures);
     }
     registry.register(
         "provider_available",
-        "Whether a provider can be used: 1, or 0",
+        "Whether a provider signs: 1, or 0",
         available,
+    );
+    registry.register(
+        "provider_state",
+        "How a provider is: 1 for the state that it is in",
+        states,
+    );
+    registry.register(
+        "provider_last_signature_timestamp_seconds",
+        "When a provider was last known to sign",
+        last_signatures,
+    );
+    registry.register(
+        "provider_canaries",
+        "Signatures that were made to see whether a provider signs",
+        canaries,
+    );
+    registry.register(
+        "provider_canary_failures",
+        "Such signatures that failed",
+        canary_failures,
     );
 }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Service;
+use super::health::Said;
 use crate::domain::EventKind::{ProviderRecovered, ProviderUnavailable};
 use crate::providers::{Lane, Operation, ProviderErrorKind, ProviderHandle};
 use crate::telemetry::chain;
@@ -15,7 +16,7 @@ impl Service {
     /// Connects every provider, and connects it again whenever it is lost, until `stop`.
     ///
     /// A token that is away is tried again, after half a second at first and three at last. A PIN that was
-    /// refused is not sent again before it changes. One that is lost more than 30 times in a minute is left alone for ten
+    /// refused is not sent again before it changes. One that is lost more than 60 times in a minute is left alone for ten
     /// seconds.
     pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
         let providers: Vec<_> = self.registry.iter().cloned().collect();
@@ -46,6 +47,7 @@ impl Service {
                 .await;
             match connected {
                 Ok(()) => {
+                    self.health.of(handle.kind()).lock().unconnected = None;
                     reported = None;
                     wait = RETRY_MIN;
                     if lost {
@@ -70,6 +72,9 @@ impl Service {
                         self.tell_of_provider(ProviderUnavailable, handle.kind())
                             .await;
                     }
+                    let to_operators = Said::of_connection(&failure);
+                    let remedy = to_operators.remedy;
+                    self.health.of(handle.kind()).lock().unconnected = Some(to_operators);
                     // Said once, not at every try.
                     let said = chain(&failure);
                     if reported.as_deref() != Some(&*said) {
@@ -78,13 +83,18 @@ impl Service {
                             _ => "again and again",
                         };
                         error!(
-                            provider = %handle.kind(), cause = said,
+                            provider = %handle.kind(), cause = said, remedy,
                             "the provider is not available; it is tried {next}"
                         );
                         reported = Some(said);
                     }
                     tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(RETRY_MAX);
+                    // Until the PIN changes, to try again is to read it again.
+                    let wait_max = match failure.kind {
+                        ProviderErrorKind::LoginRefused => RETRY_REFUSED,
+                        _ => RETRY_MAX,
+                    };
+                    wait = (wait * 2).min(wait_max);
                 }
             }
         }
@@ -127,8 +137,9 @@ impl Service {
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// However long a token was away, it is used again within five seconds when it is back.
 const RETRY_MAX: Duration = Duration::from_secs(3);
-/// How often a provider may be lost within a while and be connected again at once.
-const LOSSES_MAX: usize = 30;
+const RETRY_REFUSED: Duration = Duration::from_secs(2);
+/// How often a provider may be lost within a while and be connected again at once. That is more than canaries alone make it.
+const LOSSES_MAX: usize = 60;
 const LOSSES_WINDOW: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);

@@ -3,6 +3,7 @@
 //! A use case takes values of the domain, decides, and calls the store and the providers; it knows neither
 //! gRPC nor HTTP. What it returns as an error is put into the caller's terms in one place, [`report`].
 
+mod canary;
 mod connect;
 mod create;
 mod csr;
@@ -14,6 +15,7 @@ mod export_certificate;
 mod generate;
 mod generation;
 mod get;
+mod health;
 mod import;
 mod issue;
 mod keep_rotating;
@@ -47,6 +49,7 @@ pub use delete::DeleteRequest;
 pub use error::ServiceError;
 pub use events::{Told, ToldEvent, WatchRequest};
 pub use generate::{GenerateOutcome, GenerateRequest};
+pub use health::{ProviderHealth, ProviderState};
 pub use import::ImportRequest;
 pub use keep_rotating::RotationMetrics;
 pub use key_algorithms::AvailableAlgorithm;
@@ -68,18 +71,32 @@ use crate::domain::{
 use crate::providers::{ProviderHandle, Registry};
 use crate::store::MetadataStore;
 use events::EventHub;
+use health::HealthBoard;
 use request_lock::RequestLocks;
 use signing_keys::SigningKeys;
 
 /// What an operator permits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ServiceConfig {
     /// Whether software keys may be exported.
     pub allow_export: bool,
     /// Whether keys may be imported and linked that are too weak for anything new.
     pub import_weak_keys: bool,
+    /// How long a provider that signs for nobody is left alone, before it is tried by a signature.
+    pub canary_interval: Duration,
     /// How key pairs rotate, and what is told of their expiry.
     pub rotation: RotationConfig,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            allow_export: false,
+            import_weak_keys: false,
+            canary_interval: Duration::from_secs(10),
+            rotation: RotationConfig::default(),
+        }
+    }
 }
 
 /// How key pairs rotate, and what is told of their expiry.
@@ -113,6 +130,7 @@ pub struct Service {
     request_locks: RequestLocks,
     signing_keys: SigningKeys,
     events: EventHub,
+    health: HealthBoard,
     rotation_metrics: RotationMetrics,
     /// Told whenever a provider was connected.
     provider_came: Notify,
@@ -140,6 +158,7 @@ impl Service {
             request_locks: RequestLocks::default(),
             signing_keys: SigningKeys::default(),
             events: EventHub::default(),
+            health: HealthBoard::default(),
             rotation_metrics: RotationMetrics::default(),
             provider_came: Notify::new(),
             uncondemned: Mutex::default(),

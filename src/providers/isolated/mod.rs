@@ -26,8 +26,9 @@ pub use worker::serve;
 
 use super::pkcs11::{Login, Pkcs11Config};
 use super::{
-    AsyncSigner, Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Lane, Operation,
-    ProviderError, ProviderErrorKind, SigningOrder, StoredKey, TokenKey, TokenObject, TokenObjects,
+    AsyncSigner, Capabilities, CryptoProvider, Finding, GeneratedKey, KeyName, KeySearch, Lane,
+    Operation, ProviderError, ProviderErrorKind, SigningOrder, StoredKey, TokenKey, TokenObject,
+    TokenObjects,
 };
 use crate::domain::{
     Certificate, KeyRef, KeySpec, PrivateKey, ProviderKind, SignatureAlgorithm, SigningInput,
@@ -116,17 +117,20 @@ impl CryptoProvider for IsolatedPkcs11Provider {
             former.end();
         }
         let pin = self.login.pin();
-        let pin = pin.map_err(|cause| failed(cause.kind()).because(cause))?;
+        let pin =
+            pin.map_err(|cause| failed(cause.kind()).found(cause.finding()).because(cause))?;
         let begin = Begin {
             module: self.config.module.clone(),
             token: self.config.token.clone(),
             verify_signatures: self.config.verify_signatures,
+            last_try: self.config.last_try,
             pin: pin.expose_secret().to_owned().into(),
         };
         let started = Process::start(&self.starter, &self.command, &begin, self.call_max);
-        match started.map_err(|cause| failed(ProviderErrorKind::Unavailable).because(cause))? {
+        match started.map_err(|cause| gone(Operation::Connect, cause))? {
             Ok(process) => {
                 let process = Arc::new(process);
+                self.login.accept();
                 self.process.store(Some(Arc::clone(&process)));
                 // Only now, so that who waits for these words is served.
                 process.connected().token.announce();
@@ -134,8 +138,8 @@ impl CryptoProvider for IsolatedPkcs11Provider {
             }
             Err(fault) => {
                 let fault = ProviderError::from(fault);
-                if fault.kind == ProviderErrorKind::LoginRefused {
-                    self.login.refuse(pin);
+                if let Some(finding) = &fault.finding {
+                    self.login.note(pin, finding);
                 }
                 Err(fault)
             }
@@ -296,9 +300,20 @@ fn settle<T>(
     operation: Operation,
     asked: Result<Result<T, Fault>, ProcessError>,
 ) -> Result<T, ProviderError> {
-    let answer =
-        asked.map_err(|cause| error(operation, ProviderErrorKind::Unavailable).because(cause))?;
+    let answer = asked.map_err(|cause| gone(operation, cause))?;
     answer.map_err(ProviderError::from)
+}
+
+/// Says that there is no answer of the process.
+fn gone(operation: Operation, cause: ProcessError) -> ProviderError {
+    let finding = match cause {
+        ProcessError::Ended => Some(Finding::ModuleCrashed),
+        ProcessError::OutOfTime => Some(Finding::ModuleHangs),
+        ProcessError::Start(_) | ProcessError::Talk(_) => None,
+    };
+    error(operation, ProviderErrorKind::Unavailable)
+        .found(finding)
+        .because(cause)
 }
 
 fn error(operation: Operation, kind: ProviderErrorKind) -> ProviderError {

@@ -15,7 +15,8 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::domain::{Certificate, KeyRef, KeySpec, ProviderKind, PublicKey};
 use crate::providers::pkcs11::{TokenIdentity, TokenSelector, VerifySignatures};
 use crate::providers::{
-    Capabilities, KeyName, KeySearch, Operation, ProviderError, ProviderErrorKind, SigningOrder,
+    Capabilities, Finding, KeyName, KeySearch, Operation, ProviderError, ProviderErrorKind,
+    SigningOrder,
 };
 
 /// The first message: which token to connect to. It is answered by [`Connected`].
@@ -24,6 +25,7 @@ pub(super) struct Begin {
     pub(super) module: PathBuf,
     pub(super) token: TokenSelector,
     pub(super) verify_signatures: VerifySignatures,
+    pub(super) last_try: bool,
     pub(super) pin: Zeroizing<String>,
 }
 
@@ -78,6 +80,7 @@ pub(super) struct Reply<T> {
 pub(super) struct Fault {
     operation: Operation,
     kind: ProviderErrorKind,
+    finding: Option<Finding>,
     /// The deeper causes, outermost first.
     cause: Option<String>,
 }
@@ -87,6 +90,7 @@ impl From<ProviderError> for Fault {
         Self {
             operation: error.operation,
             kind: error.kind,
+            finding: error.finding.as_deref().cloned(),
             cause: error
                 .source
                 .as_deref()
@@ -97,7 +101,7 @@ impl From<ProviderError> for Fault {
 
 impl From<Fault> for ProviderError {
     fn from(fault: Fault) -> Self {
-        let error = Self::new(ProviderKind::Hsm, fault.operation, fault.kind);
+        let error = Self::new(ProviderKind::Hsm, fault.operation, fault.kind).found(fault.finding);
         match fault.cause {
             Some(cause) => error.because(cause),
             None => error,

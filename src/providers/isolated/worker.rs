@@ -38,6 +38,7 @@ pub fn serve(control: OwnedFd) -> io::Result<()> {
         module: begin.module,
         token: begin.token,
         verify_signatures: begin.verify_signatures,
+        last_try: begin.last_try,
         pin: PinSource::Value(SecretString::from(begin.pin.as_str())),
     });
     drop(begin.pin);

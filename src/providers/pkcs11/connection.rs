@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::error::Failure;
 use super::{Pkcs11Config, TokenSelector, VerifySignatures, capabilities};
 use crate::domain::KeyRef;
-use crate::providers::Capabilities;
+use crate::providers::{Capabilities, Finding, TriesLeft};
 
 /// A token that we are logged in to.
 #[derive(Debug)]
@@ -76,7 +76,8 @@ pub(super) struct KeyHandle {
 impl Connection {
     /// Loads the module, finds the token, logs in, and asks what the token can do.
     pub(super) fn open(config: &Pkcs11Config, pin: &SecretString) -> Result<Self, Failure> {
-        let pkcs11 = Pkcs11::new(&config.module)?;
+        let pkcs11 = Pkcs11::new(&config.module)
+            .map_err(|cause| Failure::unloadable(&config.module, cause))?;
         let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
         match pkcs11.initialize(arguments) {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
@@ -87,17 +88,23 @@ impl Connection {
 
     fn log_in(pkcs11: &Pkcs11, config: &Pkcs11Config, pin: &SecretString) -> Result<Self, Failure> {
         let (slot, token) = find_token(pkcs11, &config.token)?;
-        if token.user_pin_locked() {
-            return Err(Error::Pkcs11(
-                RvError::PinLocked,
-                cryptoki::context::Function::GetTokenInfo,
-            )
-            .into());
+        match TriesLeft::of(&token) {
+            TriesLeft::None => {
+                return Err(Failure::LoginHeld(Finding::PinLocked { tried: false }));
+            }
+            // No machine spends the last one.
+            TriesLeft::One if !config.last_try => return Err(Failure::LoginHeld(Finding::LastTry)),
+            _ => {}
         }
         let anchor = pkcs11.open_rw_session(slot)?;
         match anchor.login(UserType::User, Some(pin)) {
             // The login belongs to the process, not to the session.
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Err(cause) if Failure::is_refused_login(&cause) => {
+                let token = pkcs11.get_token_info(slot);
+                let tries = token.map_or(TriesLeft::Unknown, |token| TriesLeft::of(&token));
+                return Err(Failure::LoginRefused { cause, tries });
+            }
             Err(error) => return Err(error.into()),
         }
         let capabilities = capabilities::ask(pkcs11, slot)?;
@@ -305,11 +312,7 @@ fn find_token(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenI
         if !token.token_initialized() {
             continue;
         }
-        seen.push(format!(
-            "{:?} (serial {})",
-            token.label(),
-            token.serial_number()
-        ));
+        seen.push(named(&token));
         let matches = match selector {
             TokenSelector::Label(label) => token.label() == label,
             TokenSelector::Serial(serial) => token.serial_number() == serial,
@@ -324,17 +327,33 @@ fn find_token(pkcs11: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenI
     };
     match (found.pop(), found.len()) {
         (Some(one), 0) => Ok(one),
-        (Some(_), more) => Err(Failure::AmbiguousToken {
-            wanted,
-            count: more + 1,
-        }),
-        (None, _) => Err(Failure::NoSuchToken {
-            wanted,
-            seen: match seen.is_empty() {
-                true => "none".to_owned(),
-                false => seen.join(", "),
-            },
-        }),
+        (Some(last), _) => {
+            found.push(last);
+            let found = found.iter().map(|(_, token)| named(token)).collect();
+            Err(Failure::Token(Finding::AmbiguousToken { wanted, found }))
+        }
+        (None, _) => Err(Failure::Token(Finding::NoSuchToken { wanted, seen })),
+    }
+}
+
+/// Says which token it is.
+fn named(token: &TokenInfo) -> String {
+    let (label, serial_number) = (token.label(), token.serial_number());
+    format!("{label:?} (serial number {serial_number})")
+}
+
+impl TriesLeft {
+    /// Reads what a token says.
+    fn of(token: &TokenInfo) -> Self {
+        if token.user_pin_locked() {
+            Self::None
+        } else if token.user_pin_final_try() {
+            Self::One
+        } else if token.user_pin_count_low() {
+            Self::Fewer
+        } else {
+            Self::Unknown
+        }
     }
 }
 

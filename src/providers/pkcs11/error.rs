@@ -1,10 +1,12 @@
 //! What went wrong with the token, and what that means: for the session, the connection and the caller.
 
+use std::path::Path;
+
 use cryptoki::error::{Error, RvError};
 
 use super::pin::LoginError;
 use crate::domain::ProviderKind;
-use crate::providers::{Operation, ProviderError, ProviderErrorKind};
+use crate::providers::{Finding, Operation, ProviderError, ProviderErrorKind, TriesLeft};
 
 /// A failure in this room.
 #[derive(Debug, thiserror::Error)]
@@ -12,21 +14,23 @@ pub(super) enum Failure {
     /// A PKCS#11 function returned something else than `CKR_OK`, or the module could not be called.
     #[error("{}", describe(.0))]
     Module(#[source] Error),
-    /// No token has the label or serial number.
-    #[error("no token {wanted}; the module shows {seen}")]
-    NoSuchToken {
-        /// What was looked for.
-        wanted: String,
-        /// The tokens there are.
-        seen: String,
-    },
-    /// More than one token has the label.
-    #[error("{count} tokens {wanted}; choose one by crypto.pkcs11.token_serial")]
-    AmbiguousToken {
-        /// What was looked for.
-        wanted: String,
-        /// How many have it.
-        count: usize,
+    /// The file of the module is not there, or is none.
+    #[error("{0}")]
+    Unloadable(Finding, #[source] Error),
+    /// There is no token as it was described, or more than one.
+    #[error("{0}")]
+    Token(Finding),
+    /// The token would not take a PIN, or only one more, so that none was tried.
+    #[error("{0}")]
+    LoginHeld(Finding),
+    /// The token refused the login.
+    #[error("{}; {tries}", describe(.cause))]
+    LoginRefused {
+        /// Why.
+        #[source]
+        cause: Error,
+        /// How many tries are left.
+        tries: TriesLeft,
     },
     /// There is no PIN to log in with.
     #[error(transparent)]
@@ -148,10 +152,10 @@ impl Failure {
     }
 
     /// Tells whether the token refused the login, so that trying again can only do harm.
-    pub(super) fn is_refused_login(&self) -> bool {
+    pub(super) fn is_refused_login(error: &Error) -> bool {
         matches!(
-            self,
-            Self::Module(Error::Pkcs11(
+            error,
+            Error::Pkcs11(
                 RvError::PinIncorrect
                     | RvError::PinInvalid
                     | RvError::PinLenRange
@@ -159,15 +163,57 @@ impl Failure {
                     | RvError::PinLocked
                     | RvError::UserPinNotInitialized,
                 _
-            ))
+            )
         )
     }
 
-    fn kind(&self) -> ProviderErrorKind {
-        if self.is_refused_login() {
-            return ProviderErrorKind::LoginRefused;
-        }
+    /// Says that the module cannot be loaded from a file.
+    pub(super) fn unloadable(module: &Path, cause: Error) -> Self {
+        let finding = match &cause {
+            Error::LibraryLoading(why) => {
+                let why = why.to_string();
+                let module = module.display().to_string();
+                match why.strip_prefix(&module) {
+                    Some(rest) if rest.contains("No such file") => Finding::ModuleMissing,
+                    Some(rest) => Finding::ModuleUnloadable(rest.trim_matches([':', ' ']).into()),
+                    None => Finding::ModuleUnloadable(why),
+                }
+            }
+            Error::MissingSymbol(_) => Finding::NoModule,
+            _ => return Self::Module(cause),
+        };
+        Self::Unloadable(finding, cause)
+    }
+
+    /// Returns what an operator is told.
+    pub(super) fn finding(&self) -> Option<Finding> {
         match self {
+            Self::Module(Error::Pkcs11(RvError::TokenWriteProtected, _)) => {
+                Some(Finding::WriteProtected)
+            }
+            Self::Module(Error::Pkcs11(code, function)) => Some(Finding::ModuleFailed {
+                function: format!("C_{function:?}"),
+                code: format!("{code:?}"),
+            }),
+            Self::Unloadable(finding, _) | Self::Token(finding) | Self::LoginHeld(finding) => {
+                Some(finding.clone())
+            }
+            Self::LoginRefused { cause, tries } => Some(match cause {
+                Error::Pkcs11(RvError::PinLocked, _) => Finding::PinLocked { tried: true },
+                Error::Pkcs11(RvError::PinExpired, _) => Finding::PinExpired,
+                Error::Pkcs11(RvError::UserPinNotInitialized, _) => Finding::PinNotSet,
+                _ => Finding::PinRefused(*tries),
+            }),
+            Self::Login(error) => Some(error.finding()),
+            Self::CallsInModule => Some(Finding::ModuleHangs),
+            Self::Lost(cause) | Self::OutcomeUnknown(cause) => cause.finding(),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> ProviderErrorKind {
+        match self {
+            Self::LoginRefused { .. } | Self::LoginHeld(_) => ProviderErrorKind::LoginRefused,
             _ if self.breaks_connection() => ProviderErrorKind::Unavailable,
             Self::Module(Error::Pkcs11(code, _)) => match code {
                 RvError::MechanismInvalid
@@ -178,9 +224,8 @@ impl Failure {
                 RvError::SessionCount => ProviderErrorKind::Busy,
                 _ => ProviderErrorKind::Failed,
             },
-            Self::Module(Error::LibraryLoading(_) | Error::MissingSymbol(_))
-            | Self::NoSuchToken { .. }
-            | Self::AmbiguousToken { .. }
+            Self::Unloadable(..)
+            | Self::Token(_)
             | Self::CallsInModule
             | Self::LoggedOut
             | Self::Lost(_)
@@ -198,7 +243,9 @@ impl Failure {
 
     /// Says what this means outside of this room.
     pub(super) fn into_provider_error(self, operation: Operation) -> ProviderError {
-        ProviderError::new(ProviderKind::Hsm, operation, self.kind()).because(self)
+        ProviderError::new(ProviderKind::Hsm, operation, self.kind())
+            .found(self.finding())
+            .because(self)
     }
 }
 
@@ -206,10 +253,6 @@ impl Failure {
 fn describe(error: &Error) -> String {
     match error {
         Error::Pkcs11(code, function) => format!("C_{function:?} returned {code:?}"),
-        Error::LibraryLoading(cause) => format!("the module cannot be loaded: {cause}"),
-        Error::MissingSymbol(symbol) => {
-            format!("the module is no PKCS#11 module: it has no {symbol}")
-        }
         other => other.to_string(),
     }
 }

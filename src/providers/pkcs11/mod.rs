@@ -59,6 +59,8 @@ pub struct Pkcs11Config {
     pub pin: PinSource,
     /// Which signatures are verified before they are returned.
     pub verify_signatures: VerifySignatures,
+    /// Whether the PIN is tried though the token says that one more wrong one locks it.
+    pub last_try: bool,
 }
 
 /// Which signatures of the token are verified with the public key before they are returned.
@@ -174,11 +176,12 @@ impl Pkcs11Provider {
             Ok(connection) => {
                 let connection = Arc::new(connection);
                 self.connection.store(Some(Arc::clone(&connection)));
+                self.login.accept();
                 Ok(connection)
             }
             Err(failure) => {
-                if failure.is_refused_login() {
-                    self.login.refuse(pin);
+                if let Some(finding) = failure.finding() {
+                    self.login.note(pin, &finding);
                 }
                 Err(failure)
             }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use crate::providers::ProviderErrorKind;
+use crate::providers::{Finding, ProviderErrorKind};
 
 /// Where a PIN comes from. It is read anew for each connection, so that a changed file takes effect.
 #[derive(Clone, Debug)]
@@ -75,11 +75,30 @@ pub enum PinError {
     Empty(PathBuf),
 }
 
+impl PinError {
+    fn finding(&self) -> Finding {
+        match self {
+            // The kind, and not the text of the system, which may change.
+            Self::Read { source, .. } => Finding::PinUnreadable(source.kind().to_string()),
+            Self::Exposed { mode, .. } => Finding::PinExposed(*mode),
+            Self::Empty(_) => Finding::PinEmpty,
+        }
+    }
+}
+
 /// The PIN, unless it is the one that the token refused: a few tries lock the token.
 #[derive(Debug)]
 pub(in crate::providers) struct Login {
     source: PinSource,
-    refused: Mutex<Option<SecretString>>,
+    barrier: Mutex<Option<Barrier>>,
+}
+
+/// Why the last login did not succeed, when that was for the PIN.
+#[derive(Debug)]
+struct Barrier {
+    /// The PIN that was tried. None when none was, since the token said beforehand that it would not do.
+    refused: Option<SecretString>,
+    finding: Finding,
 }
 
 impl Login {
@@ -87,32 +106,41 @@ impl Login {
     pub(in crate::providers) const fn new(source: PinSource) -> Self {
         Self {
             source,
-            refused: Mutex::new(None),
+            barrier: Mutex::new(None),
         }
     }
 
     /// Returns the PIN to log in with.
     pub(in crate::providers) fn pin(&self) -> Result<SecretString, LoginError> {
         let pin = self.source.read()?;
-        let mut refused = self.refused.lock();
-        let is_refused = refused
-            .as_ref()
-            .is_some_and(|refused| refused.expose_secret() == pin.expose_secret());
-        if is_refused {
-            return Err(LoginError::RefusedBefore);
+        match &*self.barrier.lock() {
+            Some(Barrier {
+                refused: Some(refused),
+                finding,
+            }) if refused.expose_secret() == pin.expose_secret() => {
+                Err(LoginError::RefusedBefore(finding.clone()))
+            }
+            _ => Ok(pin),
         }
-        *refused = None;
-        Ok(pin)
     }
 
-    /// Notes that the token refused a PIN.
-    pub(in crate::providers) fn refuse(&self, pin: SecretString) {
-        *self.refused.lock() = Some(pin);
+    /// Notes what was in the way of a connection. A PIN that the token refused is not given out again.
+    pub(in crate::providers) fn note(&self, pin: SecretString, finding: &Finding) {
+        let barrier = finding.is_of_pin().then(|| Barrier {
+            refused: finding.condemns_pin().then_some(pin),
+            finding: finding.clone(),
+        });
+        *self.barrier.lock() = barrier;
+    }
+
+    /// Notes that the token accepted the PIN.
+    pub(in crate::providers) fn accept(&self) {
+        *self.barrier.lock() = None;
     }
 
     /// Says why there is no connection, as far as the login has to do with it.
     pub(in crate::providers) fn kind_when_unconnected(&self) -> ProviderErrorKind {
-        match *self.refused.lock() {
+        match *self.barrier.lock() {
             Some(_) => ProviderErrorKind::LoginRefused,
             None => ProviderErrorKind::Unavailable,
         }
@@ -129,7 +157,7 @@ pub(in crate::providers) enum LoginError {
     #[error(
         "the token refused this PIN before, and a few tries lock it; it is tried again when the PIN changes"
     )]
-    RefusedBefore,
+    RefusedBefore(Finding),
 }
 
 impl LoginError {
@@ -137,7 +165,15 @@ impl LoginError {
     pub(in crate::providers) const fn kind(&self) -> ProviderErrorKind {
         match self {
             Self::Pin(_) => ProviderErrorKind::Unavailable,
-            Self::RefusedBefore => ProviderErrorKind::LoginRefused,
+            Self::RefusedBefore(_) => ProviderErrorKind::LoginRefused,
+        }
+    }
+
+    /// Returns what an operator is told.
+    pub(in crate::providers) fn finding(&self) -> Finding {
+        match self {
+            Self::Pin(error) => error.finding(),
+            Self::RefusedBefore(finding) => finding.clone(),
         }
     }
 }
