@@ -1,6 +1,7 @@
 //! Puts the daemon together, runs it, and ends it. The only room that knows all the others.
 
 mod ask_health;
+mod connect_check;
 mod error;
 mod front;
 mod listen;
@@ -18,6 +19,7 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 pub use ask_health::ask_health;
+pub use connect_check::{Check, Verdict, check_connections};
 pub use error::StartError;
 pub use listen::Addresses;
 pub use module_process::{PKCS11_MODULE, serve_module};

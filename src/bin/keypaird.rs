@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use keypaird::app::{self, App, StartError};
+use keypaird::app::{self, App, StartError, Verdict};
 use keypaird::config::Config;
 use keypaird::domain::ProviderMode;
 use keypaird::providers::pkcs11::{PinSource, TokenSelector, init_token};
@@ -30,7 +30,11 @@ enum Command {
     /// Answer calls until SIGTERM or SIGINT.
     Serve(ConfigFile),
     /// Check the configuration, name every fault, and end with 64 if there is one.
-    CheckConfig(ConfigFile),
+    ///
+    /// With `--connect`, try also all that it names, before `serve` is started or while it runs: the store, the key files, the
+    /// addresses, the token. Nothing is changed. Ends with the exit code that `serve` would end with, or with 1 when something is wrong
+    /// that it would run with, such as a token that is away.
+    CheckConfig(CheckConfig),
     /// Initialise a new token with the label and the user PIN of the configuration.
     InitToken(InitToken),
     /// Ask a running daemon for its health (`grpc.health.v1`); ends with 0 if it serves, else with 1.
@@ -47,6 +51,18 @@ struct ConfigFile {
     /// The configuration file (TOML). Without one: local mode, SQLite in the state folder, loopback.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckConfig {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Try all that the configuration names. The PIN is sent to the token once.
+    #[arg(long)]
+    connect: bool,
+    /// Send the PIN even when the token says that one more wrong one locks it.
+    #[arg(long, requires = "connect")]
+    last_try: bool,
 }
 
 #[derive(Debug, Args)]
@@ -84,7 +100,7 @@ fn log_format(name: &str) -> Result<LogFormat, &'static str> {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(file) => serve(&file),
-        Command::CheckConfig(file) => check_config(&file),
+        Command::CheckConfig(command) => check_config(&command),
         Command::InitToken(command) => initialise_token(&command),
         Command::Healthcheck(command) => healthcheck(&command),
         Command::Pkcs11Module(logging) => pkcs11_module(logging),
@@ -152,8 +168,45 @@ fn pkcs11_module(logging: Pkcs11Module) -> Result<(), Failure> {
     })
 }
 
-fn check_config(file: &ConfigFile) -> Result<(), Failure> {
-    let config = load(file.config.as_deref())?;
+fn check_config(command: &CheckConfig) -> Result<(), Failure> {
+    let config = load(command.file.config.as_deref())?;
+    show(&config);
+    match command.connect {
+        true => connect(&config, command.last_try),
+        false => Ok(()),
+    }
+}
+
+/// Tries all that a configuration names, and tells how it is, line by line.
+fn connect(config: &Config, last_try: bool) -> Result<(), Failure> {
+    match config.crypto.token {
+        Some(_) => println!("trying all that it names; the PIN is sent to the token once"),
+        None => println!("trying all that it names"),
+    }
+    let checks = app::check_connections(config, last_try);
+    let mut exit_codes = Vec::new();
+    for check in checks {
+        println!("  {check}");
+        if let Verdict::Wrong { exit_code } = check.verdict {
+            exit_codes.push(exit_code);
+        }
+    }
+    match (exit_codes.len(), exit_codes.iter().max()) {
+        (_, None) => {
+            println!("all is well");
+            Ok(())
+        }
+        (wrong, Some(code)) => Err(Failure {
+            message: match wrong {
+                1 => "one thing is wrong".to_owned(),
+                more => format!("{more} things are wrong"),
+            },
+            code: *code,
+        }),
+    }
+}
+
+fn show(config: &Config) {
     let policy = config.crypto.policy;
     println!("the configuration is in order");
     println!("  mode      {}", policy.mode);
@@ -183,7 +236,6 @@ fn check_config(file: &ConfigFile) -> Result<(), Failure> {
     if let Some(path) = &config.server.unix_socket {
         println!("  socket    {}", path.display());
     }
-    Ok(())
 }
 
 fn initialise_token(command: &InitToken) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tonic::Request;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic_health::pb::health_client::HealthClient;
 
 use super::error::Failure;
 use crate::proto::event_service_client::EventServiceClient;
@@ -129,6 +130,11 @@ impl Daemon {
     /// Returns a client of `EventService`.
     pub(super) fn events(&self) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX)
+    }
+
+    /// Returns a client of `grpc.health.v1.Health`.
+    pub(super) fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
     }
 
     /// Returns a client of `SigningService`.

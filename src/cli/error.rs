@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Refused(Box<Status>),
     /// The signature is not valid. That is an answer, and has been written as one.
     NotValid,
+    /// Something is wrong with the daemon. That is an answer too.
+    NotWell,
     /// The answer cannot be written.
     Write(io::Error),
     /// The answer is not what it should be.
@@ -55,14 +57,14 @@ impl Failure {
                 _ => 1,
             },
             Self::NotValid => 5,
-            Self::Write(_) | Self::Answer(_) => 1,
+            Self::NotWell | Self::Write(_) | Self::Answer(_) => 1,
         })
     }
 
     /// Writes the failure for a person, or for a program.
     pub(super) fn write(&self, err: &mut dyn Write, output: Output) -> io::Result<()> {
         match (output, self) {
-            (_, Self::NotValid) => Ok(()),
+            (_, Self::NotValid | Self::NotWell) => Ok(()),
             (Output::Json, Self::Refused(status)) => writeln!(err, "{:#}", refused_json(status)),
             (Output::Json, _) => {
                 let reason = match self {
@@ -87,6 +89,7 @@ impl Failure {
             Self::Connect { address, cause } => connect_sentence(address, cause),
             Self::Refused(status) => status.message().to_owned(),
             Self::NotValid => "the signature is not valid".to_owned(),
+            Self::NotWell => "something is wrong".to_owned(),
             Self::Write(error) => format!("the answer cannot be written: {error}"),
         }
     }

@@ -12,6 +12,7 @@ mod completions;
 mod connect;
 mod csr;
 mod delete;
+mod doctor;
 mod error;
 mod export;
 mod generate;
@@ -83,6 +84,7 @@ enum Command {
     Verify(verify::Verify),
     PublicKeys(public_keys::PublicKeys),
     Bench(bench::Bench),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
 }
 
@@ -139,6 +141,7 @@ impl Cli {
             Command::Verify(command) => command.run(&mut context).await,
             Command::PublicKeys(command) => command.run(&mut context).await,
             Command::Bench(command) => command.run(&mut context).await,
+            Command::Doctor(command) => command.run(&mut context).await,
             Command::Completions(command) => command.run(&mut context),
         };
         let flushed = out.flush().map_err(Failure::Write);
@@ -161,7 +164,7 @@ const ABOUT: &str = "Client of keypaird: signing key pairs in a PKCS#11 token or
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  the daemon refused the request, or failed
+  1  the daemon refused the request, or failed; doctor: something is wrong
   2  wrong usage
   3  there is no such key pair
   4  the daemon, or the provider, cannot be reached; trying again may help

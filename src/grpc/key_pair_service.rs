@@ -15,11 +15,11 @@ use crate::proto::{
     GetRotationSettingsRequest, GetRotationSettingsResponse, GetSigningKeyPairRequest,
     GetSigningKeyPairResponse, ImportCsrResponseRequest, ImportCsrResponseResponse,
     ImportSigningKeyPairRequest, ImportSigningKeyPairResponse, LinkSigningKeyPairRequest,
-    LinkSigningKeyPairResponse, ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse,
-    ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest,
-    MigrateSigningKeyPairResponse, PlanRotationRequest, PlanRotationResponse,
-    RotateSigningKeyPairRequest, RotateSigningKeyPairResponse, UpdateRotationSettingsRequest,
-    UpdateRotationSettingsResponse,
+    LinkSigningKeyPairResponse, ListCryptoProvidersRequest, ListCryptoProvidersResponse,
+    ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest,
+    ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest, MigrateSigningKeyPairResponse,
+    PlanRotationRequest, PlanRotationResponse, RotateSigningKeyPairRequest,
+    RotateSigningKeyPairResponse, UpdateRotationSettingsRequest, UpdateRotationSettingsResponse,
 };
 use crate::service::{DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
 
@@ -98,6 +98,16 @@ impl KeyPairService for KeyPairGrpc {
             .and_then(|asked| self.service.key_algorithms(asked));
         answer(algorithms.map(|algorithms| ListKeyAlgorithmsResponse {
             key_algorithms: algorithms.iter().map(convert::key_algorithm).collect(),
+        }))
+    }
+
+    async fn list_crypto_providers(
+        &self,
+        _request: Request<ListCryptoProvidersRequest>,
+    ) -> Result<Response<ListCryptoProvidersResponse>, Status> {
+        let providers = self.service.crypto_providers().into_iter();
+        Ok(Response::new(ListCryptoProvidersResponse {
+            crypto_providers: providers.map(convert::crypto_provider_status).collect(),
         }))
     }
 

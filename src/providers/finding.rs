@@ -126,7 +126,7 @@ impl Finding {
                 "have the token's security officer unlock it; the daemon notices, and until then tries no PIN"
             }
             Self::LastTry => {
-                "see that the right PIN is in crypto.pkcs11.pin_file, and log in with it once by the token's own tools, which gives all tries back; the daemon notices"
+                "see that the right PIN is in crypto.pkcs11.pin_file, and run keypaird check-config --connect --last-try: a login that succeeds gives all tries back, and the daemon notices"
             }
             Self::WriteProtected => "take the write protection off the token by its own tools",
         }
@@ -153,6 +153,14 @@ impl Finding {
                 | Self::ModuleCrashed
                 | Self::ModuleHangs
                 | Self::ModuleFailed { .. }
+        )
+    }
+
+    /// Tells whether there is no PIN to try.
+    pub const fn is_of_pin_file(&self) -> bool {
+        matches!(
+            self,
+            Self::PinUnreadable(_) | Self::PinExposed(_) | Self::PinEmpty
         )
     }
 

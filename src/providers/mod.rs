@@ -21,7 +21,7 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, Missing};
 pub use error::{Operation, ProviderError, ProviderErrorKind};
 pub use finding::{Finding, TriesLeft};
 pub use handle::{Lanes, ProviderHandle};

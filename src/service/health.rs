@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::Service;
 use crate::domain::{KeyPairId, ProviderKind};
-use crate::providers::{ProviderError, ProviderErrorKind, ProviderHandle};
+use crate::providers::{Missing, ProviderError, ProviderErrorKind, ProviderHandle};
 
 /// How a provider is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +182,15 @@ impl Service {
     pub fn health(&self) -> Vec<ProviderHealth> {
         let handles = self.registry.iter();
         handles.map(|handle| self.health_of(handle)).collect()
+    }
+
+    /// Returns how each of the providers is that run, and what it cannot do.
+    pub fn crypto_providers(&self) -> Vec<(ProviderHealth, Vec<Missing>)> {
+        let providers = self.registry.iter().map(|handle| {
+            let capabilities = handle.provider().capabilities().unwrap_or_default();
+            (self.health_of(handle), capabilities.missing())
+        });
+        providers.collect()
     }
 
     fn health_of(&self, handle: &ProviderHandle) -> ProviderHealth {

@@ -63,6 +63,7 @@ pub use verify::{Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
 
 pub use crate::keyfiles::KeyFileFormat;
+pub use crate::providers::Missing;
 
 use crate::domain::{
     Clock, Entropy, KeyPair, KeyRef, KeySpec, ProviderKind, PublicKey, Refusal, SignatureAlgorithm,

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-pub use embedded::EmbeddedStore;
+pub use embedded::{EmbeddedStore, inspect};
 pub use error::StoreError;
 
 use crate::domain::{
@@ -192,6 +192,28 @@ impl Intent {
             provider: generation.provider,
         }
     }
+}
+
+/// A store that was looked at, and not opened for use.
+#[derive(Clone, Debug)]
+pub struct StoreInspection {
+    /// A daemon uses it.
+    pub in_use: bool,
+    /// Its schema. None when there is no store yet.
+    pub schema: Option<SchemaVersion>,
+    /// How many key pairs it has.
+    pub key_pairs: u64,
+    /// What tells the key encryption key that it was made with.
+    pub key_encryption_check: Option<SealedKey>,
+}
+
+/// The version of a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaVersion {
+    /// That of the store.
+    pub found: usize,
+    /// The latest one that is known here.
+    pub known: usize,
 }
 
 /// What goes with a change of a key pair.

@@ -8,7 +8,7 @@ use crate::domain::{
 use crate::proto as pb;
 use crate::service::{
     AvailableAlgorithm, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView, ListRequest,
-    ServiceError,
+    Missing, ProviderHealth, ProviderState, ServiceError,
 };
 
 pub(in crate::grpc) fn generate_request(
@@ -221,6 +221,35 @@ pub(in crate::grpc) fn key_algorithm(available: &AvailableAlgorithm) -> pb::KeyA
             .collect(),
         default_signature_algorithm: available.default_signature_algorithm.name().to_owned(),
         crypto_provider: shown(available.crypto_provider),
+    }
+}
+
+pub(in crate::grpc) fn crypto_provider_status(
+    (health, missing): (ProviderHealth, Vec<Missing>),
+) -> pb::CryptoProviderStatus {
+    let state = match health.state {
+        ProviderState::Serving => pb::CryptoProviderState::Serving,
+        ProviderState::Unavailable => pb::CryptoProviderState::Unavailable,
+        ProviderState::LoginRefused => pb::CryptoProviderState::LoginRefused,
+        ProviderState::NotSigning => pb::CryptoProviderState::NotSigning,
+    };
+    let missing = missing.into_iter().map(|missing| pb::MissingAlgorithm {
+        key_algorithm: missing.algorithm.name().to_owned(),
+        key_sizes: missing.specs.iter().map(|spec| spec.bits()).collect(),
+        signature_algorithms: missing
+            .signatures
+            .iter()
+            .map(|algorithm| algorithm.name().to_owned())
+            .collect(),
+        reason: missing.reason,
+    });
+    pb::CryptoProviderStatus {
+        crypto_provider: shown(Some(health.provider)),
+        state: state.into(),
+        message: health.message,
+        remedy: health.remedy.unwrap_or_default().to_owned(),
+        last_signature_time: health.last_signature.map(to_timestamp),
+        missing_algorithms: missing.collect(),
     }
 }
 

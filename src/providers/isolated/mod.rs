@@ -24,7 +24,7 @@ use process::{Process, ProcessError, Starter};
 use wire::{Begin, Fault, Request};
 pub use worker::serve;
 
-use super::pkcs11::{Login, Pkcs11Config};
+use super::pkcs11::{Login, Pkcs11Config, Rehearsal, TokenIdentity};
 use super::{
     AsyncSigner, Capabilities, CryptoProvider, Finding, GeneratedKey, KeyName, KeySearch, Lane,
     Operation, ProviderError, ProviderErrorKind, SigningOrder, StoredKey, TokenKey, TokenObject,
@@ -72,6 +72,17 @@ impl IsolatedPkcs11Provider {
             changing: Mutex::default(),
             call_max,
         })
+    }
+
+    /// Returns which token is connected.
+    pub fn identity(&self) -> Option<TokenIdentity> {
+        let process = self.connected(Operation::Connect).ok()?;
+        Some(process.connected().token.clone())
+    }
+
+    /// Tries the token by a key that lies on no token, and is gone afterwards. Not for a provider that is in use: see [`Rehearsal`].
+    pub fn rehearse(&self) -> Result<Rehearsal, ProviderError> {
+        self.ask(Lane::Sign, Operation::Sign, &Request::Rehearse)
     }
 
     /// Returns the process, if there is one that can be used.

@@ -64,6 +64,7 @@ pub(super) enum Request {
     BeginInventory,
     ContinueInventory,
     SweepHalfMade,
+    Rehearse,
 }
 
 /// The answer to a request.

@@ -156,6 +156,7 @@ fn answer(provider: &Pkcs11Provider, channel: &mut Channel, request: Request) ->
         Request::BeginInventory => reply(provider, channel, provider.begin_inventory()),
         Request::ContinueInventory => reply(provider, channel, provider.continue_inventory()),
         Request::SweepHalfMade => reply(provider, channel, provider.sweep_half_made()),
+        Request::Rehearse => reply(provider, channel, provider.rehearse()),
     }
 }
 

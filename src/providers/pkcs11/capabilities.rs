@@ -6,7 +6,7 @@ use cryptoki::slot::Slot;
 
 use super::error::Failure;
 use super::mechanism;
-use crate::domain::{KeyAlgorithm, KeySpec};
+use crate::domain::{Hash, KeyAlgorithm, KeySpec, SignatureAlgorithm};
 use crate::providers::Capabilities;
 
 /// Asks the token (`C_GetMechanismList`, `C_GetMechanismInfo`) for each kind of key of ours: whether it
@@ -25,6 +25,13 @@ pub(super) fn ask(pkcs11: &Pkcs11, slot: Slot) -> Result<Capabilities, Failure> 
             if let Some(reason) = lacking(*spec, generates.as_ref(), signs.as_ref()) {
                 capabilities.lacks(*spec, reason);
             }
+        }
+    }
+    let pss = MechanismType::RSA_PKCS_PSS;
+    if !info(pss).is_some_and(|info| info.sign()) {
+        for hash in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            let algorithm = SignatureAlgorithm::RsaPss(hash);
+            capabilities.lacks_signature(algorithm, format!("has no {pss} to sign"));
         }
     }
     Ok(capabilities)

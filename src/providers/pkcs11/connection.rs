@@ -1,6 +1,7 @@
 //! A connection to a token: module, slot, login, sessions, and what was learnt through them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,10 +47,27 @@ pub(super) struct Connection {
 
 /// What a token says it is, in `CK_TOKEN_INFO`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::providers) struct TokenIdentity {
-    label: String,
-    serial_number: String,
-    model: String,
+pub struct TokenIdentity {
+    /// `label`.
+    pub label: String,
+    /// `serialNumber`.
+    pub serial_number: String,
+    /// `model`.
+    pub model: String,
+    /// `CKF_WRITE_PROTECTED`.
+    pub write_protected: bool,
+}
+
+impl fmt::Display for TokenIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            label,
+            serial_number,
+            model,
+            ..
+        } = self;
+        write!(f, "{label:?}, serial number {serial_number}, model {model}")
+    }
 }
 
 impl TokenIdentity {
@@ -115,6 +133,7 @@ impl Connection {
                 label: token.label().to_owned(),
                 serial_number: token.serial_number().to_owned(),
                 model: token.model().to_owned(),
+                write_protected: token.write_protected(),
             },
             capabilities,
             anchor: Mutex::new(anchor),

@@ -61,7 +61,8 @@ pub(super) fn token_attributes(
     })
 }
 
-fn read_public_key(
+/// Reads a public key that was just made.
+pub(super) fn read_public_key(
     session: &Session,
     public: ObjectHandle,
     spec: KeySpec,

@@ -18,6 +18,7 @@ mod init_token;
 mod inventory;
 mod mechanism;
 mod pin;
+mod rehearsal;
 mod sign;
 mod template;
 
@@ -34,11 +35,12 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use connection::Connection;
-pub(super) use connection::TokenIdentity;
+pub use connection::TokenIdentity;
 use error::Failure;
 pub use init_token::{InitTokenError, init_token};
 pub(super) use pin::Login;
 pub use pin::{PinError, PinSource};
+pub use rehearsal::Rehearsal;
 
 use super::{
     Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Operation, ProviderError,
@@ -186,6 +188,13 @@ impl Pkcs11Provider {
                 Err(failure)
             }
         }
+    }
+
+    /// Tries the token by a key for this session only. For a process that does nothing else.
+    pub(super) fn rehearse(&self) -> Result<Rehearsal, ProviderError> {
+        self.with(Operation::Sign, |connection, session| {
+            rehearsal::rehearse(session, connection.capabilities())
+        })
     }
 
     /// Connects, and returns which token it is and what it can do.

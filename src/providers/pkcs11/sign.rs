@@ -26,12 +26,13 @@ pub(super) fn sign(
     // Signing and verifying both want the digest.
     let input = &*input.hashed(algorithm);
     let mut found = find::private_key(connection, session, key_ref)?;
-    let mut signed = sign_with(session, found.handle, key, algorithm, input);
+    let spec = key.public_key.spec();
+    let mut signed = sign_with(session, found.handle, spec, algorithm, input);
     if signed.as_ref().is_err_and(Failure::is_stale_handle) {
         // Somebody made the object anew, or destroyed it. The next search tells.
         connection.forget_private_key(key_ref);
         found = find::private_key(connection, session, key_ref)?;
-        signed = sign_with(session, found.handle, key, algorithm, input);
+        signed = sign_with(session, found.handle, spec, algorithm, input);
     }
     let signature = signed?;
     connection.note_use();
@@ -48,15 +49,16 @@ pub(super) fn sign(
     Ok(signature)
 }
 
-fn sign_with(
+/// Signs with an object that is a key of this kind.
+pub(super) fn sign_with(
     session: &Session,
     handle: ObjectHandle,
-    key: &StoredKey,
+    spec: KeySpec,
     algorithm: SignatureAlgorithm,
     input: &SigningInput,
 ) -> Result<Vec<u8>, Failure> {
     let mechanism = mechanism::sign(algorithm);
-    match (key.public_key.spec(), algorithm) {
+    match (spec, algorithm) {
         (KeySpec::Rsa(_), SignatureAlgorithm::RsaPkcs1(hash)) => {
             let mut digest_info = mechanism::digest_info(hash).to_vec();
             digest_info.extend_from_slice(&input.digest(hash));

@@ -7,6 +7,7 @@
 mod change;
 mod events;
 mod generation;
+mod inspect;
 mod list;
 mod open;
 mod reader;
@@ -26,6 +27,7 @@ use crate::domain::{
     Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind,
     RequestId, SealedKey,
 };
+pub use inspect::inspect;
 use reader::Readers;
 use writer::Writer;
 
@@ -399,22 +401,14 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn key_encryption_check(&self) -> Result<Option<SealedKey>, StoreError> {
-        self.readers
-            .read(|db| {
-                let check: Option<Vec<u8>> = db
-                    .prepare_cached("SELECT value FROM facts WHERE name = ?1")?
-                    .query_row([KEY_ENCRYPTION_CHECK], |row| row.get(0))
-                    .optional()?;
-                Ok(check.map(SealedKey::from_bytes))
-            })
-            .await
+        self.readers.read(rows::key_encryption_check).await
     }
 
     async fn record_key_encryption_check(&self, check: SealedKey) -> Result<(), StoreError> {
         self.writer
             .write(move |db| {
                 db.prepare_cached("INSERT INTO facts (name, value) VALUES (?1, ?2)")?
-                    .execute(params![KEY_ENCRYPTION_CHECK, check.as_bytes()])?;
+                    .execute(params![rows::KEY_ENCRYPTION_CHECK, check.as_bytes()])?;
                 Ok(())
             })
             .await
@@ -489,7 +483,6 @@ fn delete_intent(db: &Connection, key_ref: KeyRef) -> Result<Option<String>, Sto
         .optional()?)
 }
 
-const KEY_ENCRYPTION_CHECK: &str = "key_encryption_check";
 /// How long answered requests are kept.
 const REQUESTS_KEPT: Duration = Duration::days(1);
 

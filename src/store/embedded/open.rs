@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::StoreError;
+use crate::store::SchemaVersion;
 
 /// Makes sure that no other daemon uses the database, for as long as the returned file is open.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
@@ -53,16 +54,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 
 /// Brings the schema up to date, each step in a transaction of its own.
 pub(super) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let found = usize::try_from(version).unwrap_or(usize::MAX);
-    if found > MIGRATIONS.len() {
-        return Err(StoreError::TooNew {
-            path: path.to_owned(),
-            found,
-            known: MIGRATIONS.len(),
-        });
-    }
-    for (index, migration) in MIGRATIONS.iter().enumerate().skip(found) {
+    let schema = schema_version(path, connection)?;
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(schema.found) {
         let step = connection.transaction()?;
         step.execute_batch(migration)?;
         step.pragma_update(
@@ -75,6 +68,24 @@ pub(super) fn migrate(path: &Path, connection: &mut Connection) -> Result<(), St
     Ok(())
 }
 
+/// Returns the version of the schema, unless it is a later one than is known here.
+pub(super) fn schema_version(
+    path: &Path,
+    connection: &Connection,
+) -> Result<SchemaVersion, StoreError> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = usize::try_from(version).unwrap_or(usize::MAX);
+    let known = MIGRATIONS.len();
+    if found > known {
+        return Err(StoreError::TooNew {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    Ok(SchemaVersion { found, known })
+}
+
 fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -85,7 +96,8 @@ fn private_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// Returns the path of a file beside the database.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

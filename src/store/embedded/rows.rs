@@ -335,6 +335,18 @@ pub(super) fn to_micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
+/// Reads what tells the key encryption key that the store was made with.
+pub(super) fn key_encryption_check(db: &Connection) -> Result<Option<SealedKey>, StoreError> {
+    let check: Option<Vec<u8>> = db
+        .prepare_cached("SELECT value FROM facts WHERE name = ?1")?
+        .query_row([KEY_ENCRYPTION_CHECK], |row| row.get(0))
+        .optional()?;
+    Ok(check.map(SealedKey::from_bytes))
+}
+
+/// The name of that fact.
+pub(super) const KEY_ENCRYPTION_CHECK: &str = "key_encryption_check";
+
 pub(super) fn from_micros(micros: i64) -> Result<OffsetDateTime, StoreError> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
         .map_err(|_| StoreError::Corrupt("time"))

@@ -1,0 +1,351 @@
+//! `keypaird check-config --connect`: tries all that `serve` would need, and says in sentences how it is.
+//!
+//! Nothing is changed: no file is made, the store is only read, and what is made on the token is for a session only. A daemon that runs with the
+//! same configuration is not disturbed. The module is loaded in a process of its own, whatever the configuration says.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::StartError;
+use super::module_process;
+use super::tls::Tls;
+use crate::config::{Config, ServerConfig, TokenConfig};
+use crate::providers::isolated::IsolatedPkcs11Provider;
+use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError};
+use crate::providers::pkcs11::{Pkcs11Config, Rehearsal};
+use crate::providers::{CryptoProvider, ProviderError, ProviderErrorKind};
+use crate::store::{StoreError, StoreInspection, inspect};
+use crate::telemetry::{LogFormat, TelemetryConfig, chain};
+
+/// One thing that was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What.
+    pub subject: &'static str,
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// How it is, in a sentence.
+    pub message: String,
+    /// What to do. None where nothing is to be done.
+    pub remedy: Option<String>,
+}
+
+/// What a trial comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is as it should be.
+    Well,
+    /// There is something to know, and nothing wrong.
+    Note,
+    /// It is not as it should be. `serve` would end with this exit code; 1 when it would run all the same.
+    Wrong {
+        /// The exit code.
+        exit_code: u8,
+    },
+}
+
+impl Check {
+    fn well(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(subject, Verdict::Well, message)
+    }
+
+    fn note(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(subject, Verdict::Note, message)
+    }
+
+    fn wrong(subject: &'static str, exit_code: u8, message: impl Into<String>) -> Self {
+        Self::new(subject, Verdict::Wrong { exit_code }, message)
+    }
+
+    fn new(subject: &'static str, verdict: Verdict, message: impl Into<String>) -> Self {
+        Self {
+            subject,
+            verdict,
+            message: message.into(),
+            remedy: None,
+        }
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Well => "well",
+            Verdict::Note => "note",
+            Verdict::Wrong { .. } => "WRONG",
+        };
+        write!(f, "{verdict:7} {:12} {}", self.subject, self.message)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n{:20} -> {remedy}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Tries all that a configuration names: the store, the key encryption key, the TLS files, the addresses, the token. The PIN is tried once at
+/// most; when the token says that one more wrong one locks it, only if `last_try`.
+pub fn check_connections(config: &Config, last_try: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let inspected = inspect(&config.store.path);
+    let runs = inspected.as_ref().is_ok_and(|found| found.in_use);
+    checks.push(check_store(&config.store.path, &inspected));
+    if let Some(local) = &config.crypto.local {
+        let path = &local.key_encryption_key_file;
+        checks.push(check_key_encryption_key(path, &inspected));
+    }
+    checks.extend(check_addresses(&config.server, runs));
+    if let Some(token) = &config.crypto.token {
+        checks.extend(check_token(token, last_try));
+    }
+    checks
+}
+
+fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> Check {
+    let shown = path.display();
+    let found = match inspected {
+        Ok(found) => found,
+        Err(error) => {
+            let (message, remedy) = match error {
+                StoreError::Database(cause) => (
+                    format!("{shown} cannot be read as a database: {cause}"),
+                    "see that store.url names a database of keypaird, or restore it from a backup",
+                ),
+                StoreError::TooNew { .. } => (chain(error), "or point store.url at another store"),
+                _ => (
+                    chain(error),
+                    "see that the daemon's user may read and write it, or change store.url",
+                ),
+            };
+            return Check::wrong("store", 69, message).remedy(remedy);
+        }
+    };
+    let Some(schema) = found.schema else {
+        return Check::note("store", format!("{shown} is not there; serve makes it"));
+    };
+    let mut message = match found.key_pairs {
+        1 => format!("{shown}, with one key pair"),
+        count => format!("{shown}, with {count} key pairs"),
+    };
+    if schema.found < schema.known {
+        message += &format!(
+            "; serve brings it from schema version {} to {}",
+            schema.found, schema.known
+        );
+    }
+    match found.in_use {
+        true => Check::note(
+            "store",
+            format!("{message}; a keypaird runs with it, and a second one would not start"),
+        ),
+        false => Check::well("store", message),
+    }
+}
+
+fn check_key_encryption_key(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> Check {
+    const SUBJECT: &str = "key file";
+    let check_value = match inspected {
+        Ok(found) => found.key_encryption_check.as_ref(),
+        Err(_) => None,
+    };
+    let error = match (KeyEncryptionKey::read(path), check_value) {
+        (Ok(_), None) if inspected.is_err() => {
+            let message = format!(
+                "{} can be read; nobody knows whose it is without the store",
+                path.display()
+            );
+            return Check::note(SUBJECT, message);
+        }
+        (Ok(key), Some(check)) if key.recognises(check) => {
+            return Check::well(
+                SUBJECT,
+                format!("{} is the one of the store", path.display()),
+            );
+        }
+        (Ok(_), Some(_)) => KeyEncryptionKeyError::Wrong(path.to_owned()),
+        (Ok(_), None) => {
+            return Check::well(SUBJECT, format!("{} can be used", path.display()));
+        }
+        (Err(KeyEncryptionKeyError::Missing(_)), None) => {
+            let message = format!("{} is not there; serve makes it", path.display());
+            return Check::note(SUBJECT, message);
+        }
+        (Err(error), _) => error,
+    };
+    let exit_code = 77;
+    let text = chain(&error);
+    // What it is, and what to do, are one sentence there.
+    match text.split_once("; ") {
+        Some((message, remedy)) => Check::wrong(SUBJECT, exit_code, message).remedy(remedy),
+        None => Check::wrong(SUBJECT, exit_code, text),
+    }
+}
+
+fn check_addresses(server: &ServerConfig, runs: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(tls) = &server.tls {
+        checks.push(match Tls::load(tls.clone()) {
+            Ok(_) => Check::well("TLS", format!("{} and its key can be used", tls.certificate.display())),
+            Err(error) => wrong_start("TLS", &error)
+                .remedy("put a certificate and its private key in PEM there, which the daemon's user must be able to read"),
+        });
+    }
+    let address = server.listen;
+    checks.push(match TcpListener::bind(address) {
+        Ok(_) => Check::well("address", format!("{address} is free")),
+        Err(source) if runs && source.kind() == io::ErrorKind::AddrInUse => {
+            Check::note("address", format!("{address} is in use, as the store is"))
+        }
+        Err(source) => {
+            let address = address.to_string();
+            wrong_start("address", &StartError::Listen { address, source })
+                .remedy("end what listens there (ss -ltnp shows it), or change server.listen")
+        }
+    });
+    checks.extend(
+        server
+            .unix_socket
+            .as_deref()
+            .map(|path| check_socket(path, runs)),
+    );
+    checks
+}
+
+fn check_socket(path: &Path, runs: bool) -> Check {
+    const SUBJECT: &str = "socket";
+    let shown = path.display();
+    let is_other =
+        std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if is_other {
+        Check::wrong(
+            SUBJECT,
+            69,
+            format!("at {shown} there is a file that is no socket"),
+        )
+        .remedy("remove it, or change server.unix_socket")
+    } else if folder.is_some_and(|folder| !folder.is_dir()) {
+        Check::wrong(SUBJECT, 69, format!("the folder of {shown} is not there"))
+            .remedy("make it, or change server.unix_socket")
+    } else if UnixStream::connect(path).is_err() {
+        Check::well(SUBJECT, format!("{shown} is free"))
+    } else if runs {
+        Check::note(SUBJECT, format!("{shown} is in use, as the store is"))
+    } else {
+        Check::wrong(SUBJECT, 69, format!("another process answers at {shown}"))
+            .remedy("end it, or change server.unix_socket")
+    }
+}
+
+fn check_token(token: &TokenConfig, last_try: bool) -> Vec<Check> {
+    let module = format!(
+        "{} is loaded, by a process of its own",
+        token.pkcs11.module.display()
+    );
+    let provider = IsolatedPkcs11Provider::new(
+        Pkcs11Config {
+            last_try,
+            ..token.pkcs11.clone()
+        },
+        // What it has to say is said here.
+        module_process::command(&TelemetryConfig {
+            log_format: LogFormat::Text,
+            log_filter: "off".to_owned(),
+        }),
+        token.operation_timeout,
+    );
+    let mut checks = Vec::new();
+    if let Err(failure) = provider.connect() {
+        checks.extend(what_is_wrong(&module, &failure));
+        return checks;
+    }
+    checks.push(Check::well("module", module));
+    if let Some(identity) = provider.identity() {
+        checks.push(Check::well("token", identity.to_string()));
+        if identity.write_protected {
+            let message =
+                "the token says that it is write-protected: no key can be made, or destroyed";
+            checks.push(
+                Check::wrong("token", 1, message)
+                    .remedy("take the protection off by its own tools"),
+            );
+        }
+    }
+    checks.push(Check::well("PIN", "the token accepts it"));
+    for missing in provider.capabilities().unwrap_or_default().missing() {
+        checks.push(Check::note("mechanisms", missing.to_string()));
+    }
+    checks.push(match provider.rehearse() {
+        Ok(Rehearsal::Signed(spec)) => Check::well(
+            "signature",
+            format!("made by a trial key ({spec}), which is gone again, and verified"),
+        ),
+        Ok(Rehearsal::NotMade(why)) => Check::note(
+            "signature",
+            format!("not tried: the token makes no key for a trial ({why}); serve tries with the keys of the store"),
+        ),
+        Err(failure) if failure.kind == ProviderErrorKind::Untrustworthy => {
+            let said = "the trial signature failed: it does not verify with the public key";
+            Check::wrong("signature", 1, said).remedy(
+                "look at the token and its module: none of its signatures would be handed out",
+            )
+        }
+        Err(failure) => {
+            let said = format!("the trial signature failed: {}", sentence(&failure));
+            with_remedy(Check::wrong("signature", 1, said), &failure)
+        }
+    });
+    provider.disconnect();
+    checks
+}
+
+/// Says what is in the way of a connection, after what was passed before it.
+fn what_is_wrong(module: &str, failure: &ProviderError) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let subject = match &failure.finding {
+        Some(finding) if finding.is_of_module() => "module",
+        Some(finding) if finding.is_of_pin_file() => "PIN",
+        Some(finding) => {
+            checks.push(Check::well("module", module));
+            match finding.is_of_pin() {
+                true => {
+                    checks.push(Check::well("token", "it is there"));
+                    "PIN"
+                }
+                false => "token",
+            }
+        }
+        None => "token",
+    };
+    let wrong = Check::wrong(subject, 1, sentence(failure));
+    checks.push(with_remedy(wrong, failure));
+    checks
+}
+
+fn sentence(failure: &ProviderError) -> String {
+    match &failure.finding {
+        Some(finding) => finding.to_string(),
+        None => chain(failure),
+    }
+}
+
+fn with_remedy(check: Check, failure: &ProviderError) -> Check {
+    match &failure.finding {
+        Some(finding) => check.remedy(finding.remedy()),
+        None => check,
+    }
+}
+
+fn wrong_start(subject: &'static str, error: &StartError) -> Check {
+    Check::wrong(subject, error.exit_code(), chain(error))
+}
