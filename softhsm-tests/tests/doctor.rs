@@ -323,8 +323,8 @@ fn a_wrong_pin_is_tried_once_and_told_with_the_tries_that_are_left() {
             "no try is left: it is locked now",
         ),
     ] {
-        let before = module.noted("C_Login");
-        module.tell(&format!("C_Login 0 0 note\n{orders}"));
+        let before = module.called("C_Login");
+        module.tell(orders);
         let checked = check(&home);
         says(
             &checked,
@@ -336,7 +336,7 @@ fn a_wrong_pin_is_tried_once_and_told_with_the_tries_that_are_left() {
             ],
         );
         says(&checked, 1, "token", &["well token it is there"]);
-        assert_eq!(module.noted("C_Login"), before + 1);
+        assert_eq!(module.called("C_Login"), before + 1);
         assert!(!checked.1.contains("wrong-pin"));
     }
     token.write_pin(softhsm_tests::token::PIN);
@@ -352,12 +352,10 @@ fn a_wrong_pin_is_tried_once_and_told_with_the_tries_that_are_left() {
             "-> see that the right PIN is in crypto.pkcs11.pin_file, and run keypaird check-config --connect --last-try: a login that succeeds gives all tries back, and the daemon notices",
         ),
     ] {
-        let before = module.noted("C_Login");
-        module.tell(&format!(
-            "C_Login 0 0 note\nC_GetTokenInfo 0 0 flags {flags}"
-        ));
+        let before = module.called("C_Login");
+        module.tell(&format!("C_GetTokenInfo 0 0 flags {flags}"));
         says(&check(&home), 1, "PIN", &[said, remedy]);
-        assert_eq!(module.noted("C_Login"), before);
+        assert_eq!(module.called("C_Login"), before);
     }
     says(
         &check_with(&home, &["--last-try"]),

@@ -266,7 +266,7 @@ async fn a_pin_that_was_refused_is_sent_once_and_another_one_once() {
         pkcs11_tool(&token, &changed);
         let id = client.generate(settings(CryptoProvider::Hsm)).await;
         let id = id.unwrap().id;
-        module.tell("C_Login 0 0 note\nC_Sign 0 1 return 0x30");
+        module.tell("C_Sign 0 1 return 0x30");
         let request = SignRequest {
             id: id.clone(),
             input: Some(sign_request::Input::Message(b"message"[..].into())),

@@ -264,6 +264,10 @@ fn check_token(token: &TokenConfig, last_try: bool) -> Vec<Check> {
         }),
         token.operation_timeout,
     );
+    let provider = match provider {
+        Ok(provider) => provider,
+        Err(error) => return vec![wrong_start("module", &StartError::Threads(error))],
+    };
     let mut checks = Vec::new();
     if let Err(failure) = provider.connect() {
         checks.extend(what_is_wrong(&module, &failure));

@@ -218,15 +218,17 @@ impl Service {
         let recovered = {
             let mut known = self.health.of(handle.kind()).lock();
             known.last_signature = Some(self.clock.now());
-            std::mem::replace(&mut known.proof, Proof::Signs)
+            known.proof = Proof::Signs;
+            known.complaint.take()
         };
-        self.tell_of_recovery(handle, &recovered, told).await;
+        self.tell_of_recovery(handle, recovered.is_some(), told)
+            .await;
     }
 
     async fn note_song(&self, handle: &ProviderHandle, song: Song, told: &mut bool) {
-        let before = {
+        let recovered = {
             let mut known = self.health.of(handle.kind()).lock();
-            let proof = match song {
+            known.proof = match song {
                 Song::Sung(id) => {
                     known.last_signature = Some(self.clock.now());
                     known.canary_key = Some(id);
@@ -234,13 +236,14 @@ impl Service {
                 }
                 Song::NoKeyPair => Proof::NoKeyPair,
             };
-            std::mem::replace(&mut known.proof, proof)
+            known.complaint.take()
         };
-        self.tell_of_recovery(handle, &before, told).await;
+        self.tell_of_recovery(handle, recovered.is_some(), told)
+            .await;
     }
 
-    async fn tell_of_recovery(&self, handle: &ProviderHandle, before: &Proof, told: &mut bool) {
-        if matches!(before, Proof::Fails(_)) {
+    async fn tell_of_recovery(&self, handle: &ProviderHandle, recovered: bool, told: &mut bool) {
+        if recovered {
             info!(provider = %handle.kind(), "the provider signs again");
         }
         if std::mem::take(told) {
@@ -259,9 +262,9 @@ impl Service {
         let is_new = {
             let mut known = self.health.of(handle.kind()).lock();
             known.canary_failures += 1;
-            let is_new = !matches!(&known.proof, Proof::Fails(before) if *before == said);
-            known.proof = Proof::Fails(said);
-            is_new
+            let complaint = known.complaint.replace(said.clone());
+            known.proof = Proof::Fails(said.clone());
+            complaint != Some(said)
         };
         if is_new {
             error!(provider = %handle.kind(), cause = chain(failure), "the provider does not sign");

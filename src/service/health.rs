@@ -90,6 +90,8 @@ pub(super) struct Known {
     pub(super) unconnected: Option<Said>,
     /// What its last signature says.
     pub(super) proof: Proof,
+    /// What was logged of its canaries, since it last signed.
+    pub(super) complaint: Option<Said>,
     /// When it was last known to sign.
     pub(super) last_signature: Option<OffsetDateTime>,
     pub(super) canaries: u64,
