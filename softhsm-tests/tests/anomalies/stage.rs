@@ -67,6 +67,7 @@ impl Stage {
             token: TokenSelector::Label(LABEL.into()),
             pin: PinSource::File(here.pin_file.clone()),
             verify_signatures: VerifySignatures::Always,
+            last_try: false,
         });
         token.connect().unwrap();
         let key = KeyEncryptionKey::create(&folder.path().join("kek")).unwrap();
@@ -259,8 +260,10 @@ impl Stage {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         for id in self.inventory().await.unwrap().into_keys() {
-            let key_ref = KeyRef::from_slice(&id).unwrap();
-            self.token.inner.destroy(key_ref).unwrap();
+            // What has no CKA_ID was never made to the end, and ends with its session.
+            if let Some(key_ref) = KeyRef::from_slice(&id) {
+                self.token.inner.destroy(key_ref).unwrap();
+            }
         }
     }
 
@@ -296,7 +299,7 @@ impl Stage {
         generation: &KeyPairGeneration,
     ) -> Result<(), String> {
         let key = StoredKey {
-            name: KeyName::of(record, generation),
+            name: KeyName::of(&record.id, generation),
             public_key: generation.public_key.clone(),
             sealed: self
                 .store

@@ -36,7 +36,11 @@ pub(super) fn import(
             info!(key_pair = %name.id, key_ref = %name.key_ref, "unwrapped a private key into the token");
             private
         }
-        Err(failure) if failure.breaks_connection() => return Err(failure),
+        Err(failure)
+            if failure.breaks_connection() || matches!(failure, Failure::OutcomeUnknown(_)) =>
+        {
+            return Err(failure);
+        }
         Err(failure) => {
             debug!(error = %failure, "the token does not unwrap this kind of key");
             // Modules leave something of what failed.
@@ -87,7 +91,10 @@ fn unwrap(session: &Session, name: &KeyName, key: &PrivateKey) -> Result<ObjectH
         wrapped,
         &private_key_template(name, key.public_key().spec()),
     );
-    session.destroy_object(unwrapping_key)?;
+    // It ends with its session, when it cannot be destroyed: that one is not used again.
+    session
+        .destroy_object(unwrapping_key)
+        .map_err(|error| Failure::OutcomeUnknown(Box::new(error.into())))?;
     Ok(unwrapped?)
 }
 
