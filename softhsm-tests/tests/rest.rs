@@ -203,11 +203,19 @@ async fn a_key_pair_lives_its_life_over_rest_and_is_the_same_over_grpc() {
     };
     assert_eq!(
         refused(&link("old key")),
-        is(422, "validation_error", &["certificate"])
+        is(422, "validation_error", &["certificateData"])
     );
+    for named in ["0b", "no such label", ""] {
+        assert_eq!(
+            refused(&link(named)),
+            is(422, "validation_error", &["privateKeyId"]),
+            "{named}"
+        );
+    }
+    let no_base64 = json!({"privateKeyId": "0a", "certificateData": "%"});
     assert_eq!(
-        refused(&link("0b")),
-        is(422, "validation_error", &["privateKeyId"])
+        refused(&post(&daemon, "/keyPairs/signing/link", &no_base64)),
+        is(400, "bad_request", &["certificateData"])
     );
 }
 
@@ -333,9 +341,18 @@ async fn errors_are_those_of_grpc_with_the_status_of_the_contract() {
         ("page=x", 400, "page"),
         ("page=-1", 400, "page"),
         ("pages=1", 400, "pages"),
+        ("page=1&page=2", 400, "page"),
+        ("page=99999999999", 400, "page"),
     ] {
         let (found, _, fields) = refused(&get(&daemon, &format!("/keyPairs/signing?{query}")));
         assert_eq!((found, fields), (status, vec![field.to_owned()]), "{query}");
+    }
+    for (method, path) in [("GET", "/a"), ("DELETE", "/a"), ("POST", "/generate")] {
+        let path = format!("{BASE}/keyPairs/signing{path}?dryRun=true");
+        let answer = softhsm_tests::http::send(&daemon, method, &path, &[JSON], b"{}");
+        assert_eq!(refused(&answer), is(400, "bad_request", &["dryRun"]));
+        let said = answer.json()["message"].to_string();
+        assert!(said.contains("is not known here"), "{said}");
     }
     // The caller's name for the request comes back, and stands in the log.
     let named = softhsm_tests::http::send(
@@ -392,7 +409,7 @@ fn readiness_tells_of_a_token_that_is_away() {
     let daemon = Home::hybrid(&token).start_without_token();
     assert_eq!(send(&daemon, "GET", "/healthz", &[], b"").status, 200);
     let answer = send(&daemon, "GET", "/readyz", &[], b"");
-    assert_eq!(answer.status, 503);
+    assert_eq!(refused(&answer), is(503, "provider_unavailable", &[]));
     assert!(answer.json()["message"].as_str().unwrap().contains("HSM"));
     let away = generate(&daemon, &json!({"cryptoProvider": "HSM"}));
     assert_eq!(refused(&away), is(503, "provider_unavailable", &[]));

@@ -93,6 +93,17 @@ impl Violations {
         }
     }
 
+    /// Gives fields the names that a caller knows them by. What has no other name keeps its own.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> Option<&'static str>) -> Self {
+        for violation in &mut self.kept {
+            if let Some(name) = name(&violation.field) {
+                violation.field = name.into();
+            }
+        }
+        self
+    }
+
     /// Passes a checked value on, or notes why it is refused.
     pub fn check<T>(
         &mut self,

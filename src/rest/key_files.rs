@@ -25,7 +25,7 @@ pub(super) async fn import(
     let format = format.map_err(|refusal| Refused::malformed("format", refusal.to_string()))?;
     let request = ImportRequest {
         id: file.id,
-        file_data: file_data(&file.file_data)?.into(),
+        file_data: file_data("fileData", &file.file_data)?.into(),
         format,
         password: file.password.unwrap_or_default().into(),
         crypto_provider: file.crypto_provider.map(Into::into),
@@ -50,7 +50,7 @@ pub(super) async fn link(
     let certificate = link
         .certificate_data
         .as_deref()
-        .map(file_data)
+        .map(|text| file_data("certificateData", text))
         .transpose()?;
     let request = LinkRequest {
         id: link.id,
@@ -59,7 +59,22 @@ pub(super) async fn link(
         certificate: certificate.unwrap_or_default().into(),
         settings: None,
     };
-    Ok(created(service.link(request).await?.into()))
+    let linked = service.link(request).await.map_err(in_words_of_rest)?;
+    Ok(created(linked.into()))
+}
+
+/// Names the fields of a link as REST does, which has one for both names of a key.
+fn in_words_of_rest(error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Invalid(violations) => {
+            ServiceError::Invalid(violations.renamed(|field| match field {
+                "privateKeyLabel" => Some("privateKeyId"),
+                "certificate" => Some("certificateData"),
+                _ => None,
+            }))
+        }
+        other => other,
+    }
 }
 
 /// Exports a software key pair as PKCS#12.
@@ -123,7 +138,7 @@ pub(super) async fn csr_response(
     Id(id): Id,
     Json(answer): Json<CsrResponse>,
 ) -> Result<axum::Json<KeyPairView>, Refused> {
-    let certificates = file_data(&answer.file_data)?;
+    let certificates = file_data("fileData", &answer.file_data)?;
     let certified = service.import_csr_response(&id, &certificates, "").await?;
     Ok(axum::Json(certified.view.into()))
 }

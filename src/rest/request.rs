@@ -13,13 +13,14 @@ use serde::de::DeserializeOwned;
 
 use super::api_result::Refused;
 
-/// A body in JSON.
+/// A body in JSON, and no query parameters.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
+    async fn from_request(mut request: Request, _: &S) -> Result<Self, Refused> {
+        let Query(Nothing {}) = request.extract_parts().await?;
         check_content_type(&request)?;
         let bytes: Result<Bytes, BytesRejection> = request.extract().await;
         let bytes = bytes.map_err(|rejection| match rejection.status() {
@@ -65,26 +66,27 @@ fn explain(error: &serde_json::Error) -> (Option<String>, String) {
     if error.classify() != serde_json::error::Category::Data {
         return (Some("body".to_owned()), format!("is not JSON{place}"));
     }
+    wanted(said)
+}
+
+/// Says what is allowed, from the words of serde, and of which field when these tell.
+fn wanted(said: &str) -> (Option<String>, String) {
     if let Some(field) = said.strip_prefix("duplicate field ") {
         let field = field.trim_matches('`').to_owned();
         return (Some(field), "is there twice".to_owned());
     }
-    (None, wanted(said))
-}
-
-/// Says what is allowed, from the words of serde.
-fn wanted(said: &str) -> String {
-    if let Some((_, known)) = said
-        .strip_prefix("unknown field ")
-        .and_then(|rest| rest.split_once(", expected "))
-    {
-        return format!("is not known here; there is {known}");
-    }
-    match said.split_once(", expected ").map(|(_, wanted)| wanted) {
-        Some("i32" | "u32") | None => "must be a whole number".to_owned(),
-        Some(wanted) if wanted.starts_with("struct ") => "must be an object".to_owned(),
-        Some(wanted) => format!("must be {wanted}"),
-    }
+    let sentence = match said.strip_prefix("unknown field ") {
+        Some(unknown) => match unknown.split_once(", expected ") {
+            Some((_, known)) => format!("is not known here; there is {known}"),
+            None => "is not known here; there are none".to_owned(),
+        },
+        None => match said.split_once(", expected ").map(|(_, wanted)| wanted) {
+            Some("i32" | "u32") | None => "must be a whole number, and within reason".to_owned(),
+            Some(wanted) if wanted.starts_with("struct ") => "must be an object".to_owned(),
+            Some(wanted) => format!("must be {wanted}"),
+        },
+    };
+    (None, sentence)
 }
 
 fn check_content_type(request: &Request) -> Result<(), Refused> {
@@ -137,8 +139,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         serde_path_to_error::deserialize(pairs)
             .map(Self)
             .map_err(|error| {
-                let path = error.path().to_string();
-                Refused::malformed(path, wanted(&error.into_inner().to_string()))
+                let (field, sentence) = wanted(&error.inner().to_string());
+                Refused::malformed(field.unwrap_or(error.path().to_string()), sentence)
             })
     }
 }
@@ -149,7 +151,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 pub(super) struct Nothing {}
 
 /// Reads a file in a field: base64 in either alphabet, with or without padding, or PEM as it is.
-pub(super) fn file_data(text: &str) -> Result<Vec<u8>, Refused> {
+pub(super) fn file_data(field: &'static str, text: &str) -> Result<Vec<u8>, Refused> {
     if text.contains("-----BEGIN ") {
         return Ok(text.as_bytes().to_vec());
     }
@@ -164,7 +166,7 @@ pub(super) fn file_data(text: &str) -> Result<Vec<u8>, Refused> {
         .collect();
     BASE64
         .decode(compact)
-        .map_err(|_| Refused::malformed("fileData", "must be base64, or PEM"))
+        .map_err(|_| Refused::malformed(field, "must be base64, or PEM"))
 }
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(

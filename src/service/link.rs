@@ -261,7 +261,7 @@ fn search(request: &LinkRequest) -> Result<(&'static str, KeySearch), ServiceErr
     match (&**label, &**id) {
         ("", "") => Err(ServiceError::invalid(
             "privateKeyId",
-            Refusal::new("is required, unless privateKeyLabel names the key"),
+            Refusal::new("is required, or else the label of the private key"),
         )),
         (label, "") => Ok(("privateKeyLabel", KeySearch::Label(label.to_owned()))),
         ("", id) => match decode_hex(id) {
