@@ -8,6 +8,7 @@ pub mod client;
 pub mod conformance;
 pub mod daemon;
 pub mod faults;
+pub mod fuzzing;
 pub mod http;
 pub mod keypairctl;
 pub mod load;

@@ -45,7 +45,7 @@ pub fn routes(
         .max_decoding_message_size(config.max_message_bytes);
     let events = EventServiceServer::new(EventGrpc::new(Arc::clone(&service)))
         .max_decoding_message_size(config.max_message_bytes);
-    let signing = SigningServiceServer::new(SigningGrpc::new(service))
+    let signing = SigningServiceServer::new(SigningGrpc::new(service, config.max_message_bytes))
         .max_decoding_message_size(config.max_message_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::call::Deadline;
 use super::convert::{malformed, signing as convert};
-use super::status::answer;
+use super::status::{answer, complete};
 use crate::proto::signing_service_server::SigningService;
 use crate::proto::{
     BatchSignRequest, BatchSignResponse, ListPublicKeysRequest, ListPublicKeysResponse,
@@ -22,11 +22,15 @@ use crate::telemetry::Call;
 #[derive(Debug)]
 pub(super) struct SigningGrpc {
     service: Arc<Service>,
+    max_message_bytes: usize,
 }
 
 impl SigningGrpc {
-    pub(super) fn new(service: Arc<Service>) -> Self {
-        Self { service }
+    pub(super) fn new(service: Arc<Service>, max_message_bytes: usize) -> Self {
+        Self {
+            service,
+            max_message_bytes,
+        }
     }
 }
 
@@ -58,11 +62,16 @@ impl SigningService for SigningGrpc {
         let deadline = request.extensions().get::<Deadline>().copied();
         let service = Arc::clone(&self.service);
         let call = Call::current();
+        let max_message_bytes = self.max_message_bytes;
         let signed = request
             .into_inner()
             .map(move |request| {
                 let (service, call) = (Arc::clone(&service), call.clone());
-                let work = async move { Ok(stream_response(&service, request?).await) };
+                let work = async move {
+                    // What could not be read ends the stream, in the trailers, where no layer sees it.
+                    let request = request.map_err(|status| complete(&status, max_message_bytes));
+                    Ok(stream_response(&service, request?).await)
+                };
                 match call {
                     Some(call) => call.answer(work).left_future(),
                     None => work.right_future(),
