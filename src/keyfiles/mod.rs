@@ -4,6 +4,8 @@
 //! [`PrivateKey`] whose public half was computed from it. To derive a key from a
 //! password takes a processor for up to a second, so none of this belongs on a thread that has others waiting.
 
+mod ber;
+mod encryption;
 mod error;
 mod pem;
 mod pkcs12;
@@ -92,27 +94,28 @@ pub fn read(
             )),
         ));
     }
-    let Contents { keys, certificates } = match found {
+    let read = match found {
         KeyFileFormat::Pem => pem::read(file, password.expose_secret())?,
         KeyFileFormat::Pkcs12 => pkcs12::read(file, password.expose_secret())?,
     };
-    let keys = <[PrivateKey; 1]>::try_from(keys).map_err(|keys| {
-        KeyFileError::file(match keys.len() {
-            0 => "has no private key".to_owned(),
-            count => format!("has {count} private keys; give one file for each"),
-        })
-    })?;
-    let [private_key] = keys;
-    match certificates.len() {
+    match read.certificates.len() {
         0 => Err(KeyFileError::file(
             "has no certificate; add the one of the key, behind the key in a PEM file".to_owned(),
         )),
-        1..=CERTIFICATES_MAX => Ok(KeyFile {
-            private_key,
-            certificates,
-        }),
+        1..=CERTIFICATES_MAX => Ok(read),
         count => Err(KeyFileError::file(format!(
             "has {count} certificates, and may have {CERTIFICATES_MAX}"
+        ))),
+    }
+}
+
+/// Refuses a file that has not one private key.
+fn one_key_of(count: usize) -> Result<(), KeyFileError> {
+    match count {
+        0 => Err(KeyFileError::file("has no private key".to_owned())),
+        1 => Ok(()),
+        count => Err(KeyFileError::file(format!(
+            "has {count} private keys; give one file for each"
         ))),
     }
 }
@@ -134,13 +137,6 @@ pub fn check_new_password(password: &SecretString) -> Result<(), Refusal> {
     }
 }
 
-/// All that was found in a file.
-#[derive(Default)]
-struct Contents {
-    keys: Vec<PrivateKey>,
-    certificates: Vec<Certificate>,
-}
-
 /// Far more than a key and a chain of any size take.
 const FILE_LEN_MAX: usize = 64 * 1024;
 /// What files of Java's own format begin with.
@@ -150,8 +146,6 @@ const PASSWORD_LEN_MIN: usize = 8;
 const PASSWORD_BYTES_MAX: usize = 1024;
 /// What OWASP asks of PBKDF2 with HMAC-SHA-256 (2023), for the files that we write.
 const ITERATIONS: u32 = 600_000;
-/// How often a file that is read may have a password hashed for one key.
-const ITERATIONS_MAX: u32 = 1_000_000;
 
 #[cfg(test)]
 mod tests;

@@ -5,20 +5,51 @@ use base64::engine::general_purpose::STANDARD;
 use der::Decode;
 use der::pem::LineEnding;
 use pkcs8::pkcs5::EncryptionScheme;
-use pkcs8::pkcs5::pbes2::{Kdf, Parameters};
+use pkcs8::pkcs5::pbes2::Parameters;
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use super::encryption::{Work, decrypt_pbes2};
 use super::private_key::{from_pkcs1, from_pkcs8, from_sec1};
-use super::{Contents, ITERATIONS, ITERATIONS_MAX, KeyFileError};
+use super::{ITERATIONS, KeyFile, KeyFileError, one_key_of};
 use crate::domain::{Certificate, PrivateKey, Refusal};
 
-/// Reads all blocks of a file. Text between them is skipped: many programs write what the blocks are.
-pub(super) fn read(file: &[u8], password: &str) -> Result<Contents, KeyFileError> {
-    let text = std::str::from_utf8(file).map_err(|_| neither())?;
-    let mut contents = Contents::default();
-    let mut blocks = 0;
+/// Reads all blocks of a file. Text between them is skipped, in whatever encoding: many programs write what the blocks
+/// are.
+pub(super) fn read(file: &[u8], password: &str) -> Result<KeyFile, KeyFileError> {
+    let text = Zeroizing::new(String::from_utf8_lossy(file).into_owned());
+    let blocks = blocks(&text)?;
+    let keys = blocks.iter().filter(|block| block.label.ends_with(KEY));
+    // Before any is decrypted: of several, none is taken.
+    one_key_of(keys.count())?;
+    let mut private_key = None;
+    let mut certificates = Vec::new();
+    for block in &blocks {
+        match block.label {
+            "CERTIFICATE" | "X509 CERTIFICATE" => {
+                certificates.push(Certificate::from_der(&**block.decode()?));
+            }
+            label if label.ends_with(KEY) => private_key = Some(block.key(password)?),
+            // What OpenSSL writes before an EC key, and what says nothing that the key does not say.
+            "EC PARAMETERS" | "PUBLIC KEY" => {}
+            other => return Err(unexpected(other)),
+        }
+    }
+    Ok(KeyFile {
+        private_key: private_key.ok_or_else(neither)?,
+        certificates,
+    })
+}
+
+/// A block, from its first line to its last.
+struct Block<'a> {
+    label: &'a str,
+    text: &'a str,
+}
+
+fn blocks(text: &str) -> Result<Vec<Block<'_>>, KeyFileError> {
+    let mut blocks = Vec::new();
     let mut rest = text;
     while let Some(begin) = rest.find(BEGIN) {
         rest = &rest[begin..];
@@ -30,62 +61,49 @@ pub(super) fn read(file: &[u8], password: &str) -> Result<Contents, KeyFileError
         let at = rest
             .find(&end)
             .ok_or_else(|| KeyFileError::damaged("a block has no end"))?;
-        let (block, behind) = rest.split_at(at + end.len());
+        let (text, behind) = rest.split_at(at + end.len());
         rest = behind;
-        blocks += 1;
-        if blocks > BLOCKS_MAX {
+        blocks.push(Block { label, text });
+        if blocks.len() > BLOCKS_MAX {
             return Err(KeyFileError::file(format!(
                 "has more than {BLOCKS_MAX} blocks"
             )));
         }
-        read_block(label, block, password, &mut contents)?;
     }
-    match blocks {
-        0 => Err(neither()),
-        _ => Ok(contents),
+    match blocks.is_empty() {
+        true => Err(neither()),
+        false => Ok(blocks),
     }
 }
 
-fn read_block(
-    label: &str,
-    block: &str,
-    password: &str,
-    contents: &mut Contents,
-) -> Result<(), KeyFileError> {
-    if block.contains("Proc-Type:") {
-        return Err(KeyFileError::file(
-            "has a private key in the old encryption of OpenSSL (Proc-Type: 4,ENCRYPTED); convert it with `openssl pkcs8 -topk8 -in OLD -out NEW`".to_owned(),
-        ));
+impl Block<'_> {
+    /// Reads a private key.
+    fn key(&self, password: &str) -> Result<PrivateKey, KeyFileError> {
+        if self.text.contains("Proc-Type:") {
+            return Err(KeyFileError::file(
+                "has a private key in the old encryption of OpenSSL (Proc-Type: 4,ENCRYPTED); convert it with `openssl pkcs8 -topk8 -in OLD -out NEW`".to_owned(),
+            ));
+        }
+        match self.label {
+            "PRIVATE KEY" => from_pkcs8(&self.decode()?),
+            "RSA PRIVATE KEY" => from_pkcs1(&self.decode()?),
+            "EC PRIVATE KEY" => from_sec1(&self.decode()?),
+            "ENCRYPTED PRIVATE KEY" => decrypt(&self.decode()?, password),
+            "OPENSSH PRIVATE KEY" => Err(KeyFileError::file(
+                "has a key in the form of OpenSSH; convert it with `ssh-keygen -p -m PKCS8`"
+                    .to_owned(),
+            )),
+            other => Err(unexpected(other)),
+        }
     }
-    let decode = || {
-        // Lines of any length: not all programs keep to the 64 characters of RFC 7468.
-        let body = block.split("-----").nth(2).unwrap_or_default();
+
+    /// Decodes lines of any length: not all programs keep to the 64 characters of RFC 7468.
+    fn decode(&self) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+        let body = self.text.split("-----").nth(2).unwrap_or_default();
         let compact: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
         let decoded = STANDARD.decode(compact.as_bytes()).map(Zeroizing::new);
         decoded.map_err(|_| KeyFileError::damaged("a block is not base64"))
-    };
-    match label {
-        "CERTIFICATE" | "X509 CERTIFICATE" => {
-            let der = decode()?;
-            contents.certificates.push(Certificate::from_der(&**der));
-        }
-        "PRIVATE KEY" => contents.keys.push(from_pkcs8(&decode()?)?),
-        "RSA PRIVATE KEY" => contents.keys.push(from_pkcs1(&decode()?)?),
-        "EC PRIVATE KEY" => contents.keys.push(from_sec1(&decode()?)?),
-        "ENCRYPTED PRIVATE KEY" => contents.keys.push(decrypt(&decode()?, password)?),
-        // What OpenSSL writes before an EC key, and what says nothing that the key does not say.
-        "EC PARAMETERS" | "PUBLIC KEY" => {}
-        other => {
-            let mut refusal = Refusal::of(other, "is a kind of block that a key file has not");
-            if other.contains("OPENSSH") {
-                refusal = Refusal::new(
-                    "has a key in the form of OpenSSH; convert it with `ssh-keygen -p -m PKCS8`",
-                );
-            }
-            return Err(KeyFileError::Refused("fileData", refusal));
-        }
     }
-    Ok(())
 }
 
 /// Decrypts an `EncryptedPrivateKeyInfo` (RFC 5958 section 3).
@@ -95,32 +113,15 @@ fn decrypt(der: &[u8], password: &str) -> Result<PrivateKey, KeyFileError> {
     let EncryptionScheme::Pbes2(parameters) = &encrypted.encryption_algorithm else {
         return Err(unsupported_encryption());
     };
-    let affordable = match &parameters.kdf {
-        Kdf::Pbkdf2(pbkdf2) => pbkdf2.iteration_count <= ITERATIONS_MAX,
-        Kdf::Scrypt(scrypt) => {
-            let memory = 128_u64
-                .checked_mul(scrypt.cost_parameter)
-                .and_then(|memory| memory.checked_mul(scrypt.block_size.into()));
-            memory.is_some_and(|memory| memory <= SCRYPT_MEMORY_MAX)
-                && scrypt.parallelization <= SCRYPT_PARALLELIZATION_MAX
-        }
-        _ => false,
-    };
-    if !affordable {
-        return Err(KeyFileError::file(format!(
-            "asks for too much work to be opened: at most {ITERATIONS_MAX} iterations are done; make it anew with `openssl pkcs8 -topk8`"
-        )));
-    }
     if password.is_empty() {
         return Err(KeyFileError::Unreadable(
             "password",
             Refusal::new("is required: the private key is encrypted"),
         ));
     }
-    let decrypted = encrypted
-        .decrypt(password)
-        .map_err(|_| KeyFileError::password())?;
-    from_pkcs8(decrypted.as_bytes())
+    let data = encrypted.encrypted_data.as_bytes();
+    let decrypted = decrypt_pbes2(parameters, data, password, &mut Work::of_a_file())?;
+    from_pkcs8(&decrypted.ok_or_else(unsupported_encryption)?)
 }
 
 /// Writes a file: the private key as PKCS#8, encrypted under PBES2 with AES-256-CBC and PBKDF2 with
@@ -157,6 +158,11 @@ fn neither() -> KeyFileError {
     )
 }
 
+fn unexpected(label: &str) -> KeyFileError {
+    let refusal = Refusal::of(label, "is a kind of block that a key file has not");
+    KeyFileError::Refused("fileData", refusal)
+}
+
 fn unsupported_encryption() -> KeyFileError {
     KeyFileError::file(
         "has a private key that is damaged, or not encrypted by PBES2; convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`".to_owned(),
@@ -166,5 +172,5 @@ fn unsupported_encryption() -> KeyFileError {
 const BEGIN: &str = "-----BEGIN ";
 const BLOCKS_MAX: usize = 64;
 const SALT_LEN: usize = 16;
-const SCRYPT_MEMORY_MAX: u64 = 256 * 1024 * 1024;
-const SCRYPT_PARALLELIZATION_MAX: u16 = 16;
+/// What the labels of all private keys end with.
+const KEY: &str = "PRIVATE KEY";
