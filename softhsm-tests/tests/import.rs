@@ -13,7 +13,7 @@ use keypaird::proto::{
 use secrecy::SecretString;
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
-use softhsm_tests::hostile;
+use softhsm_tests::fuzzing;
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::shell;
 use tonic::{Code, Status};
@@ -440,12 +440,12 @@ fn a_file_cannot_ask_for_more_work_than_honest_ones_do() {
     );
     let read = |file: &[u8]| keyfiles::read(file, None, &SecretString::from("x"));
     let safe = fs::read(folder.join("a.safe")).unwrap();
-    read(&hostile::with_mac(&safe)).unwrap();
+    read(&fuzzing::with_mac(&safe)).unwrap();
     // The same parts, which are encrypted each for itself, several times.
     let parts = safe.strip_prefix(&safe[..4]).unwrap().repeat(4);
     let length = u16::try_from(parts.len()).unwrap().to_be_bytes();
     let several = [&b"\x30\x82"[..], &length, &parts].concat();
-    let refused = read(&hostile::with_mac(&several)).unwrap_err().to_string();
+    let refused = read(&fuzzing::with_mac(&several)).unwrap_err().to_string();
     assert!(refused.contains("too much work"), "{refused}");
     // Of several keys, none is decrypted.
     let begun = Instant::now();
