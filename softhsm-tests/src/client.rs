@@ -1,5 +1,7 @@
 //! A gRPC client in Rust, for what needs many calls at once.
 
+use std::time::Duration;
+
 use keypaird::domain::SignatureAlgorithm;
 use keypaird::proto::event_service_client::EventServiceClient;
 use keypaird::proto::key_pair_service_client::KeyPairServiceClient;
@@ -11,6 +13,9 @@ use keypaird::proto::{
     RotateSigningKeyPairRequest, SignRequest, SignResponse, UpdateRotationSettingsRequest,
     VerifyRequest, VerifyResponse, WatchKeyPairsRequest, WatchKeyPairsResponse, sign_request,
 };
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
@@ -33,6 +38,11 @@ impl Client {
         Self {
             channel: endpoint.connect().await.unwrap(),
         }
+    }
+
+    /// Returns the connection, for calls of any kind.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Returns the generated client.
@@ -249,6 +259,48 @@ pub fn reason(status: &Status) -> (Code, String) {
     (status.code(), info.reason.clone())
 }
 
+/// Returns the paths of all methods that a daemon serves: those that its reflection describes, and that itself.
+pub fn every_method() -> Vec<String> {
+    let mut methods: Vec<_> = ["v1", "v1alpha"]
+        .map(|version| format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"))
+        .into();
+    let described = [
+        keypaird::proto::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+    ];
+    for set in described {
+        for file in FileDescriptorSet::decode(set).unwrap().file {
+            for service in &file.service {
+                let service_name = format!("{}.{}", file.package(), service.name());
+                let paths = service.method.iter().map(|method| method.name());
+                methods.extend(paths.map(|method| format!("/{service_name}/{method}")));
+            }
+        }
+    }
+    methods
+}
+
+/// Calls any method with bytes as messages, and returns all that it answers.
+pub async fn raw_stream(
+    channel: Channel,
+    method: &str,
+    messages: Vec<Vec<u8>>,
+    timeout: Duration,
+) -> Result<Vec<Vec<u8>>, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(64 * 1024 * 1024);
+    grpc.ready().await.unwrap();
+    let path = PathAndQuery::try_from(method).unwrap();
+    let mut request = tonic::Request::new(tokio_stream::iter(messages));
+    request.set_timeout(timeout);
+    let answers = grpc.streaming(request, path, bytes::BytesCodec).await?;
+    let mut answers = answers.into_inner();
+    let mut all = Vec::new();
+    while let Some(answer) = answers.message().await? {
+        all.push(answer);
+    }
+    Ok(all)
+}
+
 /// Calls a method with bytes that may be no message of its kind.
 pub async fn raw_call(
     daemon: &crate::daemon::Daemon,
@@ -258,7 +310,7 @@ pub async fn raw_call(
     let endpoint = Endpoint::from_shared(format!("http://{}", daemon.address())).unwrap();
     let mut grpc = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
     grpc.ready().await.unwrap();
-    let path = tonic::codegen::http::uri::PathAndQuery::from_static(method);
+    let path = PathAndQuery::from_static(method);
     let request = tonic::Request::new(message.to_vec());
     Ok(grpc
         .unary(request, path, bytes::BytesCodec)

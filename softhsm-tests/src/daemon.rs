@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -255,6 +255,26 @@ impl Daemon {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Limits something for it from now on, such as how many files it may open.
+    pub fn limit(&self, resource: Resource, current: Option<u64>) {
+        let limit = Rlimit {
+            current,
+            maximum: getrlimit(resource).maximum,
+        };
+        prlimit(
+            Pid::from_raw(self.child.id().try_into().unwrap()),
+            resource,
+            limit,
+        )
+        .unwrap();
+    }
+
+    /// Returns how many files it has open.
+    pub fn descriptors(&self) -> usize {
+        let folder = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        folder.unwrap().count()
     }
 
     /// Sends SIGKILL and waits for the end.

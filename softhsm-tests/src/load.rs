@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 use keypaird::proto::{BatchSignResponse, batch_sign_result};
 use prost::Message;
 
+use crate::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, push_frame,
+};
 use crate::measure::Samples;
 
 /// A method of `keypaird.v1.SigningService` and the messages it is called with, in turn.
@@ -57,6 +61,8 @@ pub struct Outcome {
     pub took: Duration,
     /// How long each call took.
     pub latencies: Samples,
+    /// How long each call took that was refused, in [`flood`].
+    pub refusals: Samples,
 }
 
 impl Outcome {
@@ -155,6 +161,81 @@ pub fn open(call: &Call, rate: f64, duration: Duration) -> Outcome {
     outcome
 }
 
+/// Calls at a steady rate for a while from several connections, however many calls are refused. A client sends what is due
+/// every millisecond, and, as it should, never has more calls under way on a connection than the daemon allows.
+pub fn flood(call: &Call, connections: u32, rate: f64, duration: Duration) -> Outcome {
+    let begun = Instant::now();
+    let mut whole = Outcome::default();
+    std::thread::scope(|scope| {
+        let each = rate / f64::from(connections);
+        let floods: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(move || one_flood(call, each, begun, duration)))
+            .collect();
+        for flood in floods {
+            let outcome = flood.join().unwrap();
+            whole.done += outcome.done;
+            whole.failed += outcome.failed;
+            whole.latencies.extend(outcome.latencies);
+            whole.refusals.extend(outcome.refusals);
+        }
+    });
+    whole.took = duration;
+    whole
+}
+
+fn one_flood(call: &Call, rate: f64, begun: Instant, duration: Duration) -> Outcome {
+    let mut connection = Connection::open(call);
+    let mut sender = connection.sender();
+    let under_way = Mutex::new((HashMap::new(), false));
+    let mut outcome = Outcome::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0_u32;
+            loop {
+                std::thread::sleep(Duration::from_millis(1));
+                let now = begun.elapsed();
+                if now > duration {
+                    break;
+                }
+                let mut under_way = under_way.lock().unwrap();
+                loop {
+                    let due = Duration::from_secs_f64(f64::from(number) / rate);
+                    if due > now || under_way.0.len() >= STREAMS_MAX {
+                        break;
+                    }
+                    let stream = sender.ask(call.message(usize::try_from(number).unwrap()));
+                    under_way.0.insert(stream, begun + due);
+                    number += 1;
+                }
+                drop(under_way);
+                sender.flush();
+            }
+            under_way.lock().unwrap().1 = true;
+            // Something must come back for the reader to see that there is no more.
+            sender.ask(call.message(0));
+            sender.flush();
+        });
+        loop {
+            let answers = connection.answers();
+            let mut under_way = under_way.lock().unwrap();
+            for (stream, answer) in answers {
+                let Some(due) = under_way.0.remove(&stream) else {
+                    continue;
+                };
+                outcome.count(&answer);
+                match answer {
+                    Answer::One(false) => outcome.refusals.add(due.elapsed()),
+                    _ => outcome.latencies.add(due.elapsed()),
+                }
+            }
+            if under_way.1 && under_way.0.is_empty() {
+                break;
+            }
+        }
+    });
+    outcome
+}
+
 /// Keeps some streams busy for a while, each on a connection of its own with some messages in flight.
 pub fn streams(call: &Call, streams: usize, window: usize, duration: Duration) -> Outcome {
     let begun = Instant::now();
@@ -185,8 +266,8 @@ fn one_stream(call: &Call, window: usize, until: Instant) -> Outcome {
     let mut received = Vec::new();
     while in_flight > 0 {
         connection.read_frames(|_, frame| {
-            assert_eq!(frame.kind & !FRAME_HEADERS, 0, "the stream was reset");
-            if frame.kind == FRAME_DATA {
+            assert_eq!(frame.kind & !HEADERS, 0, "the stream was reset");
+            if frame.kind == DATA {
                 received.extend_from_slice(frame.payload);
             }
         });
@@ -255,7 +336,7 @@ impl Connection {
         let mut connection = Self {
             sender: Sender {
                 tcp: tcp.try_clone().unwrap(),
-                out: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+                out: PREFACE.to_vec(),
                 next_stream: 1,
                 first_headers: Some(headers),
             },
@@ -267,9 +348,9 @@ impl Connection {
         // Windows that are never filled.
         let mut settings = vec![0, SETTINGS_INITIAL_WINDOW_SIZE];
         settings.extend(0x7fff_ffff_u32.to_be_bytes());
-        connection.sender.frame(FRAME_SETTINGS, 0, 0, &settings);
+        connection.sender.frame(SETTINGS, 0, 0, &settings);
         let more = 0x7fff_0000_u32.to_be_bytes();
-        connection.sender.frame(FRAME_WINDOW_UPDATE, 0, 0, &more);
+        connection.sender.frame(WINDOW_UPDATE, 0, 0, &more);
         connection.flush();
         // The daemon's settings come first.
         connection.read_frames(|_, _| ());
@@ -301,13 +382,13 @@ impl Connection {
         let mut bodies = std::mem::take(&mut self.bodies);
         let batch = self.batch;
         self.read_frames(|stream, frame| {
-            if frame.kind == FRAME_DATA {
+            if frame.kind == DATA {
                 bodies
                     .entry(stream)
                     .or_default()
                     .extend_from_slice(frame.payload);
             }
-            if frame.kind == FRAME_RST_STREAM || frame.flags & FLAG_END_STREAM != 0 {
+            if frame.kind == RST_STREAM || frame.flags & END_STREAM != 0 {
                 // An error has no body.
                 let body = bodies.remove(&stream);
                 answers.push((stream, answer(batch, body.as_deref())));
@@ -339,14 +420,14 @@ impl Connection {
             let (kind, flags) = (head[3], head[4]);
             let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
             match kind {
-                FRAME_SETTINGS if flags & FLAG_ACK == 0 => {
-                    self.sender.frame(FRAME_SETTINGS, FLAG_ACK, 0, &[]);
+                SETTINGS if flags & ACK == 0 => {
+                    self.sender.frame(SETTINGS, ACK, 0, &[]);
                 }
-                FRAME_PING if flags & FLAG_ACK == 0 => {
-                    self.sender.frame(FRAME_PING, FLAG_ACK, 0, payload);
+                PING if flags & ACK == 0 => {
+                    self.sender.frame(PING, ACK, 0, payload);
                 }
-                FRAME_GOAWAY => panic!("the daemon said goodbye"),
-                FRAME_DATA | FRAME_HEADERS | FRAME_RST_STREAM => {
+                GOAWAY => panic!("the daemon said goodbye"),
+                DATA | HEADERS | RST_STREAM => {
                     take(
                         stream,
                         Frame {
@@ -372,7 +453,7 @@ impl Sender {
         // The last four fields of the first request are the dynamic table, the newest first.
         let short = || vec![0x83, 0x86, 0xc1, 0xc0, 0xbf, 0xbe];
         let headers = self.first_headers.take().unwrap_or_else(short);
-        self.frame(FRAME_HEADERS, FLAG_END_HEADERS, stream, &headers);
+        self.frame(HEADERS, END_HEADERS, stream, &headers);
         stream
     }
 
@@ -386,17 +467,13 @@ impl Sender {
         let mut chunks = message.chunks(FRAME_LEN_MAX).peekable();
         while let Some(chunk) = chunks.next() {
             let ends = last && chunks.peek().is_none();
-            let flags = if ends { FLAG_END_STREAM } else { 0 };
-            self.frame(FRAME_DATA, flags, stream, chunk);
+            let flags = if ends { END_STREAM } else { 0 };
+            self.frame(DATA, flags, stream, chunk);
         }
     }
 
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        self.out.extend(&length[1..]);
-        self.out.extend([kind, flags]);
-        self.out.extend(stream.to_be_bytes());
-        self.out.extend(payload);
+        push_frame(&mut self.out, kind, flags, stream, payload);
     }
 
     fn flush(&mut self) {
@@ -433,16 +510,8 @@ fn split_message(received: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::try_from(length).unwrap())
 }
 
-const FRAME_DATA: u8 = 0;
-const FRAME_HEADERS: u8 = 1;
-const FRAME_RST_STREAM: u8 = 3;
-const FRAME_SETTINGS: u8 = 4;
-const FRAME_PING: u8 = 6;
-const FRAME_GOAWAY: u8 = 7;
-const FRAME_WINDOW_UPDATE: u8 = 8;
-const FLAG_ACK: u8 = 1;
-const FLAG_END_STREAM: u8 = 1;
-const FLAG_END_HEADERS: u8 = 4;
 const SETTINGS_INITIAL_WINDOW_SIZE: u8 = 4;
 const FRAME_LEN_MAX: usize = 16 * 1024;
+/// The daemon allows 1024, and one is asked for at the end.
+const STREAMS_MAX: usize = 1000;
 const READ_LEN: usize = 64 * 1024;

@@ -23,6 +23,17 @@ pub fn run<S: AsRef<OsStr>>(
     succeeded(program, &output)
 }
 
+/// Makes a self-signed certificate in a folder, and returns the configuration of a daemon that shows it.
+pub fn self_signed_tls(folder: &Path) -> String {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (key, certificate) = (path("server.key"), path("server.pem"));
+    let request =
+        "req -x509 -subj /CN=localhost -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    let files = ["-keyout", &key, "-out", &certificate];
+    run("openssl", request.split(' ').chain(files));
+    format!("server.tls.certificate = \"{certificate}\"\nserver.tls.private_key = \"{key}\"")
+}
+
 /// Returns the standard output of a program that succeeded, or panics with all it said.
 pub fn succeeded(program: &OsStr, output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -297,7 +297,7 @@ async fn errors_are_those_of_grpc_with_the_status_of_the_contract() {
             r#"{"subjectAlternativeNames": [1]}"#,
             "subjectAlternativeNames[0]",
         ),
-        (&"[".repeat(10_000), "[0]"),
+        (&"[".repeat(10_000), "body"),
         (&format!("{{\"id\": {}", "[".repeat(10_000)), "id"),
     ] {
         let answer = send(&[JSON], body.as_bytes());

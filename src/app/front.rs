@@ -9,7 +9,9 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::{Layer, Service};
 
-use crate::grpc::{CallLayer, CallService};
+use crate::grpc::{self, CallLayer, CallService};
+use crate::rest;
+use crate::service::ServiceError;
 
 /// Hands each request to its transport, by its content type.
 #[derive(Clone, Debug)]
@@ -24,6 +26,15 @@ impl Front {
         Self {
             grpc: calls.layer(grpc),
             rest,
+        }
+    }
+
+    /// Refuses a request without a look at what it asks for.
+    pub(super) fn refuse<B>(request: &Request<B>) -> Response<Body> {
+        let error = ServiceError::Overloaded;
+        match is_grpc(request) {
+            true => grpc::refuse(&error),
+            false => rest::refuse(&error).map(Body::new),
         }
     }
 }

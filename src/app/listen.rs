@@ -8,17 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::mpsc;
-use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tracing::debug;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
 
 use super::StartError;
+use super::connections::{Connections, Place};
 use super::front::Front;
+use super::serve::Http;
+use super::system;
 use super::tls::Tls;
 use crate::config::ServerConfig;
 
@@ -26,8 +25,9 @@ use crate::config::ServerConfig;
 #[derive(Debug)]
 pub(super) struct Listeners {
     tcp: TcpListener,
-    tls: Option<Arc<Tls>>,
+    tls: Option<Tls>,
     unix: Option<UnixSocket>,
+    connections_max: usize,
     addresses: Addresses,
 }
 
@@ -73,8 +73,9 @@ impl Listeners {
                 unix: config.unix_socket.clone(),
             },
             tcp,
-            tls: tls.map(Arc::new),
+            tls,
             unix,
+            connections_max: affordable(config.max_connections),
         })
     }
 
@@ -83,95 +84,132 @@ impl Listeners {
     }
 
     /// Answers calls on all addresses until `stop`, and returns when the last call has ended.
-    pub(super) async fn serve(
-        self,
-        server: Server,
-        front: Front,
-        stop: CancellationToken,
-    ) -> Result<(), StartError> {
-        let on_unix = {
-            let (server, front, stop) = (server.clone(), front.clone(), stop.clone());
-            async move {
-                let Some(mut unix) = self.unix else {
-                    return Ok(());
+    pub(super) async fn serve(self, front: Front, stop: CancellationToken) {
+        let door = Arc::new(Door {
+            http: Http::new(front),
+            connections: Connections::new(self.connections_max),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+        });
+        let serving = async {
+            stop.run_until_cancelled(async {
+                let tls = async {
+                    if let Some(tls) = &self.tls {
+                        tls.follow_files().await;
+                    }
                 };
-                let Some(listener) = unix.listener.take() else {
-                    return Ok(());
+                let unix = async {
+                    if let Some(unix) = &self.unix {
+                        door.accept_unix(&unix.listener).await;
+                    }
                 };
-                let incoming = UnixListenerStream::new(listener);
-                server
-                    .serve_with_incoming_shutdown(front, incoming, stop.cancelled_owned())
-                    .await
-            }
+                tokio::join!(tls, unix, door.accept_tcp(&self.tcp, self.tls.as_ref()))
+            })
+            .await;
+            // From here on, nobody can connect.
+            drop((self.tcp, self.unix));
+            door.tasks.close();
+            door.tasks.wait().await;
         };
-        let on_tcp = async move {
-            let stopped = stop.clone().cancelled_owned();
-            match self.tls {
-                None => {
-                    let incoming = TcpIncoming::from(self.tcp).with_nodelay(Some(true));
-                    server
-                        .serve_with_incoming_shutdown(front, incoming, stopped)
-                        .await
-                }
-                Some(tls) => {
-                    let (shaken, incoming) = mpsc::channel(HANDSHAKES_READY_MAX);
-                    let accepting = stop.run_until_cancelled(accept_tls(self.tcp, tls, shaken));
-                    let serving = server.serve_with_incoming_shutdown(
-                        front,
-                        ReceiverStream::new(incoming),
-                        stopped,
-                    );
-                    tokio::join!(accepting, serving).1
-                }
-            }
-        };
-        tokio::try_join!(on_tcp, on_unix).map_err(StartError::Server)?;
-        Ok(())
+        tokio::select! {
+            () = serving => {}
+            () = door.connections.look_after() => {}
+        }
     }
 }
 
-/// Accepts connections and shakes hands with each by itself, so that a slow client holds up nobody.
-async fn accept_tls(
-    listener: TcpListener,
-    tls: Arc<Tls>,
-    shaken: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
-) {
-    let following = tls.follow_files();
-    let accepting = async {
+/// Where connections come in.
+#[derive(Debug)]
+struct Door {
+    http: Http,
+    connections: Arc<Connections>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Door {
+    async fn accept_unix(self: &Arc<Self>, listener: &UnixListener) {
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    debug!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
+            let accepted = listener.accept().await;
+            let Some((stream, place)) = self.admit(accepted.map(|(stream, _)| stream)).await else {
+                continue;
             };
-            let (acceptor, shaken) = (tls.acceptor(), shaken.clone());
-            tokio::spawn(async move {
-                let shake = async {
-                    stream.set_nodelay(true)?;
-                    acceptor.accept(stream).await
+            let door = Arc::clone(self);
+            self.tasks.spawn(async move {
+                door.http
+                    .serve(stream, place.connection(), &door.stop)
+                    .await;
+            });
+        }
+    }
+
+    /// Accepts connections and shakes hands with each by itself, so that a slow client holds up nobody.
+    async fn accept_tcp(self: &Arc<Self>, listener: &TcpListener, tls: Option<&Tls>) {
+        loop {
+            let accepted = listener.accept().await;
+            let Some((stream, place)) = self.admit(accepted.map(|(stream, _)| stream)).await else {
+                continue;
+            };
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(%error, "a connection is gone already");
+                continue;
+            }
+            let (door, acceptor) = (Arc::clone(self), tls.map(Tls::acceptor));
+            self.tasks.spawn(async move {
+                let (http, connection) = (&door.http, place.connection());
+                let Some(acceptor) = acceptor else {
+                    http.serve(stream, connection, &door.stop).await;
+                    return;
                 };
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, shake).await {
-                    Ok(Ok(stream)) => {
-                        // When nobody takes it, the daemon stops.
-                        let _ = shaken.send(Ok(stream)).await;
-                    }
-                    Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
-                    Err(_) => debug!("a TLS handshake took too long"),
+                let shaken = tokio::select! {
+                    shaken = acceptor.accept(stream) => shaken,
+                    () = connection.ended() => return,
+                    () = door.stop.cancelled() => return,
+                };
+                match shaken {
+                    Ok(stream) => http.serve(stream, connection, &door.stop).await,
+                    Err(error) => debug!(%error, "a TLS handshake failed"),
                 }
             });
         }
+    }
+
+    /// Gives an accepted connection its place. One that could not be accepted, or has none, is let go.
+    async fn admit<Io>(&self, accepted: io::Result<Io>) -> Option<(Io, Place)> {
+        match accepted {
+            Ok(io) => self.connections.admit().await.map(|place| (io, place)),
+            Err(error) => {
+                self.connections.count(&format!("not accepted: {error}"));
+                // Out of descriptors, the next try would fail at once as well.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+}
+
+/// Returns how many connections there may be: those that are configured, as far as there are descriptors for them.
+fn affordable(configured: usize) -> usize {
+    let Some(descriptors) = system::descriptors_max() else {
+        return configured;
     };
-    tokio::join!(following, accepting);
+    let affordable = descriptors - DESCRIPTORS_KEPT.min(descriptors / 2);
+    if affordable < configured {
+        info!(
+            affordable,
+            configured,
+            descriptors,
+            "fewer connections are allowed than configured, because of the limit of open files (ulimit -n, LimitNOFILE)"
+        );
+    }
+    affordable.min(configured)
 }
 
 /// A Unix socket, whose file goes when it does.
 #[derive(Debug)]
 struct UnixSocket {
     path: PathBuf,
-    listener: Option<UnixListener>,
+    listener: UnixListener,
 }
 
 impl UnixSocket {
@@ -199,7 +237,7 @@ impl UnixSocket {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
         Ok(Self {
             path: path.to_owned(),
-            listener: Some(listener),
+            listener,
         })
     }
 }
@@ -211,6 +249,6 @@ impl Drop for UnixSocket {
     }
 }
 
-const HANDSHAKES_READY_MAX: usize = 64;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many descriptors are kept for the store, the module and the log.
+const DESCRIPTORS_KEPT: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -2,10 +2,12 @@
 
 mod ask_health;
 mod connect_check;
+mod connections;
 mod error;
 mod front;
 mod listen;
 mod module_process;
+mod serve;
 mod shutdown;
 mod system;
 mod tls;
@@ -15,8 +17,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub use ask_health::ask_health;
 pub use connect_check::{Check, Verdict, check_connections};
@@ -104,11 +105,6 @@ impl App {
         let calls = grpc::call_layer(&self.grpc, ids.clone());
         let rest = rest::routes(Arc::clone(&self.service), &self.rest, ids);
         let front = Front::new(&calls, routes, rest);
-        let server = Server::builder()
-            .accept_http1(true)
-            .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
-            .http2_max_pending_accept_reset_streams(Some(CANCELLED_AT_ONCE_MAX))
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL));
         let background = CancellationToken::new();
         let connecting = tokio::spawn(Arc::clone(&self.service).keep_connected(background.clone()));
         let trying = tokio::spawn(Arc::clone(&self.service).keep_trying(background.clone()));
@@ -128,12 +124,8 @@ impl App {
         );
         shutdown::notify_ready();
         let watchdog = tokio::spawn(shutdown::feed_watchdog());
-        let serving = self.listeners.serve(server, front, stop.clone());
-        let mut serving = std::pin::pin!(serving);
-        let ended_early = tokio::select! {
-            () = stop.cancelled() => None,
-            ended = &mut serving => Some(ended),
-        };
+        let serving = tokio::spawn(self.listeners.serve(front, stop.clone()));
+        stop.cancelled().await;
 
         info!("stopping");
         shutdown::notify_stopping();
@@ -147,26 +139,21 @@ impl App {
         );
         health.stop(&self.service).await;
         let drained = async {
-            let ended = match ended_early {
-                None => serving.await,
-                Some(ended) => ended,
-            };
+            if let Err(error) = serving.await {
+                error!(%error, "the server failed");
+            }
             self.service.finish().await;
-            ended
         };
-        let ended = tokio::time::timeout(self.shutdown_grace, drained).await;
+        let drained = tokio::time::timeout(self.shutdown_grace, drained).await;
         watchdog.abort();
         disconnect(&self.service).await;
-        match ended {
-            Ok(ended) => {
-                info!("stopped");
-                ended
-            }
+        match drained {
+            Ok(()) => info!("stopped"),
             Err(_) => {
                 warn!(grace = ?self.shutdown_grace, "stopped before all calls under way had ended");
-                Ok(())
             }
         }
+        Ok(())
     }
 }
 
@@ -265,11 +252,6 @@ async fn disconnect(service: &Service) {
 
 /// How many characters tell one run of the daemon from another.
 const RUN_LEN: usize = 8;
-const MAX_CONCURRENT_STREAMS: u32 = 1024;
-/// How many calls of one connection may be cancelled before they are looked at. One more ends the connection, with
-/// all its calls, as a defence against floods (CVE-2023-44487): the default of 20 is met by clients with short deadlines.
-const CANCELLED_AT_ONCE_MAX: usize = 256;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const LOCAL_QUEUE_LENGTH: usize = 1024;
 const LOCAL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Returns a token that is cancelled by SIGTERM or SIGINT. A second signal ends the process at once.
+///
+/// From here on, a file that may not grow further (`ulimit -f`) is an error where it is written, as a full disk is: SIGXFSZ
+/// ends nothing.
 pub fn stop_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // It stays handled when this is gone.
+    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     tokio::spawn(async move {

@@ -1,9 +1,10 @@
-//! Time, chance and environment as the system gives them: the one place that asks for them.
+//! Time, chance, limits and environment as the system gives them: the one place that asks for them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use aws_lc_rs::rand;
+use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
 use crate::config::Environment;
@@ -30,6 +31,12 @@ impl Entropy for SystemEntropy {
         rand::fill(&mut bits).map_err(|_| EntropyError)?;
         Ok(bits)
     }
+}
+
+/// Returns how many descriptors the process may have open at once, if that is limited.
+pub(super) fn descriptors_max() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile).current?;
+    usize::try_from(limit).ok()
 }
 
 /// Reads the environment of the process.

@@ -8,12 +8,12 @@ mod checked;
 mod error;
 mod raw;
 mod rotation;
+mod server;
 
-pub use checked::{
-    CryptoConfig, Isolation, LocalConfig, ServerConfig, StoreConfig, TlsConfig, TokenConfig,
-};
+pub use checked::{CryptoConfig, Isolation, LocalConfig, StoreConfig, TokenConfig};
 pub use error::{ConfigError, Fault};
 pub use rotation::RotationConfig;
+pub use server::{ServerConfig, TlsConfig};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

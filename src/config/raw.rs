@@ -34,6 +34,8 @@ pub(super) struct Server {
     pub(super) rest_base_path: Leaf<String>,
     /// The largest request in bytes; 4 MiB when absent.
     pub(super) max_message_bytes: Leaf<u64>,
+    /// How many connections may be open at once; 10000 when absent.
+    pub(super) max_connections: Leaf<u64>,
     /// How long a call may take whose caller sets no deadline; `60s` when absent.
     pub(super) request_timeout: Leaf<String>,
     /// How long calls under way may take to end when the daemon is stopped; `30s` when absent.

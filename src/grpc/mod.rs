@@ -11,6 +11,8 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
+use tonic::body::Body;
 use tonic::service::Routes;
 
 pub use call::{CallLayer, CallService};
@@ -20,7 +22,7 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::event_service_server::EventServiceServer;
 use crate::proto::key_pair_service_server::KeyPairServiceServer;
 use crate::proto::signing_service_server::SigningServiceServer;
-use crate::service::Service;
+use crate::service::{Service, ServiceError};
 use crate::telemetry::CallIds;
 use event_service::EventGrpc;
 use key_pair_service::KeyPairGrpc;
@@ -62,6 +64,11 @@ pub fn routes(
         // Older grpcurl and Python know this one only.
         .add_service(reflection().build_v1alpha()?)
         .prepare())
+}
+
+/// Answers a call that does not even pass the layer.
+pub fn refuse(error: &ServiceError) -> Response<Body> {
+    status::to_status(error).into_http()
 }
 
 /// Makes the layer that every call passes first.

@@ -8,7 +8,7 @@
 //! - [`conformance`]: the PingFederate resource, endpoint by endpoint and field by field, and ours.
 //! - [`errors`]: what callers are told, case by case.
 //! - [`faults`]: what callers get while the HSM misbehaves, and how it recovers.
-//! - [`hostile_input`]: what is sent to do harm, or too much of it, and what becomes of it.
+//! - [`hostile_input`]: what becomes of those who mean harm, and what there is no room for.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
 //! - [`benchmarks`]: figures, and the commands that make them.

@@ -20,14 +20,14 @@ use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::service::Service;
+use crate::service::{Service, ServiceError};
 use crate::telemetry::CallIds;
 use api_result::{ApiResult, Refused, ValidationError};
 use call::Calls;
@@ -53,6 +53,11 @@ pub struct RestConfig {
     components(schemas(ApiResult, ValidationError))
 )]
 struct Description;
+
+/// Answers a request that does not even pass the routes.
+pub fn refuse(error: &ServiceError) -> Response {
+    api_result::to_response(error)
+}
 
 /// Returns the routes.
 pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Router {

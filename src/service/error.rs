@@ -62,6 +62,9 @@ pub enum ServiceError {
     /// The key pair does not rotate by itself.
     #[error("the key pair {0} has no rotation settings")]
     NoRotation(String),
+    /// More calls come in than can be begun.
+    #[error("too many calls wait to be begun")]
+    Overloaded,
     /// The daemon stops.
     #[error("the daemon stops")]
     Stopping,

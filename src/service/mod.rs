@@ -252,6 +252,8 @@ const FILES_AT_ONCE: usize = 2;
 #[cfg(test)]
 mod events_tests;
 #[cfg(test)]
+mod rotation_race_tests;
+#[cfg(test)]
 mod rotation_tests;
 #[cfg(test)]
 mod tests;

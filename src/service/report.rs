@@ -8,7 +8,7 @@ use super::ServiceError;
 use crate::domain::{CertificateValidity, ProviderKind, Violations};
 use crate::providers::{ProviderError, ProviderErrorKind};
 use crate::store::StoreError;
-use crate::telemetry::{Call, chain};
+use crate::telemetry::{Call, Seldom, chain};
 
 /// What a caller is told. The cause is not among it, and cannot be reached from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +50,18 @@ pub enum Code {
     Unavailable,
 }
 
-/// Puts an error into the caller's terms, and logs it with all its causes: once, here.
+/// Puts an error into the caller's terms, and logs it with all its causes: once, here. What there is no room for is logged
+/// once a second, and counted.
 pub fn report(error: &ServiceError) -> Report {
     let report = describe(error);
+    // Too many calls would be too many lines, and cost those calls the time that can be answered.
+    if report.code == Code::ResourceExhausted {
+        if let Some(refused) = BUSY.say() {
+            let error = chain(error);
+            warn!(reason = report.reason, error, refused, "calls were refused");
+        }
+        return report;
+    }
     let error = chain(error);
     Call::current_span().in_scope(|| match report.code {
         Code::Internal | Code::Unavailable => {
@@ -62,6 +71,9 @@ pub fn report(error: &ServiceError) -> Report {
     });
     report
 }
+
+/// What is said of calls for which there is no room.
+static BUSY: Seldom = Seldom::new(Duration::from_secs(1));
 
 fn describe(error: &ServiceError) -> Report {
     use Code::{
@@ -127,6 +139,11 @@ fn describe(error: &ServiceError) -> Report {
             NotFound,
             "ROTATION_SETTINGS_NOT_FOUND",
             format!("the key pair {id} has no rotation settings"),
+        ),
+        ServiceError::Overloaded => Report::later(
+            Code::ResourceExhausted,
+            "PROVIDER_BUSY",
+            "more calls come in than can be answered; try again",
         ),
         ServiceError::Stopping => Report::later(
             Code::Unavailable,

@@ -10,7 +10,7 @@ use super::keep_rotating::Setbacks;
 use super::tests::{Counting, Failing, Fault};
 use super::*;
 use crate::domain::{
-    CertificateValidity, EventKind, GenerationState, KeyPairId, NewKeyPairSettings, ProviderMode,
+    CertificateValidity, GenerationState, KeyPairId, NewKeyPairSettings, ProviderMode,
     ProviderPolicy, RotationAction, RotationSettings, SignatureEncoding, SigningInput,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
@@ -20,7 +20,7 @@ use crate::store::EmbeddedStore;
 pub(super) const START: OffsetDateTime = datetime!(2026-11-24 12:00:00 UTC);
 
 #[derive(Debug)]
-struct SetClock(Mutex<OffsetDateTime>);
+pub(super) struct SetClock(Mutex<OffsetDateTime>);
 
 impl Clock for SetClock {
     fn now(&self) -> OffsetDateTime {
@@ -33,7 +33,7 @@ pub(super) struct Stage {
     clock: Arc<SetClock>,
     pub(super) store: Arc<EmbeddedStore>,
     hsm: Arc<Failing>,
-    services: Vec<Arc<Service>>,
+    pub(super) services: Vec<Arc<Service>>,
     _folder: tempfile::TempDir,
 }
 
@@ -93,7 +93,7 @@ impl Stage {
         service.do_what_is_due(&mut Setbacks::default()).await;
     }
 
-    fn set_day(&self, day: i64) {
+    pub(super) fn set_day(&self, day: i64) {
         *self.clock.0.lock() = START + Duration::days(day);
     }
 
@@ -129,7 +129,7 @@ impl Stage {
         self.service().generate(request).await.unwrap();
     }
 
-    async fn rotate(&self, id: &str, activate: bool) -> KeyPairView {
+    pub(super) async fn rotate(&self, id: &str, activate: bool) -> KeyPairView {
         let request = RotateRequest {
             id: id.into(),
             activate,
@@ -144,7 +144,7 @@ impl Stage {
     }
 
     /// Writes down which generations there are: the current one, the pending one, the previous ones.
-    async fn generations(&self, id: &str) -> String {
+    pub(super) async fn generations(&self, id: &str) -> String {
         let pair = self.pair(id).await;
         let pending = pair.pending.as_ref();
         let pending = pending.map_or("-".to_owned(), |one| one.number.to_string());
@@ -156,12 +156,12 @@ impl Stage {
         format!("{} {pending} [{}]", pair.current.number, previous.join(" "))
     }
 
-    fn keys(&self) -> usize {
+    pub(super) fn keys(&self) -> usize {
         self.hsm.keys.lock().len()
     }
 }
 
-fn rotation(creation: i32, activation: i32) -> RotationSettings {
+pub(super) fn rotation(creation: i32, activation: i32) -> RotationSettings {
     RotationSettings {
         creation_buffer_days: creation,
         activation_buffer_days: activation,
@@ -308,39 +308,6 @@ async fn a_rotation_may_lead_into_another_provider_and_another_algorithm() {
             .is_empty()
     );
     assert!(stage.store.condemned().await.unwrap().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_workers_on_one_store_make_one_successor_of_each() {
-    let stage = Stage::new(3);
-    let provider = |n: u32| match n % 2 {
-        0 => ProviderKind::Hsm,
-        _ => ProviderKind::Local,
-    };
-    for n in 0..20 {
-        stage.generate(&format!("x{n}"), provider(n)).await;
-    }
-    for (day, expected) in [(75, "1 2 []"), (95, "2 - [1]"), (105, "2 - []")] {
-        stage.set_day(day);
-        let workers = stage.services.iter().map(|service| {
-            let service = Arc::clone(service);
-            tokio::spawn(async move { service.do_what_is_due(&mut Setbacks::default()).await })
-        });
-        for worker in workers.collect::<Vec<_>>() {
-            worker.await.unwrap();
-        }
-        for n in 0..20 {
-            let generations = stage.generations(&format!("x{n}")).await;
-            assert_eq!(generations, expected, "day {day}, x{n}");
-        }
-    }
-    assert_eq!(stage.keys(), 10, "keys that nobody has are destroyed");
-    assert!(stage.store.condemned().await.unwrap().is_empty());
-    let events = stage.store.events_after(0, 1000).await.unwrap();
-    let activated = events
-        .iter()
-        .filter(|event| event.kind == EventKind::Activated);
-    assert_eq!(activated.count(), 20);
 }
 
 #[tokio::test]
@@ -503,46 +470,6 @@ async fn a_key_pair_that_moves_into_the_token_takes_its_successor_along() {
         );
     }
     assert_eq!(stage.generations("x").await, "2 3 []");
-    assert!(stage.store.condemned().await.unwrap().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn who_names_no_etag_is_not_told_that_it_differs() {
-    let stage = Stage::new(1);
-    for n in 0..50 {
-        let id = format!("x{n}");
-        stage.generate(&id, ProviderKind::Local).await;
-        let update = UpdateRotationRequest {
-            id: id.clone(),
-            settings: rotation(20, 10),
-            etag: String::new(),
-        };
-        let service = stage.service();
-        let migrate = service.migrate(&id, Some(ProviderKind::Hsm), "");
-        let (rotated, updated, migrated) = tokio::join!(
-            stage.rotate(&id, true),
-            service.update_rotation(update),
-            migrate
-        );
-        assert_eq!(rotated.key_pair.current.number.number(), 2);
-        updated.unwrap();
-        migrated.unwrap();
-        let delete = DeleteRequest {
-            id: id.clone(),
-            ..DeleteRequest::default()
-        };
-        let rotate = RotateRequest {
-            id: id.clone(),
-            ..RotateRequest::default()
-        };
-        let (rotated, deleted) = tokio::join!(service.rotate(rotate), service.delete(delete));
-        deleted.unwrap();
-        assert!(
-            matches!(rotated, Ok(_) | Err(ServiceError::KeyPairNotFound(_))),
-            "{rotated:?}"
-        );
-    }
-    assert_eq!(stage.keys(), 0);
     assert!(stage.store.condemned().await.unwrap().is_empty());
 }
 

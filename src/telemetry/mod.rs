@@ -3,11 +3,13 @@
 //! Secrets are of types whose `Debug` says nothing, so none can be logged by mistake.
 
 mod call;
+mod seldom;
 
 use std::error::Error;
 use std::io;
 
 pub use call::{Call, CallId, CallIds};
+pub use seldom::Seldom;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;

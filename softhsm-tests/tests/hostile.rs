@@ -1,0 +1,572 @@
+//! Those who mean harm, or do it without meaning to: too many, too slow, too fast, or not making sense. Each test looks
+//! at what becomes of them, and that others do not notice.
+//!
+//! The same for as long as it takes, with figures: `benches/hostile.rs` and `benches/overload.rs`.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use keypaird::proto::{
+    BatchSignRequest, CryptoProvider, ListSigningKeyPairsRequest, NewKeyPairSettings, SignRequest,
+    SignStreamRequest, sign_request,
+};
+use prost::Message;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Resource;
+use softhsm_tests::client::{Client, every_method, raw_stream, reason, settings};
+use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::faults::FaultyModule;
+use softhsm_tests::frames::{
+    CONTINUATION, Code as H2Code, DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc,
+};
+use softhsm_tests::http2_rules::{bad_beginnings, cases};
+use softhsm_tests::measure::resident_mib;
+use softhsm_tests::token::Token;
+use softhsm_tests::tools::self_signed_tls;
+use tonic::Code;
+
+fn sign(id: &str) -> SignRequest {
+    SignRequest {
+        id: id.to_owned(),
+        input: Some(sign_request::Input::Message(b"message"[..].into())),
+        ..SignRequest::default()
+    }
+}
+
+/// A daemon in local mode with a key pair, and a client that uses it.
+async fn daemon_and_neighbour(home: &Home) -> (Daemon, Client, String) {
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let view = client.generate(settings(CryptoProvider::Unspecified)).await;
+    (daemon, client, view.unwrap().id)
+}
+
+/// Signs all the time until something is done, and panics when one signature fails.
+async fn while_others_sign<T: Send + 'static>(
+    client: &Client,
+    id: &str,
+    what: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let mut doing = tokio::task::spawn_blocking(what);
+    loop {
+        tokio::select! {
+            done = &mut doing => return done.unwrap(),
+            () = async { client.sign(sign(id)).await.map(|_| ()).unwrap() } => {}
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_are_ended_and_others_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_tls = Home::local().with(&self_signed_tls(folder.path())).start();
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let (address, tls_address) = (daemon.address(), with_tls.address());
+    let ended = while_others_sign(&client, &id, move || {
+        let kinds: [(&str, std::net::SocketAddr, &[u8]); 4] = [
+            ("says nothing", address, b""),
+            ("half a preface", address, &PREFACE[..11]),
+            ("says nothing, TLS", tls_address, b""),
+            (
+                "half a handshake",
+                tls_address,
+                &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3],
+            ),
+        ];
+        let peers: Vec<_> = (0..20)
+            .flat_map(|_| kinds)
+            .map(|(kind, address, bytes)| {
+                let mut peer = Peer::silent(address);
+                peer.send(bytes);
+                (kind, peer)
+            })
+            .collect();
+        let patience = Instant::now() + Duration::from_secs(30);
+        let staying = peers.into_iter().filter_map(|(kind, mut peer)| {
+            let rest = patience.saturating_duration_since(Instant::now());
+            (!peer.is_closed_within(rest)).then_some(kind)
+        });
+        staying.collect::<Vec<_>>()
+    });
+    assert_eq!(ended.await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_no_room_those_go_that_never_called_and_then_those_that_are_idle() {
+    let home = Home::local().with("server.max_connections = 20");
+    let (daemon, first, id) = daemon_and_neighbour(&home).await;
+    // More come than there is room for, and whoever has a call to make is served.
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(Peer::silent(daemon.address()));
+        first.sign(sign(&id)).await.unwrap();
+    }
+    assert!(silent[0].is_closed_within(Duration::from_secs(5)));
+    let mut others = Vec::new();
+    for _ in 0..30 {
+        let another = daemon.client().await;
+        another.sign(sign(&id)).await.unwrap();
+        others.push(another);
+    }
+    // Those that had to go come back when they have to. A call on a connection that is just being closed is told so.
+    for idle in others.iter().chain([&first]) {
+        if idle.sign(sign(&id)).await.is_err() {
+            idle.sign(sign(&id)).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_refused_only_when_all_others_have_calls_under_way() {
+    let home = Home::local().with("server.max_connections = 4");
+    let (daemon, client, id) = daemon_and_neighbour(&home).await;
+    let mut watches = vec![client.watch("", "").await.unwrap()];
+    for _ in 0..3 {
+        let another = daemon.client().await;
+        watches.push(another.watch("", "").await.unwrap());
+    }
+    for _ in 0..10 {
+        let mut refused = Peer::silent(daemon.address());
+        assert!(refused.is_closed_within(Duration::from_secs(5)));
+    }
+    // They go on watching, and call.
+    client.rotate(&id, false).await.unwrap();
+    for watch in &mut watches {
+        watch.next().await.unwrap();
+    }
+    drop(watches.pop());
+    let freed = async {
+        loop {
+            let address = format!("http://{}", daemon.address());
+            let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
+            let channel = endpoint.connect().await;
+            let Ok(channel) = channel else { continue };
+            let health = "/grpc.health.v1.Health/Check";
+            let asked = raw_stream(channel, health, vec![vec![]], Duration::from_secs(5));
+            if asked.await.is_ok() {
+                break;
+            }
+        }
+    };
+    let freed = tokio::time::timeout(Duration::from_secs(20), freed).await;
+    freed.expect("there is room for another");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_the_daemon_goes_on_and_accepts_again_when_there_are_some() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    client
+        .list(ListSigningKeyPairsRequest::default())
+        .await
+        .unwrap();
+    let open = u64::try_from(daemon.descriptors()).unwrap();
+    daemon.limit(Resource::Nofile, Some(open + 3));
+    let waiting: Vec<_> = (0..20).map(|_| Peer::silent(daemon.address())).collect();
+    for _ in 0..50 {
+        client.sign(sign(&id)).await.unwrap();
+    }
+    daemon.limit(Resource::Nofile, Some(open + 200));
+    daemon.client().await.sign(sign(&id)).await.unwrap();
+    drop(waiting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_end_their_connection_and_no_other() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    // Key pairs as large as they may be: a list of them is an answer of megabytes.
+    let names: Vec<_> = (0..1000)
+        .map(|number| format!("{}.example.com", format!("n{number}-").repeat(8)))
+        .map(|name| name.replace("-.", "."))
+        .collect();
+    for _ in 0..20 {
+        let large = NewKeyPairSettings {
+            subject_alternative_names: names.clone(),
+            ..settings(CryptoProvider::Unspecified)
+        };
+        client.generate(large).await.unwrap();
+    }
+    let list = ListSigningKeyPairsRequest {
+        page_size: 1000,
+        ..ListSigningKeyPairsRequest::default()
+    };
+    let listed = client.list(list.clone()).await.unwrap().encoded_len();
+    assert!(listed > 1_000_000, "{listed}");
+    let asked_max = 600_000_000 / listed;
+    let before = resident_mib(daemon.pid());
+    let address = daemon.address();
+    let ended = while_others_sign(&client, &id, move || {
+        // No window at all: not a byte of an answer can be sent, though every ping is answered.
+        let mut peer = Peer::greeted_with(address, &[(4, 0)]);
+        let list = list.encode_to_vec();
+        let path = "/keypaird.v1.KeyPairService/ListSigningKeyPairs";
+        for number in 0..asked_max {
+            let stream = u32::try_from(2 * number + 1).unwrap();
+            peer.send(&call(stream, path, &list));
+        }
+        peer.is_closed_within(Duration::from_secs(60))
+    });
+    assert!(ended.await, "who takes nothing stays");
+    let grown = resident_mib(daemon.pid()) - before;
+    assert!(grown < 450.0, "{grown} MiB were kept for who takes nothing");
+    client
+        .list(ListSigningKeyPairsRequest::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_lack_their_last_byte_are_not_kept_without_end() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let before = resident_mib(daemon.pid());
+    let address = daemon.address();
+    let connections = while_others_sign(&client, &id, move || {
+        let head = "POST /pf-admin-api/v1/keyPairs/signing/import HTTP/1.1\r\nHost: localhost\r\n\
+                    Content-Type: application/json\r\nContent-Length: 4000000\r\n\r\n";
+        let request = [head.as_bytes(), &vec![b' '; 3_999_999]].concat();
+        let send = |_| {
+            let mut connection = TcpStream::connect(address).unwrap();
+            // It may be ended before all is sent.
+            let _ = connection.write_all(&request);
+            connection
+        };
+        (0..200).map(send).collect::<Vec<_>>()
+    })
+    .await;
+    let grown = resident_mib(daemon.pid()) - before;
+    assert!(grown < 450.0, "{grown} MiB are kept of 800");
+    drop(connections);
+    client.sign(sign(&id)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_reset_at_once_cost_others_nothing_and_too_many_end_their_connection() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let address = daemon.address();
+    let before = resident_mib(daemon.pid());
+    while_others_sign(&client, &id, move || {
+        let path = "/keypaird.v1.SigningService/Sign";
+        let mut outcomes = Vec::new();
+        for _ in 0..3 {
+            let mut peer = Peer::greeted(address);
+            // Steadily: each is seen and dropped before the next.
+            for number in 0..500 {
+                let reset = [
+                    frame(HEADERS, END_HEADERS, 2 * number + 1, &grpc(path)),
+                    frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8]),
+                ];
+                peer.send(&reset.concat());
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            let borne = peer.outcome();
+            assert!(
+                matches!(
+                    borne,
+                    Outcome::Ignored | Outcome::Goodbye(H2Code::EnhanceYourCalm)
+                ),
+                "{borne:?}"
+            );
+            // All at once.
+            let mut peer = Peer::greeted(address);
+            let resets = (0..20_000).flat_map(|number| {
+                [
+                    frame(HEADERS, END_HEADERS, 2 * number + 1, &grpc(path)),
+                    frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8]),
+                ]
+            });
+            peer.send(&resets.collect::<Vec<_>>().concat());
+            outcomes.push(peer.outcome());
+        }
+        for outcome in outcomes {
+            assert!(
+                matches!(
+                    outcome,
+                    Outcome::Goodbye(H2Code::EnhanceYourCalm) | Outcome::Closed
+                ),
+                "{outcome:?}"
+            );
+        }
+    })
+    .await;
+    let grown = resident_mib(daemon.pid()) - before;
+    assert!(grown < 64.0, "{grown} MiB were kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_break_the_rules_are_answered_as_rfc_9113_says() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let address = daemon.address();
+    let other = while_others_sign(&client, &id, move || {
+        let mut other = Vec::new();
+        for case in cases() {
+            let outcome = case.run(address);
+            if !case.allowed.contains(&outcome) {
+                other.push(format!("{} {}: {outcome:?}", case.section, case.name));
+            }
+        }
+        for (beginning, bytes) in bad_beginnings() {
+            let mut peer = Peer::silent(address);
+            peer.send(&bytes);
+            peer.finish();
+            if !peer.is_closed_within(Duration::from_secs(5)) {
+                other.push(format!("3.4 {beginning}: stays"));
+            }
+        }
+        other
+    });
+    assert_eq!(other.await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_frames_are_ended_or_cost_no_memory() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let address = daemon.address();
+    let before = resident_mib(daemon.pid());
+    while_others_sign(&client, &id, move || {
+        // A header block that does not end (CVE-2024-27316).
+        let mut peer = Peer::greeted(address);
+        peer.send(&frame(HEADERS, 0, 1, &get("/healthz")));
+        peer.send(&frame(CONTINUATION, 0, 1, b"").repeat(100_000));
+        let outcome = peer.outcome();
+        assert!(
+            matches!(
+                outcome,
+                Outcome::Goodbye(H2Code::EnhanceYourCalm) | Outcome::Closed
+            ),
+            "CONTINUATION: {outcome:?}"
+        );
+        // Streams that the daemon has to reset (CVE-2025-8671).
+        let mut peer = Peer::greeted(address);
+        let path = "/keypaird.v1.SigningService/Sign";
+        for number in 0..3000 {
+            let stream = 2 * number + 1;
+            peer.send(&frame(HEADERS, END_HEADERS, stream, &grpc(path)));
+            peer.send(&frame(WINDOW_UPDATE, 0, stream, &[0; 4]));
+        }
+        let outcome = peer.outcome();
+        assert!(
+            matches!(
+                outcome,
+                Outcome::Goodbye(H2Code::EnhanceYourCalm | H2Code::Protocol) | Outcome::Closed
+            ),
+            "resets: {outcome:?}"
+        );
+        // What has to be answered, by one who does not read the answers.
+        for (kind, payload) in [(PING, &b"12345678"[..]), (SETTINGS, b"")] {
+            let mut peer = Peer::greeted(address);
+            let flood = frame(kind, 0, 0, payload).repeat(100_000);
+            for _ in 0..20 {
+                if !peer.try_send(&flood, Duration::from_secs(1)) {
+                    break;
+                }
+            }
+        }
+        // Frames without anything in them.
+        let mut peer = Peer::greeted(address);
+        peer.send(&frame(HEADERS, END_HEADERS, 1, &grpc(path)));
+        peer.try_send(
+            &frame(DATA, 0, 1, b"").repeat(500_000),
+            Duration::from_secs(1),
+        );
+    })
+    .await;
+    let grown = resident_mib(daemon.pid()) - before;
+    assert!(grown < 64.0, "{grown} MiB were kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_no_room_for_is_refused_and_told_when_to_come_again() {
+    let token = Token::fresh();
+    let module = FaultyModule::new();
+    let home = module
+        .given_to(Home::hybrid(&token))
+        .env("KEYPAIRD__CRYPTO__PKCS11__QUEUE_LENGTH", "64");
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let hsm = client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap();
+    let local = client
+        .generate(settings(CryptoProvider::Local))
+        .await
+        .unwrap();
+    client.sign(sign(&hsm.id)).await.unwrap();
+    module.tell("C_Sign 0 0 delay 5");
+    let calls: Vec<_> = (0..800)
+        .map(|_| {
+            let (client, id) = (client.clone(), hsm.id.clone());
+            tokio::spawn(async move { client.sign(sign(&id)).await })
+        })
+        .collect();
+    let (mut signed, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(_) => signed += 1,
+            Err(status) => {
+                let busy = (Code::ResourceExhausted, "PROVIDER_BUSY".into());
+                assert_eq!(reason(&status), busy);
+                refused += 1;
+            }
+        }
+    }
+    assert!(signed >= 64, "{signed} signed, {refused} refused");
+    assert!(refused > 100, "{signed} signed, {refused} refused");
+    // It is said, and not once for each.
+    let lines = daemon.log().matches("calls were refused").count();
+    assert!((1..100).contains(&lines), "{lines} lines");
+    client.sign(sign(&local.id)).await.unwrap();
+    client.sign(sign(&hsm.id)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_disk_nothing_is_written_or_lost_and_all_else_goes_on() {
+    let token = Token::fresh();
+    let home = Home::hybrid(&token);
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let providers = [CryptoProvider::Hsm, CryptoProvider::Local];
+    let mut ids = Vec::new();
+    for provider in providers {
+        ids.push(client.generate(settings(provider)).await.unwrap().id);
+    }
+    let keys = token.count("Private Key");
+
+    // No file of the daemon may grow: it fails as a full disk does.
+    daemon.limit(Resource::Fsize, Some(0));
+    let unavailable = (Code::Unavailable, "STORE_UNAVAILABLE".into());
+    for provider in providers {
+        for _ in 0..5 {
+            let refused = client.generate(settings(provider)).await.unwrap_err();
+            assert_eq!(reason(&refused), unavailable);
+        }
+    }
+    for id in &ids {
+        assert_eq!(reason(&client.delete(id).await.unwrap_err()), unavailable);
+        let refused = client.rotate(id, false).await.unwrap_err();
+        assert_eq!(reason(&refused), unavailable);
+        let view = client.get(id).await.unwrap();
+        client.signs(&view).await;
+    }
+    assert_eq!(client.list_all().await.len(), 2);
+
+    daemon.limit(Resource::Fsize, None);
+    for provider in providers {
+        ids.push(client.generate(settings(provider)).await.unwrap().id);
+    }
+    client.rotate(&ids[0], false).await.unwrap();
+    let mut there: Vec<_> = client
+        .list_all()
+        .await
+        .into_iter()
+        .map(|view| view.id)
+        .collect();
+    there.sort();
+    ids.sort();
+    assert_eq!(there, ids);
+    for id in &ids {
+        client.signs(&client.get(id).await.unwrap()).await;
+    }
+    // The key pair made since, and the next generation of the first.
+    assert_eq!(token.count("Private Key"), keys + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_bytes_on_every_method_get_a_proper_status() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let view = client
+        .generate(settings(CryptoProvider::Hsm))
+        .await
+        .unwrap();
+    let mut random = StdRng::seed_from_u64(9113);
+    let methods = every_method();
+    assert!(methods.len() > 20, "{methods:?}");
+    let mut improper = Vec::new();
+    for method in methods {
+        for number in 0..40 {
+            let message = nonsense(&mut random, number, &view.id);
+            let patience = Duration::from_millis(500);
+            let answered = tokio::time::timeout(
+                Duration::from_secs(20),
+                raw_stream(client.channel(), &method, vec![message.clone()], patience),
+            );
+            let Ok(answered) = answered.await else {
+                improper.push(format!("{method} {message:02x?}: no answer"));
+                continue;
+            };
+            let Err(status) = answered else { continue };
+            let fine = !matches!(
+                status.code(),
+                Code::Internal
+                    | Code::Unknown
+                    | Code::Unavailable
+                    | Code::Cancelled
+                    | Code::DataLoss
+            );
+            // What others than us answer has no details of ours.
+            let detailed = !method.starts_with("/keypaird") || !status.details().is_empty();
+            if !fine || !detailed {
+                improper.push(format!("{method} {message:02x?}: {status:?}"));
+            }
+        }
+    }
+    assert!(improper.is_empty(), "{}", improper.join("\n"));
+    client.signs(&view).await;
+}
+
+/// Makes bytes that are no message, or look like one.
+fn nonsense(random: &mut StdRng, number: usize, id: &str) -> Vec<u8> {
+    let mut bytes = match number % 4 {
+        0 => {
+            return (0..random.random_range(0..200))
+                .map(|_| random.random())
+                .collect();
+        }
+        1 => BatchSignRequest {
+            requests: vec![sign(id); 3],
+        }
+        .encode_to_vec(),
+        2 => SignStreamRequest {
+            correlation_id: "\u{fffd}".into(),
+            request: Some(sign(id)),
+        }
+        .encode_to_vec(),
+        _ => settings(CryptoProvider::Local).encode_to_vec(),
+    };
+    for _ in 0..random.random_range(1..6) {
+        let at = random.random_range(0..bytes.len());
+        match random.random_range(0..3) {
+            0 => bytes[at] ^= 1 << random.random_range(0..8),
+            1 => bytes.truncate(at.max(1)),
+            _ => bytes.insert(at, random.random()),
+        }
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_over_http_1_that_is_never_read_or_never_ends_is_given_up() {
+    let home = Home::local().with("server.request_timeout = \"2s\"");
+    let (daemon, client, id) = daemon_and_neighbour(&home).await;
+    let address = daemon.address();
+    let ended = while_others_sign(&client, &id, move || {
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        slow.write_all(
+            b"POST /pf-admin-api/v1/keyPairs/signing/generate HTTP/1.1\r\nHost: localhost\r\n\
+              Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"commonName\":",
+        )
+        .unwrap();
+        let mut answer = String::new();
+        slow.read_to_string(&mut answer).unwrap();
+        answer
+    })
+    .await;
+    assert!(ended.starts_with("HTTP/1.1 504"), "{ended}");
+}
