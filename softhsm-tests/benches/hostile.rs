@@ -160,7 +160,7 @@ async fn beyond_the_limit() {
             .unwrap();
         newcomers += 1;
     }
-    let busy = cpu_time(near.daemon.pid()) - busy;
+    let busy = cpu_time(near.daemon.pid()).saturating_sub(busy);
     println!();
     println!(
         "10,000 silent ones where 2,000 are allowed: {took:.1?}, {descriptors} descriptors; {newcomers} of 100 newcomers were served meanwhile; {busy:.1?} of a processor in all."
@@ -173,7 +173,7 @@ async fn beyond_the_limit() {
     let waiting = crowd(near.daemon.address(), 2000, b"");
     let busy = cpu_time(near.daemon.pid());
     std::thread::sleep(Duration::from_secs(5));
-    let busy = cpu_time(near.daemon.pid()) - busy;
+    let busy = cpu_time(near.daemon.pid()).saturating_sub(busy);
     let beside = near.signs(Duration::from_secs(3));
     println!(
         "2,000 where the system gives 100 descriptors: the daemon had {busy:.1?} of a processor in 5 s; beside it, signatures {beside}."
@@ -222,10 +222,7 @@ async fn slow() {
         ..ListSigningKeyPairsRequest::default()
     };
     let answer = near.client.list(list.clone()).await.unwrap().encoded_len();
-    println!(
-        "An answer to a list has {:.1} MiB.",
-        answer as f64 / 1024.0 / 1024.0
-    );
+    println!("An answer to a list has {} KiB.", answer / 1024);
     println!();
     println!(
         "| who reads nothing | memory before | at most | ended after | signatures one by one beside it: rate, median, p99 |"

@@ -14,7 +14,7 @@ use keypaird::proto::{
     VerifyRequest, VerifyResponse, WatchKeyPairsRequest, WatchKeyPairsResponse, sign_request,
 };
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -272,7 +272,7 @@ pub fn every_method() -> Vec<String> {
         for file in FileDescriptorSet::decode(set).unwrap().file {
             for service in &file.service {
                 let service_name = format!("{}.{}", file.package(), service.name());
-                let paths = service.method.iter().map(|method| method.name());
+                let paths = service.method.iter().map(MethodDescriptorProto::name);
                 methods.extend(paths.map(|method| format!("/{service_name}/{method}")));
             }
         }

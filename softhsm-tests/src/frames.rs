@@ -149,7 +149,7 @@ impl Peer {
         // The daemon's settings, and that it took ours.
         let mut seen = [false, false];
         while seen != [true, true] {
-            let frame = peer.next().expect("the daemon greets back");
+            let frame = peer.receive().expect("the daemon greets back");
             if frame.kind == SETTINGS {
                 seen[usize::from(frame.flags & ACK)] = true;
             }
@@ -180,7 +180,7 @@ impl Peer {
     }
 
     /// Waits for the next frame. There is none when the connection was closed.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn receive(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.take_frame() {
                 return Some(frame);
@@ -226,7 +226,7 @@ impl Peer {
         let ping = frame(PING, 0, 0, b"the last");
         self.send(&ping);
         loop {
-            let Some(frame) = self.next() else {
+            let Some(frame) = self.receive() else {
                 return Outcome::Closed;
             };
             match frame.kind {
@@ -253,7 +253,7 @@ impl Peer {
     /// Waits for the end of the answer on a stream, and tells whether there was one rather than a reset.
     pub fn is_answered(&mut self, stream: u32) -> bool {
         loop {
-            let frame = self.next().expect("the connection stays");
+            let frame = self.receive().expect("the connection stays");
             assert_ne!(frame.kind, GOAWAY, "{frame:?}");
             if frame.stream == stream && frame.kind == RST_STREAM {
                 return false;

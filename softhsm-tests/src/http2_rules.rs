@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A connection error of this kind. The h2 library says PROTOCOL_ERROR of most, which section 7 leaves to it: the connection
+/// A connection error of this kind. The h2 library says `PROTOCOL_ERROR` of most, which section 7 leaves to it: the connection
 /// ends all the same.
 fn connection(code: Code) -> Vec<Outcome> {
     vec![Outcome::Goodbye(code), Outcome::Goodbye(Code::Protocol)]
@@ -114,13 +114,13 @@ fn frame_cases() -> Vec<Case> {
         case(
             "4.2",
             "DATA longer than SETTINGS_MAX_FRAME_SIZE",
-            &[open(1), frame(DATA, 0, 1, &[0; 16_385])],
+            &[open(1), frame(DATA, 0, 1, &vec![0; 16_385])],
             stream(Code::FrameSize),
         ),
         case(
             "4.2",
             "HEADERS longer than SETTINGS_MAX_FRAME_SIZE",
-            &[frame(HEADERS, END_HEADERS, 1, &[0x82; 16_385])],
+            &[frame(HEADERS, END_HEADERS, 1, &vec![0x82; 16_385])],
             connection(Code::FrameSize),
         ),
         case(

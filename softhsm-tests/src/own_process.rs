@@ -19,16 +19,14 @@ pub fn with_token(name: &str, body: impl FnOnce(&TokenHere)) {
 
 /// Runs the body of a test as [`with_token`] does, where [`crate::token::module`] is one that fails when told.
 pub fn with_faulty_token(name: &str, body: impl FnOnce(&TokenHere, &FaultyModule)) {
-    match TokenHere::of_process() {
-        Some(here) => body(&here, &FaultyModule::of_process()),
-        None => {
-            let module = FaultyModule::new();
-            run_again(name, |test| {
-                test.env("KEYPAIRD_TEST_MODULE", module.library())
-                    .env("FAULT_FILE", module.orders());
-            });
-        }
+    if let Some(here) = TokenHere::of_process() {
+        return body(&here, &FaultyModule::of_process());
     }
+    let module = FaultyModule::new();
+    run_again(name, |test| {
+        test.env("KEYPAIRD_TEST_MODULE", module.library())
+            .env("FAULT_FILE", module.orders());
+    });
 }
 
 /// Starts this program again for one test.

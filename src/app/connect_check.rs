@@ -131,16 +131,18 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
     let Some(schema) = found.schema else {
         return Check::note("store", format!("{shown} is not there; serve makes it"));
     };
-    let mut message = match found.key_pairs {
-        1 => format!("{shown}, with one key pair"),
-        count => format!("{shown}, with {count} key pairs"),
+    let counted = match found.key_pairs {
+        1 => "one key pair".to_owned(),
+        count => format!("{count} key pairs"),
     };
-    if schema.found < schema.known {
-        message += &format!(
+    let upgrade = match schema.found < schema.known {
+        true => format!(
             "; serve brings it from schema version {} to {}",
             schema.found, schema.known
-        );
-    }
+        ),
+        false => String::new(),
+    };
+    let message = format!("{shown}, with {counted}{upgrade}");
     match found.in_use {
         true => Check::note(
             "store",

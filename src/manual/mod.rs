@@ -8,6 +8,7 @@
 //! - [`conformance`]: the PingFederate resource, endpoint by endpoint and field by field, and ours.
 //! - [`errors`]: what callers are told, case by case.
 //! - [`faults`]: what callers get while the HSM misbehaves, and how it recovers.
+//! - [`known_failures`]: what HSM services were complained of, and our answers, each with its test.
 //! - [`hostile_input`]: what becomes of those who mean harm, and what there is no room for.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
@@ -48,6 +49,10 @@ pub mod errors {
 
 pub mod faults {
     #![doc = include_str!("faults.md")]
+}
+
+pub mod known_failures {
+    #![doc = include_str!("known_failures.md")]
 }
 
 pub mod hostile_input {

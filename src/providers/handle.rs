@@ -105,7 +105,7 @@ impl ProviderHandle {
         if orders.iter().all(at_once) {
             tokio::task::yield_now().await;
             let signed = sign_all(&*self.provider, &orders);
-            signed.iter().for_each(|one| self.note(one));
+            self.note_all(&signed);
             return signed;
         }
         let count = orders.len();
@@ -116,8 +116,14 @@ impl ProviderHandle {
                 .map(|_| Err(self.error(Operation::Sign, failed.kind)))
                 .collect(),
         };
-        signed.iter().for_each(|one| self.note(one));
+        self.note_all(&signed);
         signed
+    }
+
+    fn note_all(&self, signed: &[Result<Vec<u8>, ProviderError>]) {
+        for one in signed {
+            self.note(one);
+        }
     }
 
     /// Notes what came of a signature, for those who ask whether the provider signs.

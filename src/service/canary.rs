@@ -59,7 +59,7 @@ impl Service {
         let interval = self.config.canary_interval;
         // When the next one is due, and before when there is none in any case.
         let (mut due, mut not_before) = (Instant::now(), Instant::now());
-        let mut proved = Instant::now();
+        let mut last_proof = Instant::now();
         let mut told = false;
         loop {
             let now = Instant::now();
@@ -68,24 +68,24 @@ impl Service {
                 due = now;
             } else if handle.signed_lately() {
                 self.note_signature(handle, &mut told).await;
-                (due, proved) = (now + interval, now);
+                (due, last_proof) = (now + interval, now);
             } else if now >= not_before && (now >= due || handle.failed_lately()) {
-                let sung = self.wait_for_canary(handle, &mut told).await;
+                let outcome = self.wait_for_canary(handle, &mut told).await;
                 // What it did itself is not taken for what others did.
                 handle.signed_lately();
                 handle.failed_lately();
                 let now = Instant::now();
                 not_before = now + RETRY;
                 due = not_before;
-                match sung {
+                match outcome {
                     Ok(song) => {
-                        (due, proved) = (now + interval, now);
+                        (due, last_proof) = (now + interval, now);
                         self.note_song(handle, song, &mut told).await;
                     }
                     // The queue is full of work of others. When it is done, that is proof enough.
                     Err(failure)
                         if failure.kind == ProviderErrorKind::Busy
-                            && proved.elapsed() < interval + handle.operation_timeout() => {}
+                            && last_proof.elapsed() < interval + handle.operation_timeout() => {}
                     Err(failure) => self.note_failure(handle, &failure, &mut told).await,
                 }
             }
@@ -118,10 +118,9 @@ impl Service {
     async fn sing(&self, handle: &Arc<ProviderHandle>) -> Result<Song, ProviderError> {
         let mut failed = None;
         for id in self.canary_keys(handle).await {
-            let signed = match self.sing_with(handle, &id).await {
+            let Some(signed) = self.sing_with(handle, &id).await else {
                 // It was deleted, or moved, or the store is away.
-                None => continue,
-                Some(signed) => signed,
+                continue;
             };
             match signed {
                 Ok(()) => return Ok(Song::Sung(id)),

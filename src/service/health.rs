@@ -209,7 +209,7 @@ impl Service {
             (Ok(()), Proof::Signs | Proof::NoKeyPair) => ProviderState::Serving,
         };
         let (message, remedy) = match (&availability, &known.proof, &known.unconnected) {
-            (Err(_), _, Some(said)) => what_is_wrong(said),
+            (Err(_), _, Some(said)) | (Ok(()), Proof::Fails(said), _) => what_is_wrong(said),
             (Err(failure), _, None) if failure.source.is_some() => {
                 what_is_wrong(&Said::of_connection(failure))
             }
@@ -221,7 +221,6 @@ impl Service {
             (Ok(()), Proof::NoKeyPair, _) => {
                 nothing_wrong("is there, and has no key pair yet to be tried with")
             }
-            (Ok(()), Proof::Fails(said), _) => what_is_wrong(said),
         };
         ProviderHealth {
             provider: handle.kind(),

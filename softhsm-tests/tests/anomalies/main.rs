@@ -174,14 +174,18 @@ impl UseCase {
             return matches!(self, Self::Delete(_));
         };
         match self {
-            Self::Generate(_) | Self::GenerateNamed(_) | Self::Import(_) | Self::Link => true,
+            Self::Generate(_)
+            | Self::GenerateNamed(_)
+            | Self::Import(_)
+            | Self::Link
+            | Self::MakeCsr(_)
+            | Self::Sign(_) => true,
             Self::AnswerCsr(_) => record.current.issuer_dn.contains("CN=ca"),
             Self::MakePending(_) => record.pending.is_some(),
             Self::Activate(_) => record.pending.is_none() && record.current.number.number() == 2,
             Self::Retire(_) => record.previous.is_empty(),
             Self::Migrate => record.provider() == ProviderKind::Hsm,
             Self::Delete(_) => false,
-            Self::MakeCsr(_) | Self::Sign(_) => true,
         }
     }
 }
