@@ -1,7 +1,5 @@
 //! What the manual says of the tests is so: each test that its page of known failures names is there.
 
-#![expect(clippy::unwrap_used, reason = "this is a test")]
-
 use std::fs;
 use std::path::Path;
 

@@ -109,7 +109,8 @@ async fn overload(name: &'static str, daemon: &Daemon, id: &str, duration: Durat
     ));
     let (busy, begun) = (cpu_time(daemon.pid()), Instant::now());
     let outcome = tokio::task::block_in_place(|| load::flood(&call, 4, 4.0 * capacity, duration));
-    let processors = (cpu_time(daemon.pid()) - busy).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let busy = cpu_time(daemon.pid()).saturating_sub(busy);
+    let processors = busy.as_secs_f64() / begun.elapsed().as_secs_f64();
     watching.await.unwrap();
     stop.store(true, Ordering::Relaxed);
     let beside = asking.await.unwrap();

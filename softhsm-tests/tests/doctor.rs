@@ -40,7 +40,7 @@ fn filtered(text: &str, home: &Path) -> String {
         let mut new = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
-            new += &format!("{before}{word}{rest}");
+            new.extend([before, word, rest]);
         }
         text = new;
     }
