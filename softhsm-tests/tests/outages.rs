@@ -283,7 +283,7 @@ impl Descriptors {
         let pid = Pid::from_raw(pid.try_into().unwrap())?;
         // The first number that is free is the first that is too high.
         let none_left = Rlimit {
-            current: (0..).find(|number| !in_use.contains(number)),
+            current: (0..=u64::from(u32::MAX)).find(|number| !in_use.contains(number)),
             maximum: getrlimit(Resource::Nofile).maximum,
         };
         let before = prlimit(Some(pid), Resource::Nofile, none_left).ok()?;
