@@ -166,9 +166,15 @@ impl Home {
         daemon
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// Writes the configuration, and returns the path of its file.
+    pub fn write_config(&self) -> PathBuf {
         let config = self.path("keypaird.toml");
         fs::write(&config, &self.config).unwrap();
+        config
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let config = self.write_config();
         let mut command = Command::new(binary("keypaird"));
         command
             .args(arguments)

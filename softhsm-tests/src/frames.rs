@@ -217,14 +217,11 @@ impl Peer {
         }
     }
 
-    /// Tells what the daemon did about all that was sent, with pings. It answers them before it resets a stream of which it
-    /// has read, so that what is there when the last one comes back is all there is.
+    /// Tells what the daemon did about all that was sent, with a ping that it answers last.
     pub fn outcome(&mut self) -> Outcome {
-        let mut outcome = Outcome::Ignored;
-        let mut answered = false;
-        let mut pings = 0;
         let ping = frame(PING, 0, 0, b"the last");
         self.send(&ping);
+        let (mut outcome, mut answered, mut pongs) = (Outcome::Ignored, false, 0);
         loop {
             let Some(frame) = self.receive() else {
                 return Outcome::Closed;
@@ -233,17 +230,17 @@ impl Peer {
                 GOAWAY => return Outcome::Goodbye(Code::from_bytes(&frame.payload[4..])),
                 RST_STREAM => outcome = Outcome::Reset(Code::from_bytes(&frame.payload)),
                 HEADERS | DATA if frame.flags & END_STREAM != 0 => answered = true,
-                PING if frame.flags & ACK != 0 && pings < PINGS => {
-                    pings += 1;
-                    std::thread::sleep(Duration::from_millis(10));
-                    self.send(&ping);
-                }
                 PING if frame.flags & ACK != 0 && frame.payload == b"the last" => {
-                    // An answer to a request may take longer than one to a ping.
-                    if outcome == Outcome::Ignored && answered {
-                        return Outcome::Answered;
+                    pongs += 1;
+                    match outcome {
+                        Outcome::Ignored if answered => return Outcome::Answered,
+                        // An answer to a request may take longer than one to a ping.
+                        Outcome::Ignored if pongs < PINGS => {
+                            std::thread::sleep(Duration::from_millis(10));
+                            self.send(&ping);
+                        }
+                        _ => return outcome,
                     }
-                    return outcome;
                 }
                 _ => {}
             }
@@ -384,7 +381,7 @@ fn is_timeout(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
+/// How many pings are answered before it is clear that nothing else is.
+const PINGS: usize = 5;
 /// How long the daemon may take to say anything.
-/// How many pings go before the last one.
-const PINGS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -98,7 +98,7 @@ impl Connections {
             })
             .collect();
         idle.sort_unstable_by_key(|(called, since, _)| (*called, *since));
-        for (_, _, connection) in idle.iter().take(ENDED_AT_ONCE) {
+        for (_, _, connection) in idle.iter().take(1 + self.max / ENDED_SHARE) {
             connection.end("it makes room for another");
         }
         !idle.is_empty()
@@ -348,8 +348,8 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 const PROGRESS_MIN: usize = 16 * 1024;
 /// How many bytes may be kept in all, of requests and of answers.
 const KEPT_MAX: usize = 256 * 1024 * 1024;
-/// How many go when there is no room, so that not each new one has to look for another.
-const ENDED_AT_ONCE: usize = 32;
+/// Which part of all go when there is no room, so that not each new one has to look for another.
+const ENDED_SHARE: usize = 64;
 /// How long a new one waits for those to go.
 const ROOM_MAX: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

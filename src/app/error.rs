@@ -41,6 +41,9 @@ pub enum StartError {
     /// The descriptors of our own protos are damaged.
     #[error("cannot read the descriptors of the services")]
     Reflection(#[source] tonic_reflection::server::Error),
+    /// The server ended by itself.
+    #[error("the server failed")]
+    Server(#[source] tokio::task::JoinError),
     /// Log lines cannot be written.
     #[error("cannot start logging: {0}")]
     Logging(String),
@@ -54,7 +57,7 @@ impl StartError {
             Self::Config(_) => 64,
             Self::Store(_) | Self::Listen { .. } | Self::Tls { .. } => 69,
             Self::KeyEncryptionKey(_) => 77,
-            Self::Threads(_) | Self::Reflection(_) | Self::Logging(_) => 70,
+            Self::Threads(_) | Self::Reflection(_) | Self::Server(_) | Self::Logging(_) => 70,
         }
     }
 }

@@ -17,7 +17,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use ask_health::ask_health;
 pub use connect_check::{Check, Verdict, check_connections};
@@ -124,8 +124,11 @@ impl App {
         );
         shutdown::notify_ready();
         let watchdog = tokio::spawn(shutdown::feed_watchdog());
-        let serving = tokio::spawn(self.listeners.serve(front, stop.clone()));
-        stop.cancelled().await;
+        let mut serving = tokio::spawn(self.listeners.serve(front, stop.clone()));
+        let ended_early = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = &mut serving => Some(ended),
+        };
 
         info!("stopping");
         shutdown::notify_stopping();
@@ -139,21 +142,26 @@ impl App {
         );
         health.stop(&self.service).await;
         let drained = async {
-            if let Err(error) = serving.await {
-                error!(%error, "the server failed");
-            }
+            let ended = match ended_early {
+                None => serving.await,
+                Some(ended) => ended,
+            };
             self.service.finish().await;
+            ended.map_err(StartError::Server)
         };
         let drained = tokio::time::timeout(self.shutdown_grace, drained).await;
         watchdog.abort();
         disconnect(&self.service).await;
         match drained {
-            Ok(()) => info!("stopped"),
+            Ok(ended) => {
+                info!("stopped");
+                ended
+            }
             Err(_) => {
                 warn!(grace = ?self.shutdown_grace, "stopped before all calls under way had ended");
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 

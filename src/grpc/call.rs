@@ -7,14 +7,12 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body::{Frame, SizeHint};
+use http::{HeaderName, HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -137,59 +135,17 @@ impl Deadline {
     }
 }
 
-/// Adds details to an error that has none, whether it is the answer or ends it.
-fn completed(mut response: Response<Body>, max_message_bytes: usize) -> Response<Body> {
-    if response.headers().contains_key(GRPC_STATUS) {
-        complete_fields(response.headers_mut(), max_message_bytes);
+/// Adds details to an error that has none.
+fn completed(response: Response<Body>, max_message_bytes: usize) -> Response<Body> {
+    let headers = response.headers();
+    if !headers.contains_key(GRPC_STATUS) || headers.contains_key(GRPC_STATUS_DETAILS) {
         return response;
     }
-    response.map(|body| {
-        Body::new(Completed {
-            body,
-            max_message_bytes,
-        })
-    })
-}
-
-/// The body of an answer, the error at whose end has details.
-struct Completed {
-    body: Body,
-    max_message_bytes: usize,
-}
-
-impl http_body::Body for Completed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let sound = frame.as_mut().and_then(|frame| frame.as_mut().ok());
-        if let Some(trailers) = sound.and_then(Frame::trailers_mut) {
-            complete_fields(trailers, self.max_message_bytes);
+    match Status::from_header_map(headers) {
+        Some(status) if status.code() != Code::Ok => {
+            complete(&status, max_message_bytes).into_http()
         }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn complete_fields(fields: &mut HeaderMap, max_message_bytes: usize) {
-    let is_ok = fields.get(GRPC_STATUS).is_none_or(|code| code == "0");
-    if is_ok || fields.contains_key(GRPC_STATUS_DETAILS) {
-        return;
-    }
-    if let Some(status) = Status::from_header_map(fields) {
-        // What is ours can be written.
-        let _ = complete(&status, max_message_bytes).add_header(fields);
+        _ => response,
     }
 }
 

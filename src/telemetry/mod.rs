@@ -57,6 +57,8 @@ pub fn start(config: &TelemetryConfig) -> Result<(), Box<dyn Error + Send + Sync
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(&config.log_filter)?)
         .with_span_events(FmtSpan::NONE)
+        // A line that cannot be written, as on a full disk, is lost. To say so would be one more such line, and a panic.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     match config.log_format {
         LogFormat::Text => lines.with_ansi(false).try_init(),
