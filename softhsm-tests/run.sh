@@ -9,5 +9,5 @@ cargo test --workspace "$@"
 if [ "$#" = 0 ]; then
     module="$(mktemp -d)/passes-on.so"
     ./softhsm-tests/fault-module/build.sh "$module"
-    KEYPAIRD_TEST_MODULE="$module" cargo test --package softhsm-tests --test providers --test sign
+    KEYPAIRD_TEST_MODULE="$module" cargo test --workspace --test providers --test sign
 fi
