@@ -234,6 +234,14 @@ pub(super) fn taken(error: StoreError, id: &KeyPairId) -> ServiceError {
     }
 }
 
+/// Says which key pair is gone.
+pub(super) fn gone(error: StoreError, id: &KeyPairId) -> ServiceError {
+    match error {
+        StoreError::IdGone => ServiceError::KeyPairNotFound(id.to_string()),
+        other => other.into(),
+    }
+}
+
 /// Cuts a time to the microseconds that are stored, so that it is shown alike before and after.
 pub(super) fn stored_precision(now: OffsetDateTime) -> OffsetDateTime {
     now.replace_microsecond(now.microsecond()).unwrap_or(now)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tracing::{info, warn};
 
-use super::create::intent;
+use super::create::{gone, intent};
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyRef, ProviderKind, Refusal};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
@@ -129,7 +129,8 @@ impl Service {
         name: &KeyName,
         generation: &mut KeyPairGeneration,
     ) -> Result<(), ServiceError> {
-        self.store.begin_succession(intent(token, name)).await?;
+        let begun = self.store.begin_succession(intent(token, name)).await;
+        begun.map_err(|error| gone(error, &name.id))?;
         let key = self.stored_key(&name.id, generation).await?;
         let software = self.running(generation.provider, Operation::Export)?;
         let private_key = software

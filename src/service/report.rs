@@ -251,10 +251,11 @@ fn describe_store(error: &StoreError) -> Report {
             "STORE_UNAVAILABLE",
             "the store is not available at the moment; try again",
         ),
-        // Use cases say for themselves which id is taken.
-        StoreError::IdTaken | StoreError::KeyTaken | StoreError::Corrupt(_) => {
-            Report::new(Code::Internal, "INTERNAL", INTERNAL)
-        }
+        // Use cases say for themselves which id is taken, or gone.
+        StoreError::IdTaken
+        | StoreError::IdGone
+        | StoreError::KeyTaken
+        | StoreError::Corrupt(_) => Report::new(Code::Internal, "INTERNAL", INTERNAL),
     }
 }
 

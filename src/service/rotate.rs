@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tracing::{info, warn};
 
-use super::create::intent;
+use super::create::{gone, intent};
 use super::generation::{MadeGeneration, NewGeneration};
 use super::rotation::certifies_itself;
 use super::{KeyPairView, Service, ServiceError};
@@ -114,7 +114,7 @@ impl Service {
         if keeps_keys && let Err(error) = self.store.begin_succession(intent(handle, &name)).await {
             // It may be recorded all the same.
             self.undo(handle, &name).await;
-            return Err(error.into());
+            return Err(gone(error, &was.id));
         }
         // A panic must not keep the token from being cleared.
         let made = AssertUnwindSafe(self.try_create_pending(handle, &name, was, template))

@@ -9,6 +9,9 @@ pub enum StoreError {
     /// The id belongs to a key pair, or to one that is being made or destroyed.
     #[error("the id is taken")]
     IdTaken,
+    /// There is no key pair of this id any more.
+    #[error("the key pair is gone")]
+    IdGone,
     /// The key in the provider belongs to a key pair, or to one that is being made or destroyed.
     #[error("the key is taken")]
     KeyTaken,

@@ -37,6 +37,9 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Records that a key is about to be made in a provider that keeps keys itself, for a key pair that there
     /// is already.
+    ///
+    /// # Errors
+    /// [`StoreError::IdGone`] when it was deleted meanwhile.
     async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError>;
 
     /// Puts a key pair in the place of what it was when it was read. Ends the intent of a key that is new to it. An

@@ -108,7 +108,15 @@ impl MetadataStore for EmbeddedStore {
 
     async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError> {
         self.writer
-            .write(move |db| rows::insert_intent(db, &intent, false))
+            .write(move |db| match rows::insert_intent(db, &intent, false) {
+                // The id is a reference to those that there are.
+                Err(StoreError::Database(rusqlite::Error::SqliteFailure(failure, _)))
+                    if failure.code == rusqlite::ErrorCode::ConstraintViolation =>
+                {
+                    Err(StoreError::IdGone)
+                }
+                inserted => inserted,
+            })
             .await
     }
 

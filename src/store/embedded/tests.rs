@@ -501,6 +501,11 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
     assert_eq!(store.count(ProviderKind::Local).await.unwrap(), 0);
     assert_eq!(store.count(ProviderKind::Hsm).await.unwrap(), 1);
 
+    // One that is gone has no successor.
+    assert!(matches!(
+        store.begin_succession(intent("y", 9)).await,
+        Err(StoreError::IdGone)
+    ));
     // A succession that is broken off leaves the id where it is.
     store.begin_succession(intent("x", 3)).await.unwrap();
     let broken_off = KeyRef::from_random([3; 16]);
