@@ -263,6 +263,16 @@ impl Daemon {
         }
     }
 
+    /// Waits until something is so, and returns how long that took.
+    pub async fn wait_until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
+        let begun = Instant::now();
+        while !is_so().await {
+            assert!(begun.elapsed() < PATIENCE, "{what}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        begun.elapsed()
+    }
+
     /// Limits something for it from now on, such as how many files it may open.
     pub fn limit(&self, resource: Resource, current: Option<u64>) {
         let limit = Rlimit {

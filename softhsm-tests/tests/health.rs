@@ -1,6 +1,6 @@
 //! What the daemon says of its providers while they do not sign, and what it costs the token to be asked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keypaird::proto::{CryptoProvider, SignRequest, sign_request};
 use softhsm_tests::client::{Client, settings};
@@ -10,26 +10,16 @@ use softhsm_tests::http;
 use softhsm_tests::token::{PIN, Token};
 use softhsm_tests::tools::pkcs11_tool;
 
-/// Waits until something is so, and returns how long that took.
-async fn wait_until(daemon: &Daemon, what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
-    let begun = Instant::now();
-    while !is_so().await {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "{what}\n{}",
-            daemon.log()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    begun.elapsed()
-}
-
 async fn serves(daemon: &Daemon, client: &Client, service: &str) -> Duration {
-    wait_until(daemon, service, async || client.serves(service).await).await
+    daemon
+        .wait_until(service, async || client.serves(service).await)
+        .await
 }
 
 async fn ceases(daemon: &Daemon, client: &Client, service: &str) -> Duration {
-    wait_until(daemon, service, async || !client.serves(service).await).await
+    daemon
+        .wait_until(service, async || !client.serves(service).await)
+        .await
 }
 
 fn get(daemon: &Daemon, path: &str) -> (u16, String) {
@@ -99,11 +89,12 @@ async fn a_provider_that_does_not_sign_does_not_serve_though_nobody_signs_and_re
                 assert!(client.serves(other).await, "{other}: {orders}");
             }
             // With the sentence of a trial that came to its end.
-            wait_until(&daemon, orders, async || {
-                let said_now = unready(&daemon);
-                state.is_empty() || said_now.starts_with(said)
-            })
-            .await;
+            daemon
+                .wait_until(orders, async || {
+                    let said_now = unready(&daemon);
+                    state.is_empty() || said_now.starts_with(said)
+                })
+                .await;
             assert!(unready(&daemon).starts_with(said), "{orders}");
             let available = "keypaird_provider_available{provider=\"HSM\"}";
             assert_eq!(metric(&daemon, available), 0);
@@ -139,6 +130,8 @@ async fn however_often_the_health_is_asked_for_the_token_is_not() {
         .unwrap()
         .id;
     sign(&client, &id).await;
+    // The last one to be told.
+    serves(&daemon, &client, "keypaird.v1.SigningService").await;
     let functions = ["C_Sign", "C_SignInit", "C_FindObjectsInit"];
     let called = || functions.map(|function| module.called(function));
     let before = called();
@@ -177,7 +170,9 @@ async fn signatures_of_callers_are_canaries_enough() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(canaries(), before);
-    wait_until(&daemon, "a canary", async || canaries() > before).await;
+    daemon
+        .wait_until("a canary", async || canaries() > before)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +189,9 @@ async fn a_provider_without_key_pairs_serves_and_one_key_that_is_gone_is_not_its
         )
     };
     let before = canaries();
-    wait_until(&daemon, "three", async || canaries() > before + 3).await;
+    daemon
+        .wait_until("three", async || canaries() > before + 3)
+        .await;
     assert!(client.serves("provider/HSM").await);
     assert_eq!(token.count("Private Key"), 0);
 
@@ -204,7 +201,9 @@ async fn a_provider_without_key_pairs_serves_and_one_key_that_is_gone_is_not_its
         client.generate(settings).await.unwrap();
     }
     let before = canaries();
-    wait_until(&daemon, "two", async || canaries() > before + 2).await;
+    daemon
+        .wait_until("two", async || canaries() > before + 2)
+        .await;
     let delete = |id| {
         pkcs11_tool(
             &token,
@@ -213,7 +212,9 @@ async fn a_provider_without_key_pairs_serves_and_one_key_that_is_gone_is_not_its
     };
     delete("a");
     let before = canaries();
-    wait_until(&daemon, "three", async || canaries() > before + 3).await;
+    daemon
+        .wait_until("three", async || canaries() > before + 3)
+        .await;
     assert!(client.serves("provider/HSM").await);
     delete("b");
     ceases(&daemon, &client, "provider/HSM").await;
@@ -255,7 +256,9 @@ async fn a_pin_that_was_refused_is_sent_once_and_another_one_once() {
         token.write_pin("wrong-pin-1");
         stays(1).await;
         token.write_pin("wrong-pin-2");
-        wait_until(&daemon, "again", async || module.called("C_Login") > 1).await;
+        daemon
+            .wait_until("again", async || module.called("C_Login") > 1)
+            .await;
         stays(2).await;
         token.write_pin(PIN);
         serves(&daemon, &client, "provider/HSM").await;
@@ -308,7 +311,9 @@ async fn a_locked_token_is_sent_no_pin_and_one_that_soon_locks_none_either() {
             let before = module.called("C_Login");
             let daemon = module.given_to(home.clone()).start_without_token();
             let client = daemon.client().await;
-            wait_until(&daemon, orders, async || unready(&daemon).starts_with(said)).await;
+            daemon
+                .wait_until(orders, async || unready(&daemon).starts_with(said))
+                .await;
             tokio::time::sleep(Duration::from_secs(3)).await;
             assert_eq!(module.called("C_Login") - before, logins, "{orders}");
             assert_eq!(metric(&daemon, state), 1, "{orders}");

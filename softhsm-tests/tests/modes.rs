@@ -182,8 +182,8 @@ async fn without_its_token_the_daemon_serves_the_rest_and_connects_when_the_toke
         .generate(named("h", CryptoProvider::Hsm))
         .await
         .unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert!(client.serves("provider/HSM").await);
+    let serves = async || client.serves("provider/HSM").await;
+    daemon.wait_until("provider/HSM serves", serves).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

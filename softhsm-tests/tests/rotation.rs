@@ -222,15 +222,9 @@ async fn a_token_that_is_away_delays_the_rotation_and_signing_in_software_does_n
     ] {
         client.generate(rotating(id, provider)).await.unwrap();
     }
-    let serving = |expected| {
-        let client = client.clone();
-        async move {
-            let begun = Instant::now();
-            while client.serves("rotation").await != expected {
-                assert!(begun.elapsed() < Duration::from_secs(20));
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+    let serving = async |expected| {
+        let is_so = async || client.serves("rotation").await == expected;
+        daemon.wait_until("rotation serves, or not", is_so).await
     };
     let metric = |name: &str| {
         let text = http::send(&daemon, "GET", "/metrics", &[], b"");
@@ -244,11 +238,10 @@ async fn a_token_that_is_away_delays_the_rotation_and_signing_in_software_does_n
 
     let (here, away) = (token.objects(), token.objects().with_extension("away"));
     std::fs::rename(&here, &away).unwrap();
-    let begun = Instant::now();
-    while client.serves("provider/HSM").await {
-        assert!(begun.elapsed() < Duration::from_secs(30));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let away_is_noticed = async || !client.serves("provider/HSM").await;
+    daemon
+        .wait_until("provider/HSM ceases", away_is_noticed)
+        .await;
     clock.set_days_ahead(75);
     wait_for(&client, "local", |view| view.pending.is_some()).await;
     serving(false).await;
