@@ -1,6 +1,6 @@
 //! Hostile clients for as long as it takes, and what becomes of them, of the daemon, and of others.
 //!
-//! `cargo bench -p softhsm-tests --bench hostile` takes seven minutes; words behind `--` choose: `silent`, `slow`, `resets`,
+//! `cargo bench -p softhsm-tests --bench hostile` takes eight minutes; words behind `--` choose: `silent`, `slow`, `resets`,
 //! `disk`. It prints tables, and fails when a call of a well-behaved client does, or when somebody stays who has to go. Ten
 //! thousand connections need as many descriptors (`ulimit -Hn`), and a full disk needs the right to mount one.
 
@@ -19,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::frames::{
-    DATA, END_HEADERS, HEADERS, Outcome, PREFACE, Peer, RST_STREAM, call, frame, grpc,
+    DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer, RST_STREAM, call, frame, grpc,
     settings_frame,
 };
 use softhsm_tests::load::{self, Call};
@@ -266,6 +266,22 @@ async fn slow() {
             let mut peer = Peer::greeted_with(address, &[(4, 0)]);
             peer.send(&lists(20));
             vec![peer.into_stream()]
+        },
+    );
+    near.watch(
+        "one that pings 20 times a second and lets no byte of its answers come",
+        || {
+            let mut peer = Peer::greeted_with(address, &[(4, 0)]);
+            peer.send(&lists(20));
+            let stream = peer.into_stream();
+            let mut pinging = stream.try_clone().unwrap();
+            // Until the daemon has ended the connection.
+            std::thread::spawn(move || {
+                while pinging.write_all(&frame(PING, 0, 0, b"still up")).is_ok() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            vec![stream]
         },
     );
     near.watch("100 that ask for a list each and read nothing", || {

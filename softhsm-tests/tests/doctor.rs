@@ -1,8 +1,10 @@
 //! What `keypaird check-config --connect` and `keypairctl doctor` say of setups that are broken.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -553,6 +555,43 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
 }
 
 #[test]
+fn what_serve_cannot_make_is_told_and_looking_makes_nothing() {
+    let home = Home::local();
+    let elsewhere = |file: &str| {
+        let file = home.path(file);
+        let line = format!(
+            "crypto.local.key_encryption_key_file = \"{}\"",
+            file.display()
+        );
+        check(&home.clone().replacing("crypto.local.key", &line))
+    };
+    says(
+        &elsewhere("nowhere/key"),
+        77,
+        "key",
+        &[
+            "WRONG key file HOME/nowhere/key is not there, and cannot be made: No such file or directory (os error 2)",
+            "-> have the daemon's user own its folder, or change crypto.local.key_encryption_key_file",
+        ],
+    );
+    let (status, _) = home.start().stop();
+    assert!(status.success());
+    let files = || {
+        let entries = fs::read_dir(home.path("")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names.collect::<BTreeSet<_>>()
+    };
+    let before = files();
+    says(
+        &check(&home),
+        0,
+        "store",
+        &["well store HOME/keypaird.db, with 0 key pairs"],
+    );
+    assert_eq!(files(), before);
+}
+
+#[test]
 fn tls_files_and_sockets_that_cannot_be_used_are_told() {
     let home = Home::local();
     let path = |name: &str| home.path(name).display().to_string();
@@ -563,6 +602,16 @@ fn tls_files_and_sockets_that_cannot_be_used_are_told() {
         path("file"),
     );
     fs::write(home.path("file"), "").unwrap();
+    // Somebody's socket, whom no connection can be made to.
+    let _datagrams = UnixDatagram::bind(home.path("datagrams")).unwrap();
+    let line = format!("server.unix_socket = \"{}\"", path("datagrams"));
+    let (code, said) = check(&home.clone().with(&line));
+    let socket = about(&said, "socket");
+    assert!(
+        socket[0].contains("it cannot be seen whether HOME/datagrams is free: "),
+        "{said}"
+    );
+    assert_eq!(code, 69, "{said}");
     let checked = check(&home.clone().with(&lines));
     let tls = about(&checked.1, "TLS");
     assert!(

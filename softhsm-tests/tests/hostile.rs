@@ -3,12 +3,15 @@
 //!
 //! The same for as long as it takes, with figures: `benches/hostile.rs` and `benches/overload.rs`.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use keypaird::proto::{
     BatchSignRequest, CryptoProvider, ListSigningKeyPairsRequest, NewKeyPairSettings, SignRequest,
     SignStreamRequest, sign_request,
@@ -25,10 +28,13 @@ use softhsm_tests::frames::{
     RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc,
 };
 use softhsm_tests::http2_rules::{bad_beginnings, cases};
-use softhsm_tests::measure::resident_mib;
+use softhsm_tests::measure::{children, resident_mib};
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::self_signed_tls;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
+use tonic::transport::Channel;
+use tower::{Service as _, ServiceExt as _};
 
 fn sign(id: &str) -> SignRequest {
     SignRequest {
@@ -240,6 +246,75 @@ async fn requests_that_lack_their_last_byte_are_not_kept_without_end() {
     assert!(grown < 450.0, "{grown} MiB are kept of 800");
     drop(connections);
     client.sign(sign(&id)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_streams_are_not_kept_without_end() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let before = resident_mib(daemon.pid());
+    let request = SignStreamRequest {
+        correlation_id: "1".into(),
+        request: Some(SignRequest {
+            input: Some(sign_request::Input::Message(vec![7; 3_900_000].into())),
+            ..sign(&id)
+        }),
+    };
+    let mut whole = vec![0];
+    whole.extend(u32::try_from(request.encoded_len()).unwrap().to_be_bytes());
+    whole.extend(request.encode_to_vec());
+    let whole = Bytes::from(whole);
+    for (what, sent) in [
+        ("all but the last byte", whole.slice(..whole.len() - 1)),
+        // It was decoded, and the decoder keeps the room that it needed for it.
+        ("a message and then nothing", whole.clone()),
+    ] {
+        let channel = daemon.client().await.channel();
+        let runtime = tokio::runtime::Handle::current();
+        let ended = while_others_sign(&client, &id, move || {
+            runtime.block_on(is_ended_for(channel, sent))
+        });
+        assert!(ended.await, "who sends {what} stays");
+        let grown = resident_mib(daemon.pid()) - before;
+        assert!(grown < 450.0, "{what}: {grown} MiB are kept of 600");
+    }
+}
+
+/// Sends the same on 150 streams, none of which ends, and tells whether the connection does.
+async fn is_ended_for(mut channel: Channel, sent: Bytes) -> bool {
+    let mut answers = Vec::new();
+    for _ in 0..150 {
+        let parts: Vec<_> = sent
+            .chunks(64 * 1024)
+            .map(|part| Ok::<_, Infallible>(sent.slice_ref(part)))
+            .collect();
+        let body = tokio_stream::iter(parts).chain(tokio_stream::pending());
+        let request = http::Request::post("/keypaird.v1.SigningService/SignStream")
+            .version(http::Version::HTTP_2)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(axum::body::Body::from_stream(body)))
+            .unwrap();
+        // The connection may have been ended already.
+        let Ok(ready) = channel.ready().await else {
+            break;
+        };
+        let Ok(answer) = ready.call(request).await else {
+            break;
+        };
+        answers.push(answer.into_body());
+    }
+    let mut first = answers.remove(0);
+    let ended = async {
+        loop {
+            match first.frame().await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => break true,
+                None => break false,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    ended.unwrap_or(false)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -472,6 +547,37 @@ async fn with_a_full_disk_nothing_is_written_or_lost_and_all_else_goes_on() {
     }
     // The key pair made since, and the next generation of the first.
     assert_eq!(token.count("Private Key"), keys + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_files_cannot_grow_does_not_end_the_process_of_its_module() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let made = client.generate(settings(CryptoProvider::Hsm)).await;
+    let made = made.unwrap();
+    let [process] = children(daemon.pid())[..] else {
+        panic!("one process for the module");
+    };
+    let process = Pid::from_raw(process.try_into().unwrap());
+    let limit = |current| {
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        prlimit(process, Resource::Fsize, Rlimit { current, maximum })
+    };
+    limit(Some(0)).unwrap();
+    // SoftHSM2 says that it failed, or does not notice.
+    let _ = client.generate(settings(CryptoProvider::Hsm)).await;
+    // After a failure, it may be another process.
+    let _ = limit(None);
+    daemon
+        .wait_until("keys are made again", async || {
+            let again = client.generate(settings(CryptoProvider::Hsm)).await;
+            again.is_ok()
+        })
+        .await;
+    client.signs(&made).await;
+    let log = daemon.log();
+    assert!(!log.contains("ended by itself"), "{log}");
 }
 
 #[test]

@@ -389,6 +389,19 @@ async fn what_cannot_be_imported_is_refused_with_the_remedy() {
     let refused = import(
         &client,
         ImportSigningKeyPairSettings {
+            password: "x".repeat(1025),
+            ..good.clone()
+        },
+    );
+    let refused = refused.await.unwrap_err();
+    assert_eq!(
+        reason(&refused),
+        (Code::InvalidArgument, "VALIDATION_FAILED".into())
+    );
+    assert_eq!(refusals(&refused)[0].0, "password");
+    let refused = import(
+        &client,
+        ImportSigningKeyPairSettings {
             format: KeyFileFormat::Pem.into(),
             ..good.clone()
         },

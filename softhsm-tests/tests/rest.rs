@@ -286,6 +286,20 @@ async fn errors_are_those_of_grpc_with_the_status_of_the_contract() {
         ("{", "body"),
         ("", "body"),
         ("[]", "body"),
+        ("7", "body"),
+        (
+            r#"{"rotationSettings": [null, 30, 10]}"#,
+            "rotationSettings",
+        ),
+        (r#"{"rotationSettings": "daily"}"#, "rotationSettings"),
+        (
+            r#"{"rotationSettings": {"keySize": "2048"}}"#,
+            "rotationSettings.keySize",
+        ),
+        (
+            r#"{"rotationSettings": {"days": 30}}"#,
+            "rotationSettings.days",
+        ),
         ("{} {}", "body"),
         (r#"{"id": "b", "id": "c"}"#, "id"),
         (r#"{"ID": "b"}"#, "ID"),

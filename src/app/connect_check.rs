@@ -1,16 +1,18 @@
 //! `keypaird check-config --connect`: tries all that `serve` would need, and says in sentences how it is.
 //!
-//! Nothing is changed: no file is made, the store is only read, and what is made on the token is for a session only. A daemon that runs with the
-//! same configuration is not disturbed. The module is loaded in a process of its own, whatever the configuration says.
+//! Nothing is changed: the store is only read, what is made on the token is for a session only, and no file is made, but for SQLite's index
+//! (`-shm`) of a log that a crash left beside the store, where that is lost. A daemon that runs with the same configuration is not disturbed. The
+//! module is loaded in a process of its own, whatever the configuration says.
 
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::fs::{Access, access};
+
 use super::StartError;
+use super::listen::is_left_socket;
 use super::module_process;
 use super::tls::Tls;
 use crate::config::{Config, ServerConfig, TokenConfig};
@@ -91,6 +93,46 @@ impl fmt::Display for Check {
     }
 }
 
+/// That not all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotWell {
+    /// How many things are wrong.
+    pub count: usize,
+    /// What to end with.
+    pub exit_code: u8,
+}
+
+impl fmt::Display for NotWell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => f.write_str("one thing is wrong"),
+            count => write!(f, "{count} things are wrong"),
+        }
+    }
+}
+
+/// Says what checks come to.
+///
+/// # Errors
+/// When something is wrong. The exit code is the one that `serve` would end with: that of the first thing which it would not run with, since
+/// the checks are in its order; and 1 when it would run with all.
+pub fn conclude(checks: &[Check]) -> Result<(), NotWell> {
+    let wrong = checks.iter().filter_map(|check| match check.verdict {
+        Verdict::Wrong { exit_code } => Some(exit_code),
+        Verdict::Well | Verdict::Note => None,
+    });
+    let exit_codes: Vec<u8> = wrong.collect();
+    if exit_codes.is_empty() {
+        return Ok(());
+    }
+    let mut ending = exit_codes.iter().copied();
+    let ending = ending.find(|exit_code| *exit_code != RUNS_WITH_IT);
+    Err(NotWell {
+        count: exit_codes.len(),
+        exit_code: ending.unwrap_or(RUNS_WITH_IT),
+    })
+}
+
 /// Tries all that a configuration names: the store, the key encryption key, the TLS files, the addresses, the token. The PIN is tried once at
 /// most; when the token says that one more wrong one locks it, only if `last_try`.
 pub fn check_connections(config: &Config, last_try: bool) -> Vec<Check> {
@@ -100,7 +142,11 @@ pub fn check_connections(config: &Config, last_try: bool) -> Vec<Check> {
     checks.push(check_store(&config.store.path, &inspected));
     if let Some(local) = &config.crypto.local {
         let path = &local.key_encryption_key_file;
-        checks.push(check_key_encryption_key(path, &inspected));
+        checks.push(check_key_encryption_key(
+            path,
+            &config.store.path,
+            &inspected,
+        ));
     }
     checks.extend(check_addresses(&config.server, runs));
     if let Some(token) = &config.crypto.token {
@@ -129,7 +175,11 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
         }
     };
     let Some(schema) = found.schema else {
-        return Check::note("store", format!("{shown} is not there; serve makes it"));
+        return match can_be_made(path, path) {
+            Ok(()) => Check::note("store", format!("{shown} is not there; serve makes it")),
+            Err(error) => Check::wrong("store", 69, cannot_be_made(path, &error))
+                .remedy("have the daemon's user own its folder, or change store.url"),
+        };
     };
     let counted = match found.key_pairs {
         1 => "one key pair".to_owned(),
@@ -152,8 +202,34 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
     }
 }
 
-fn check_key_encryption_key(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> Check {
+/// Sees whether `serve` can make a file in its folder. It makes the folders of the store as well.
+fn can_be_made(path: &Path, store: &Path) -> io::Result<()> {
+    let made = folder_of(store);
+    let mut folder = folder_of(path);
+    while !folder.exists() && made.starts_with(folder) {
+        folder = folder_of(folder);
+    }
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent();
+    let named = folder.filter(|folder| !folder.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
+}
+
+fn cannot_be_made(path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    format!("{shown} is not there, and cannot be made: {error}")
+}
+
+fn check_key_encryption_key(
+    path: &Path,
+    store: &Path,
+    inspected: &Result<StoreInspection, StoreError>,
+) -> Check {
     const SUBJECT: &str = "key file";
+    let exit_code = 77;
     let check_value = match inspected {
         Ok(found) => found.key_encryption_check.as_ref(),
         Err(_) => None,
@@ -177,12 +253,17 @@ fn check_key_encryption_key(path: &Path, inspected: &Result<StoreInspection, Sto
             return Check::well(SUBJECT, format!("{} can be used", path.display()));
         }
         (Err(KeyEncryptionKeyError::Missing(_)), None) => {
-            let message = format!("{} is not there; serve makes it", path.display());
-            return Check::note(SUBJECT, message);
+            return match can_be_made(path, store) {
+                Ok(()) => {
+                    let message = format!("{} is not there; serve makes it", path.display());
+                    Check::note(SUBJECT, message)
+                }
+                Err(error) => Check::wrong(SUBJECT, exit_code, cannot_be_made(path, &error))
+                    .remedy("have the daemon's user own its folder, or change crypto.local.key_encryption_key_file"),
+            };
         }
         (Err(error), _) => error,
     };
-    let exit_code = 77;
     let text = chain(&error);
     // What it is, and what to do, are one sentence there.
     match text.split_once("; ") {
@@ -224,28 +305,37 @@ fn check_addresses(server: &ServerConfig, runs: bool) -> Vec<Check> {
 fn check_socket(path: &Path, runs: bool) -> Check {
     const SUBJECT: &str = "socket";
     let shown = path.display();
-    let is_other =
-        std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket());
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    if is_other {
-        Check::wrong(
-            SUBJECT,
-            69,
+    let wrong = |message: String, remedy: &str| {
+        let remedy = format!("{remedy}, or change server.unix_socket");
+        Check::wrong(SUBJECT, 69, message).remedy(remedy)
+    };
+    let folder = folder_of(path);
+    if !folder.is_dir() {
+        return wrong(format!("the folder of {shown} is not there"), "make it");
+    }
+    let found = is_left_socket(path).map_err(|error| (error.kind(), error));
+    match found {
+        Ok(_) => match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => Check::well(SUBJECT, format!("{shown} is free")),
+            Err(error) => wrong(
+                format!("{shown} is free, and cannot be made: {error}"),
+                "have the daemon's user own its folder",
+            ),
+        },
+        Err((io::ErrorKind::AlreadyExists, _)) => wrong(
             format!("at {shown} there is a file that is no socket"),
-        )
-        .remedy("remove it, or change server.unix_socket")
-    } else if folder.is_some_and(|folder| !folder.is_dir()) {
-        Check::wrong(SUBJECT, 69, format!("the folder of {shown} is not there"))
-            .remedy("make it, or change server.unix_socket")
-    } else if UnixStream::connect(path).is_err() {
-        Check::well(SUBJECT, format!("{shown} is free"))
-    } else if runs {
-        Check::note(SUBJECT, format!("{shown} is in use, as the store is"))
-    } else {
-        Check::wrong(SUBJECT, 69, format!("another process answers at {shown}"))
-            .remedy("end it, or change server.unix_socket")
+            "remove it",
+        ),
+        Err((io::ErrorKind::AddrInUse, _)) if runs => {
+            Check::note(SUBJECT, format!("{shown} is in use, as the store is"))
+        }
+        Err((io::ErrorKind::AddrInUse, _)) => {
+            wrong(format!("another process answers at {shown}"), "end it")
+        }
+        Err((_, error)) => wrong(
+            format!("it cannot be seen whether {shown} is free: {error}"),
+            "see that the daemon's user may connect to what is there, or remove it",
+        ),
     }
 }
 
@@ -266,10 +356,6 @@ fn check_token(token: &TokenConfig, last_try: bool) -> Vec<Check> {
         }),
         token.operation_timeout,
     );
-    let provider = match provider {
-        Ok(provider) => provider,
-        Err(error) => return vec![wrong_start("module", &StartError::Threads(error))],
-    };
     let mut checks = Vec::new();
     if let Err(failure) = provider.connect() {
         checks.extend(what_is_wrong(&module, &failure));
@@ -354,4 +440,41 @@ fn with_remedy(check: Check, failure: &ProviderError) -> Check {
 
 fn wrong_start(subject: &'static str, error: &StartError) -> Check {
     Check::wrong(subject, error.exit_code(), chain(error))
+}
+
+/// What is wrong that `serve` would run with.
+const RUNS_WITH_IT: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_that_of_the_first_thing_that_would_end_serve() {
+        let conclude = |codes: &[u8]| {
+            let mut checks = vec![Check::well("a", "is well"), Check::note("b", "is new")];
+            let wrong = codes.iter().map(|code| Check::wrong("c", *code, "fails"));
+            checks.extend(wrong);
+            conclude(&checks).map_err(|not_well| (not_well.count, not_well.exit_code))
+        };
+        assert_eq!(conclude(&[]), Ok(()));
+        assert_eq!(conclude(&[1, 1]), Err((2, 1)));
+        assert_eq!(conclude(&[69, 77, 1]), Err((3, 69)));
+        assert_eq!(conclude(&[1, 77, 69]), Err((3, 77)));
+    }
+
+    #[test]
+    fn serve_makes_folders_for_the_store_and_for_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let store = path("new/state/store.db");
+        let kind = |name: &str| can_be_made(&path(name), &store).map_err(|error| error.kind());
+        assert_eq!(kind("new/state/store.db"), Ok(()));
+        assert_eq!(kind("new/state/key"), Ok(()));
+        assert_eq!(kind("new/key"), Ok(()));
+        assert_eq!(kind("key"), Ok(()));
+        assert_eq!(kind("other/key"), Err(io::ErrorKind::NotFound));
+        assert!(!path("new").exists());
+        assert_eq!(folder_of(Path::new("key")), Path::new("."));
+    }
 }

@@ -1,46 +1,62 @@
 //! All open connections: bounded in number and in what is kept for them, and ended when nothing comes of them.
 //!
 //! HTTP has time limits of its own for what was begun: a head that does not end, a ping that is not answered. Here is
-//! what it has none for: who says nothing at all, who takes no answers, and who is one too many.
+//! what it has none for: who says nothing at all, who takes no answers, and who is one too many. What one call has kept
+//! for it is counted in `app::accounts`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::telemetry::Seldom;
+
 /// All open connections.
 #[derive(Debug)]
 pub(super) struct Connections {
     max: usize,
+    kept_max: usize,
     begun: Instant,
-    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    open: Mutex<Open>,
     opened: AtomicU64,
-    /// Bytes of requests that were not answered, and of answers that were not taken.
+    /// Bytes that are kept: what they were when they were last summed up, and about what came since.
     kept: AtomicUsize,
+    summed_up: Mutex<Instant>,
     /// A connection is gone.
     freed: Notify,
-    /// How many were ended or refused since it was last said.
-    unsaid: AtomicUsize,
+    gone: Seldom,
+}
+
+/// The connections, and what is known of room among them.
+#[derive(Debug, Default)]
+struct Open {
+    connections: HashMap<u64, Arc<Connection>>,
+    /// How many were asked to make room and are still there.
+    leaving: usize,
+    /// When room was last looked for, and whether any was found.
+    looked: Option<(Instant, bool)>,
 }
 
 impl Connections {
-    /// Allows so many at once.
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    /// Allows so many at once, with requests of up to so many bytes.
+    pub(super) fn new(max: usize, max_message_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             max,
+            kept_max: KEPT_MAX.max(max_message_bytes.saturating_mul(2)),
             begun: Instant::now(),
             open: Mutex::default(),
             opened: AtomicU64::new(0),
             kept: AtomicUsize::new(0),
+            summed_up: Mutex::new(Instant::now()),
             freed: Notify::new(),
-            unsaid: AtomicUsize::new(0),
+            gone: Seldom::new(SAY_INTERVAL),
         })
     }
 
@@ -54,78 +70,91 @@ impl Connections {
             }
             let making_room = self.make_room();
             if !making_room || tokio::time::timeout(ROOM_MAX, freed).await.is_err() {
-                self.count("refused: there are too many, and all have calls under way");
+                self.count(&"refused: there are too many, and all have calls under way");
                 return None;
             }
         }
     }
 
-    fn place(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
         let mut open = self.open.lock();
-        if open.len() >= self.max {
+        if open.connections.len() >= self.max {
             return None;
         }
+        let cut = CancellationToken::new();
         let connection = Arc::new(Connection {
             number: self.opened.fetch_add(1, Ordering::Relaxed),
             all: Arc::clone(self),
             opened: Instant::now(),
             greeted: AtomicBool::new(false),
-            called: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(self.now_ms()),
+            idle_since: AtomicU64::new(0),
             unanswered: AtomicUsize::new(0),
-            untaken: AtomicUsize::new(0),
-            written: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
             progress: Mutex::new((Instant::now(), 0)),
-            end: CancellationToken::new(),
+            makes_room: AtomicBool::new(false),
+            end: cut.child_token(),
+            cut,
         });
-        open.insert(connection.number, Arc::clone(&connection));
+        open.connections
+            .insert(connection.number, Arc::clone(&connection));
         Some(Place(connection))
     }
 
-    /// Ends some that have no call under way. Tells whether any is about to go.
+    /// Asks some to go that have no call under way. Tells whether any is about to go.
     fn make_room(&self) -> bool {
-        let open = self.open.lock();
-        if open.values().any(|connection| connection.is_ending()) {
-            return true;
+        let mut open = self.open.lock();
+        let Open {
+            connections,
+            leaving,
+            looked,
+        } = &mut *open;
+        match *looked {
+            // Those that were asked have not all gone, and cannot take much longer.
+            Some((when, true)) if *leaving > 0 && when.elapsed() < GOODBYE_MAX => return true,
+            // It is not looked for anew for each of many that are one too many.
+            Some((when, false)) if when.elapsed() < LOOK_AGAIN => return false,
+            _ => {}
         }
-        let idle = open.values().filter(|connection| connection.is_idle());
+        let idle = connections
+            .values()
+            .filter(|connection| !connection.is_ending() && connection.is_idle());
         let mut idle: Vec<_> = idle
             .map(|connection| {
-                let called = connection.called.load(Ordering::Relaxed);
                 let since = connection.idle_since.load(Ordering::Relaxed);
-                (called, since, connection)
+                (since, connection.number, connection)
             })
             .collect();
-        idle.sort_unstable_by_key(|(called, since, _)| (*called, *since));
-        for (_, _, connection) in idle.iter().take(1 + self.max / ENDED_SHARE) {
-            connection.end("it makes room for another");
+        let share = 1 + self.max / ENDED_SHARE;
+        if idle.len() > share {
+            idle.select_nth_unstable_by_key(share, |(since, number, _)| (*since, *number));
+            idle.truncate(share);
         }
+        for (_, _, connection) in &idle {
+            connection.end(Ending::MakesRoom);
+        }
+        *leaving += idle.len();
+        *looked = Some((Instant::now(), !idle.is_empty()));
         !idle.is_empty()
     }
 
     /// Ends those that nothing comes of. Does not return.
     pub(super) async fn look_after(&self) {
-        let mut said = None;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            for connection in self.open.lock().values() {
-                if connection.is_ending() {
-                    continue;
+            let open = {
+                let open = self.open.lock();
+                for connection in open.connections.values() {
+                    if let Some(why) = connection.fault() {
+                        connection.end(why);
+                    }
                 }
-                if !connection.greeted.load(Ordering::Relaxed)
-                    && connection.opened.elapsed() > GREETING_MAX
-                {
-                    connection.end("it said nothing");
-                } else if connection.is_stalled() {
-                    connection.end("it does not take its answers");
-                }
-            }
-            let due = said.is_none_or(|said: Instant| said.elapsed() > SAY_INTERVAL);
-            if due && self.unsaid.load(Ordering::Relaxed) > 0 {
-                said = Some(Instant::now());
-                let count = self.unsaid.swap(0, Ordering::Relaxed);
-                let open = self.open.lock().len();
+                open.connections.len()
+            };
+            self.sum_up();
+            if let Some(count) = self.gone.due() {
                 warn!(
                     count,
                     open,
@@ -135,34 +164,44 @@ impl Connections {
         }
     }
 
-    /// Counts bytes that are kept, and has the connection end that they are most for when they are too many.
+    /// Counts bytes that are kept, and sums all up when they may be too many.
     fn keep(&self, bytes: usize) {
-        if self.kept.fetch_add(bytes, Ordering::Relaxed) + bytes <= KEPT_MAX {
+        let before = self.kept.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.kept_max {
+            self.sum_up();
+        }
+    }
+
+    /// Sums up what is kept, unless that was done just now, and has the connection end that most is kept for when it is
+    /// too much.
+    fn sum_up(&self) {
+        let Some(mut summed_up) = self.summed_up.try_lock() else {
+            return;
+        };
+        if summed_up.elapsed() < LOOK_AGAIN {
             return;
         }
+        *summed_up = Instant::now();
         let open = self.open.lock();
-        let staying = open.values().filter(|connection| !connection.is_ending());
-        let (mut sum, mut most) = (0, None);
+        // What is kept for those that were cut off is about to go.
+        let staying = open.connections.values().filter(|other| !other.is_cut());
+        let (mut sum, mut most) = (0_usize, None);
         for (bytes, connection) in staying.map(|connection| (connection.kept(), connection)) {
-            sum += bytes;
+            sum = sum.saturating_add(bytes);
             if most.is_none_or(|(other, _)| bytes > other) {
                 most = Some((bytes, connection));
             }
         }
-        // What is kept for those that are ending is about to go.
-        if let Some((_, connection)) = most.filter(|_| sum > KEPT_MAX) {
-            connection.end("of all, it has most kept for it");
+        self.kept.store(sum, Ordering::Relaxed);
+        if let Some((_, connection)) = most.filter(|_| sum > self.kept_max) {
+            connection.end(Ending::KeepsMost);
         }
     }
 
-    fn let_go(&self, bytes: usize) {
-        self.kept.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Notes that a connection was ended or refused.
-    pub(super) fn count(&self, why: &str) {
-        debug!("a connection is {why}");
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
+    /// Notes what became of a connection that was ended or refused.
+    pub(super) fn count(&self, what: &dyn fmt::Display) {
+        debug!("a connection was {what}");
+        self.gone.count();
     }
 
     /// Returns the milliseconds since the start.
@@ -185,8 +224,34 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let Self(connection) = self;
-        connection.all.open.lock().remove(&connection.number);
+        let mut open = connection.all.open.lock();
+        open.connections.remove(&connection.number);
+        if connection.makes_room.load(Ordering::Relaxed) {
+            open.leaving -= 1;
+        }
+        drop(open);
         connection.all.freed.notify_waiters();
+    }
+}
+
+/// Why a connection is ended.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// Another has no place, and this one had no call under way.
+    MakesRoom,
+    SaysNothing,
+    TakesNothing,
+    KeepsMost,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MakesRoom => "it makes room for another",
+            Self::SaysNothing => "it said nothing",
+            Self::TakesNothing => "it does not take its answers",
+            Self::KeepsMost => "of all, it has most kept for it",
+        })
     }
 }
 
@@ -198,19 +263,22 @@ pub(super) struct Connection {
     opened: Instant,
     /// It has begun to speak HTTP, and HTTP has its own time limits.
     greeted: AtomicBool,
-    /// It made a call, ever.
-    called: AtomicBool,
     calls: AtomicUsize,
-    /// Milliseconds from the start to the end of its last call.
+    /// Milliseconds from the start to the end of its last call, and 0 before that.
     idle_since: AtomicU64,
     /// Bytes of requests that were not answered.
     unanswered: AtomicUsize,
-    /// Bytes of answers that are ready and were not taken.
-    untaken: AtomicUsize,
-    written: AtomicUsize,
-    /// When it last took answers, and what was written by then.
+    /// Bytes of answers, ever: all, those that were taken, and those that were given up untaken.
+    given: AtomicUsize,
+    taken: AtomicUsize,
+    lost: AtomicUsize,
+    /// When it last took answers, and what was taken by then.
     progress: Mutex<(Instant, usize)>,
+    /// It was asked to go because another has no place.
+    makes_room: AtomicBool,
+    /// It is to end, by itself if it was not cut off.
     end: CancellationToken,
+    cut: CancellationToken,
 }
 
 impl Connection {
@@ -219,25 +287,62 @@ impl Connection {
         self.greeted.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that so much went out.
-    pub(super) fn takes(&self, bytes: usize) {
-        self.written.fetch_add(bytes, Ordering::Relaxed);
+    /// Notes that a call begins.
+    pub(super) fn call_begins(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Begins a call.
-    pub(super) fn call(self: &Arc<Self>) -> CallUnderWay {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.called.store(true, Ordering::Relaxed);
-        CallUnderWay {
-            connection: Arc::clone(self),
-            asked: AtomicUsize::new(0),
-            answered: AtomicBool::new(false),
+    /// Notes that a call has ended.
+    pub(super) fn call_ends(&self) {
+        if self.calls.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let now = self.all.now_ms().max(1);
+            self.idle_since.store(now, Ordering::Relaxed);
         }
     }
 
-    /// Returns when it is to end.
+    /// Counts bytes of a request as kept.
+    pub(super) fn asks(&self, bytes: usize) {
+        let before = self.unanswered.fetch_add(bytes, Ordering::Relaxed);
+        self.keep_more(before, bytes);
+    }
+
+    /// Lets go of bytes that were counted by [`Connection::asks`].
+    pub(super) fn is_answered(&self, bytes: usize) {
+        self.unanswered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of an answer as kept.
+    pub(super) fn is_given(&self, bytes: usize) {
+        let before = self.given.fetch_add(bytes, Ordering::Relaxed);
+        self.keep_more(before, bytes);
+    }
+
+    /// Notes that it took bytes of an answer.
+    pub(super) fn takes(&self, bytes: usize) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that bytes of an answer are gone and were not taken.
+    pub(super) fn loses(&self, bytes: usize) {
+        self.lost.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Has all know of what is kept more, by the step: a small call has no part in what all share.
+    fn keep_more(&self, before: usize, bytes: usize) {
+        let steps = before.saturating_add(bytes) / STEP - before / STEP;
+        if steps > 0 {
+            self.all.keep(steps * STEP);
+        }
+    }
+
+    /// Returns when it is to end, by itself or not.
     pub(super) async fn ended(&self) {
         self.end.cancelled().await;
+    }
+
+    /// Returns when it is to end without a word.
+    pub(super) async fn cut_off(&self) {
+        self.cut.cancelled().await;
     }
 
     /// Tells whether it owes nothing and is owed nothing, and so may be asked to go.
@@ -245,112 +350,131 @@ impl Connection {
         self.calls.load(Ordering::Relaxed) == 0 && self.kept() == 0
     }
 
-    fn kept(&self) -> usize {
-        self.unanswered.load(Ordering::Relaxed) + self.untaken.load(Ordering::Relaxed)
+    /// Returns the bytes that are kept for it.
+    pub(super) fn kept(&self) -> usize {
+        let unanswered = self.unanswered.load(Ordering::Relaxed);
+        unanswered.saturating_add(self.untaken())
+    }
+
+    /// Returns the bytes of answers that are ready and were not taken.
+    fn untaken(&self) -> usize {
+        let [given, taken, lost] =
+            [&self.given, &self.taken, &self.lost].map(|count| count.load(Ordering::Relaxed));
+        given.saturating_sub(taken).saturating_sub(lost)
     }
 
     fn is_ending(&self) -> bool {
         self.end.is_cancelled()
     }
 
+    fn is_cut(&self) -> bool {
+        self.cut.is_cancelled()
+    }
+
+    /// Tells why it is to end, if it is.
+    fn fault(&self) -> Option<Ending> {
+        if self.is_cut() {
+            return None;
+        }
+        if !self.greeted.load(Ordering::Relaxed) && self.opened.elapsed() > GREETING_MAX {
+            return Some(Ending::SaysNothing);
+        }
+        self.is_stalled().then_some(Ending::TakesNothing)
+    }
+
     /// Tells whether answers lie ready, and it has not taken any to speak of for long.
     fn is_stalled(&self) -> bool {
-        let written = self.written.load(Ordering::Relaxed);
+        let taken = self.taken.load(Ordering::Relaxed);
         let mut progress = self.progress.lock();
-        let took_some = written.wrapping_sub(progress.1) >= PROGRESS_MIN;
-        if took_some || self.untaken.load(Ordering::Relaxed) == 0 {
-            *progress = (Instant::now(), written);
+        let took_some = taken.wrapping_sub(progress.1) >= PROGRESS_MIN;
+        if took_some || self.untaken() == 0 {
+            *progress = (Instant::now(), taken);
         }
         progress.0.elapsed() > STALL_MAX
     }
 
-    fn end(&self, why: &'static str) {
-        self.all.count(why);
-        self.end.cancel();
-    }
-}
-
-/// A call of a connection, until its answer is given away.
-#[derive(Debug)]
-pub(super) struct CallUnderWay {
-    connection: Arc<Connection>,
-    asked: AtomicUsize,
-    answered: AtomicBool,
-}
-
-impl CallUnderWay {
-    /// Counts bytes of its request as kept, until it is answered. What comes later, in a stream, is not for long.
-    pub(super) fn asks(&self, bytes: usize) {
-        if !self.answered.load(Ordering::Relaxed) {
-            self.asked.fetch_add(bytes, Ordering::Relaxed);
-            let connection = &self.connection;
-            connection.unanswered.fetch_add(bytes, Ordering::Relaxed);
-            connection.all.keep(bytes);
+    /// Has it end. Who makes room is asked to, for a call may have begun meanwhile; all others are cut off.
+    fn end(&self, why: Ending) {
+        self.all.count(&format_args!("ended: {why}"));
+        match why {
+            Ending::MakesRoom => {
+                self.makes_room.store(true, Ordering::Relaxed);
+                self.end.cancel();
+            }
+            Ending::SaysNothing | Ending::TakesNothing | Ending::KeepsMost => self.cut.cancel(),
         }
     }
-
-    /// Notes that there is an answer.
-    pub(super) fn is_answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-        let bytes = self.asked.swap(0, Ordering::Relaxed);
-        let connection = &self.connection;
-        connection.unanswered.fetch_sub(bytes, Ordering::Relaxed);
-        connection.all.let_go(bytes);
-    }
-
-    /// Counts bytes of its answer as kept, until they are dropped.
-    pub(super) fn untaken(&self, bytes: Bytes) -> Bytes {
-        let (connection, len) = (&self.connection, bytes.len());
-        connection.untaken.fetch_add(len, Ordering::Relaxed);
-        let counted = Bytes::from_owner(Untaken {
-            bytes,
-            connection: Arc::clone(connection),
-        });
-        connection.all.keep(len);
-        counted
-    }
 }
 
-impl Drop for CallUnderWay {
-    fn drop(&mut self) {
-        self.is_answered();
-        let connection = &self.connection;
-        let now = connection.all.now_ms();
-        connection.idle_since.store(now, Ordering::Relaxed);
-        connection.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Bytes that nobody has taken.
-struct Untaken {
-    bytes: Bytes,
-    connection: Arc<Connection>,
-}
-
-impl AsRef<[u8]> for Untaken {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Untaken {
-    fn drop(&mut self) {
-        let len = self.bytes.len();
-        self.connection.untaken.fetch_sub(len, Ordering::Relaxed);
-        self.connection.all.let_go(len);
-    }
-}
-
+/// How long a connection that is asked to go may take for it when it has no call under way.
+pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How long a connection may say nothing: TLS handshake and HTTP/2 preface, or the first byte of HTTP/1.1.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 /// How long answers may lie ready of which less than [`PROGRESS_MIN`] is taken.
 const STALL_MAX: Duration = Duration::from_secs(60);
 const PROGRESS_MIN: usize = 16 * 1024;
-/// How many bytes may be kept in all, of requests and of answers.
+/// How many bytes may be kept in all, of requests and of answers; or twice the largest request, if that is more.
 const KEPT_MAX: usize = 256 * 1024 * 1024;
+/// How much more may be kept for a connection before all are told.
+const STEP: usize = 16 * 1024;
 /// Which part of all go when there is no room, so that not each new one has to look for another.
 const ENDED_SHARE: usize = 64;
 /// How long a new one waits for those to go.
 const ROOM_MAX: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long what was found by a look at all connections stands.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const SAY_INTERVAL: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_makes_room_is_asked_to_go_and_cut_off_only_if_it_misbehaves() {
+        let all = Connections::new(2, 0);
+        let (first, second) = (all.place().unwrap(), all.place().unwrap());
+        assert!(all.place().is_none());
+        second.connection().call_begins();
+        assert!(all.make_room());
+        assert!(first.connection().is_ending() && !first.connection().is_cut());
+        assert!(!second.connection().is_ending());
+        // It has yet to go, and nobody else is asked.
+        second.connection().call_ends();
+        assert!(all.make_room());
+        assert!(!second.connection().is_ending());
+        first.connection().end(Ending::TakesNothing);
+        assert!(first.connection().is_cut());
+        drop(first);
+        let third = all.place().unwrap();
+        assert!(all.make_room());
+        assert!(third.connection().is_ending() && !second.connection().is_ending());
+    }
+
+    #[test]
+    fn the_one_that_most_is_kept_for_is_cut_off_however_small_its_pieces_are() {
+        let all = Connections::new(2, 0);
+        let (small, large) = (all.place().unwrap(), all.place().unwrap());
+        small.connection().asks(KEPT_MAX / 4);
+        std::thread::sleep(2 * LOOK_AGAIN);
+        for _ in 0..KEPT_MAX / 1024 {
+            large.connection().is_given(1024);
+        }
+        assert!(large.connection().is_cut());
+        assert!(!small.connection().is_ending());
+    }
+
+    #[test]
+    fn twice_the_largest_request_may_be_kept() {
+        let all = Connections::new(1, KEPT_MAX);
+        let one = all.place().unwrap();
+        one.connection().asks(2 * KEPT_MAX);
+        std::thread::sleep(2 * LOOK_AGAIN);
+        all.sum_up();
+        assert!(!one.connection().is_ending());
+        one.connection().asks(STEP);
+        std::thread::sleep(2 * LOOK_AGAIN);
+        all.sum_up();
+        assert!(one.connection().is_cut());
+    }
+}

@@ -1,9 +1,8 @@
 //! Two transports on one port: gRPC, and plain HTTP.
 
 use std::convert::Infallible;
-use std::task::{Context, Poll};
 
-use futures_util::future::{BoxFuture, Either, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt};
 use http::{Request, Response, header};
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -29,39 +28,52 @@ impl Front {
         }
     }
 
-    /// Refuses a request without a look at what it asks for.
-    pub(super) fn refuse<B>(request: &Request<B>) -> Response<Body> {
-        let error = ServiceError::Overloaded;
+    /// Returns the transport of a request.
+    pub(super) fn transport<B>(&self, request: &Request<B>) -> Transport {
         match is_grpc(request) {
-            true => grpc::refuse(&error),
-            false => rest::refuse(&error).map(Body::new),
+            true => Transport::Grpc(self.grpc.clone()),
+            false => Transport::Rest(self.rest.clone()),
         }
     }
 }
 
-impl Service<Request<Body>> for Front {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<
-        <CallService<Routes> as Service<Request<Body>>>::Future,
-        BoxFuture<'static, Result<Response<Body>, Infallible>>,
-    >;
+/// Who answers a request.
+#[derive(Debug)]
+pub(super) enum Transport {
+    Grpc(CallService<Routes>),
+    Rest(axum::Router),
+}
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Both always are.
-        Poll::Ready(Ok(()))
+/// An answer that is being made.
+pub(super) type Answered = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+impl Transport {
+    /// Tells whether requests and answers are of messages.
+    pub(super) const fn is_grpc(&self) -> bool {
+        matches!(self, Self::Grpc(_))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if is_grpc(&request) {
-            return Either::Left(self.grpc.call(request));
+    /// Answers a request.
+    pub(super) fn answer(self, request: Request<Body>) -> Answered {
+        match self {
+            // Both are always ready.
+            Self::Grpc(mut grpc) => grpc.call(request),
+            Self::Rest(mut rest) => {
+                let answered = rest.call(request.map(axum::body::Body::new));
+                answered
+                    .map(|answer| answer.map(|response| response.map(Body::new)))
+                    .boxed()
+            }
         }
-        let answered = self.rest.call(request.map(axum::body::Body::new));
-        Either::Right(
-            answered
-                .map(|answer| answer.map(|response| response.map(Body::new)))
-                .boxed(),
-        )
+    }
+
+    /// Refuses a request without a look at what it asks for.
+    pub(super) fn refuse(&self) -> Response<Body> {
+        let error = ServiceError::Overloaded;
+        match self {
+            Self::Grpc(_) => grpc::refuse(&error),
+            Self::Rest(_) => rest::refuse(&error).map(Body::new),
+        }
     }
 }
 

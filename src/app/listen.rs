@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -28,6 +29,7 @@ pub(super) struct Listeners {
     tls: Option<Tls>,
     unix: Option<UnixSocket>,
     connections_max: usize,
+    max_message_bytes: usize,
     addresses: Addresses,
 }
 
@@ -61,11 +63,7 @@ impl Listeners {
             .map_err(failed(address.clone()))?;
         let unix = match &config.unix_socket {
             None => None,
-            Some(path) => Some(
-                UnixSocket::bind(path)
-                    .await
-                    .map_err(failed(path.display().to_string()))?,
-            ),
+            Some(path) => Some(UnixSocket::bind(path).map_err(failed(path.display().to_string()))?),
         };
         Ok(Self {
             addresses: Addresses {
@@ -76,6 +74,7 @@ impl Listeners {
             tls,
             unix,
             connections_max: affordable(config.max_connections),
+            max_message_bytes: config.max_message_bytes,
         })
     }
 
@@ -87,7 +86,7 @@ impl Listeners {
     pub(super) async fn serve(self, front: Front, stop: CancellationToken) {
         let door = Arc::new(Door {
             http: Http::new(front),
-            connections: Connections::new(self.connections_max),
+            connections: Connections::new(self.connections_max, self.max_message_bytes),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -214,24 +213,9 @@ struct UnixSocket {
 
 impl UnixSocket {
     /// Makes the socket, for its owner and group only. What a daemon that is gone left there is replaced.
-    async fn bind(path: &Path) -> io::Result<Self> {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process answers there",
-            ));
-        }
-        match std::fs::symlink_metadata(path) {
-            Ok(metadata) if std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) => {
-                std::fs::remove_file(path)?;
-            }
-            Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "a file that is no socket is there",
-                ));
-            }
-            Err(_) => {}
+    fn bind(path: &Path) -> io::Result<Self> {
+        if is_left_socket(path)? {
+            std::fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
@@ -249,6 +233,85 @@ impl Drop for UnixSocket {
     }
 }
 
+/// Tells whether at a path there is a socket that nobody answers at, as a daemon leaves behind that was killed.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] for what is no socket, [`io::ErrorKind::AddrInUse`] where somebody answers, and whatever keeps
+/// it from being known: what may be somebody's is not taken away.
+pub(super) fn is_left_socket(path: &Path) -> io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => {
+            let what = "a file that is no socket is there";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let answered = || io::Error::new(io::ErrorKind::AddrInUse, "another process answers there");
+    let Err(error) = knock(path) else {
+        return Err(answered());
+    };
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Ok(true),
+        // It went meanwhile.
+        io::ErrorKind::NotFound => Ok(false),
+        // Others wait to be let in already.
+        io::ErrorKind::WouldBlock => Err(answered()),
+        _ => Err(error),
+    }
+}
+
+/// Connects to a Unix socket, without waiting to be let in.
+fn knock(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(())
+}
+
 /// How many descriptors are kept for the store, the module and the log.
 const DESCRIPTORS_KEPT: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_left_when_nobody_answers_there_and_not_when_that_is_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let look = |path: &Path| is_left_socket(path).map_err(|error| error.kind());
+        assert_eq!(look(&path), Ok(false));
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(look(&path), Err(io::ErrorKind::AddrInUse));
+        drop(listener);
+        assert_eq!(look(&path), Ok(true));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(look(&path), Err(io::ErrorKind::AlreadyExists));
+        assert_eq!(
+            look(&path.join("socket")),
+            Err(io::ErrorKind::NotADirectory)
+        );
+        std::fs::remove_file(&path).unwrap();
+        // Somebody is there, and does not take connections of this kind.
+        let _datagrams = UnixDatagram::bind(&path).unwrap();
+        assert!(look(&path).is_err());
+    }
+
+    #[test]
+    fn a_socket_with_a_full_queue_is_somebodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        for _ in 0..5 {
+            let found = is_left_socket(&path).map_err(|error| error.kind());
+            assert_eq!(found, Err(io::ErrorKind::AddrInUse));
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Puts the daemon together, runs it, and ends it. The only room that knows all the others.
 
+mod accounts;
 mod ask_health;
 mod connect_check;
 mod connections;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use ask_health::ask_health;
-pub use connect_check::{Check, Verdict, check_connections};
+pub use connect_check::{Check, NotWell, Verdict, check_connections, conclude};
 pub use error::StartError;
 pub use listen::Addresses;
 pub use module_process::{PKCS11_MODULE, serve_module};
@@ -192,8 +193,7 @@ async fn registry(config: &Config, store: &dyn MetadataStore) -> Result<Registry
             Isolation::Process => {
                 let command = module_process::command(&config.telemetry);
                 let (pkcs11, call_max) = (token.pkcs11.clone(), token.operation_timeout);
-                let provider = IsolatedPkcs11Provider::new(pkcs11, command, call_max);
-                Arc::new(provider.map_err(StartError::Threads)?)
+                Arc::new(IsolatedPkcs11Provider::new(pkcs11, command, call_max))
             }
         };
         handles.push(ProviderHandle::start(provider, &lanes).map_err(StartError::Threads)?);

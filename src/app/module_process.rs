@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::shutdown::outlive_full_files;
 use crate::providers::isolated::{self, WorkerCommand};
 use crate::telemetry::TelemetryConfig;
 
@@ -35,6 +36,8 @@ pub fn serve_module() -> io::Result<()> {
     let entered = runtime.enter();
     let _terminate = signal(SignalKind::terminate())?;
     let _interrupt = signal(SignalKind::interrupt())?;
+    // The module writes the files of a token in software.
+    outlive_full_files()?;
     drop(entered);
     isolated::serve(io::stdin().as_fd().try_clone_to_owned()?)
 }

@@ -1,29 +1,28 @@
 //! One connection: HTTP/1.1 and 2 on it, watched for what [`Connection`] has to know.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::FutureExt;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::body::Body;
-use tower::Service as _;
 use tracing::debug;
 
-use super::connections::{CallUnderWay, Connection};
-use super::front::Front;
+use super::accounts::{Answer, Asked, CallUnderWay};
+use super::connections::{Connection, GOODBYE_MAX};
+use super::front::{Answered, Front, Transport};
 
 /// How HTTP is spoken, and who answers.
 #[derive(Clone, Debug)]
@@ -51,7 +50,7 @@ impl Http {
         Self {
             protocol: Arc::new(protocol),
             front,
-            turns: Turns::default(),
+            turns: Turns::new(),
         }
     }
 
@@ -71,36 +70,50 @@ impl Http {
         };
         let answering = Answering {
             front: self.front.clone(),
-            turns: self.turns.clone(),
+            turns: self.turns,
             connection: Arc::clone(connection),
         };
         let serving = self
             .protocol
             .serve_connection(TokioIo::new(watched), answering);
         let mut serving = std::pin::pin!(serving);
-        let served = tokio::select! {
-            served = serving.as_mut() => served,
-            () = stop.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                tokio::select! {
-                    served = serving.as_mut() => served,
-                    () = connection.ended() => return,
-                }
+        let makes_room = tokio::select! {
+            served = serving.as_mut() => {
+                tell(&served);
+                return;
             }
-            () = connection.ended() => {
-                if !connection.is_idle() {
-                    return;
-                }
-                serving.as_mut().graceful_shutdown();
-                match tokio::time::timeout(GOODBYE_MAX, serving.as_mut()).await {
-                    Ok(served) => served,
-                    Err(_) => return,
-                }
-            }
+            () = stop.cancelled() => false,
+            () = connection.ended() => true,
         };
-        if let Err(error) = served {
-            debug!(%error, "a connection ended in an error");
+        serving.as_mut().graceful_shutdown();
+        let leaving = async {
+            if !makes_room {
+                return Some(serving.await);
+            }
+            if let Ok(served) = timeout(GOODBYE_MAX, serving.as_mut()).await {
+                return Some(served);
+            }
+            if connection.is_idle() {
+                return None;
+            }
+            // A call was quicker than the goodbye.
+            timeout(LAST_CALLS_MAX, serving).await.ok()
+        };
+        tokio::select! {
+            biased;
+            () = connection.cut_off() => {}
+            served = leaving => {
+                if let Some(served) = served {
+                    tell(&served);
+                }
+            }
         }
+    }
+}
+
+fn tell(served: &Result<(), Box<dyn Error + Send + Sync>>) {
+    if let Err(error) = served {
+        debug!(%error, "a connection ended in an error");
     }
 }
 
@@ -114,152 +127,78 @@ struct Answering {
 impl hyper::service::Service<Request<Incoming>> for Answering {
     type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Reply;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let call = Arc::new(self.connection.call());
-        let mut front = self.front.clone();
-        let turn = self.turns.wait();
-        async move {
-            let response = match turn {
-                Some(turn) => {
-                    // The call begins.
-                    drop(turn);
-                    let asked = |body| Asked {
-                        body,
-                        call: Arc::clone(&call),
-                    };
-                    front
-                        .call(request.map(|body| Body::new(asked(body))))
-                        .await?
-                }
-                None => Front::refuse(&request),
-            };
-            call.is_answered();
-            Ok(response.map(|body| Answer::new(body, call)))
+    fn call(&self, request: Request<Incoming>) -> Reply {
+        let transport = self.front.transport(&request);
+        Reply {
+            call: CallUnderWay::begin(&self.connection),
+            unbegun: Some((request, transport, self.turns.wait())),
+            answer: None,
         }
-        .boxed()
+    }
+}
+
+/// A call until there is an answer. Its work begins when it is first polled, which is its turn.
+struct Reply {
+    call: Arc<CallUnderWay>,
+    unbegun: Option<(Request<Incoming>, Transport, Option<Turn>)>,
+    answer: Option<Answered>,
+}
+
+impl Future for Reply {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let me = &mut *self;
+        if let Some((request, transport, turn)) = me.unbegun.take() {
+            me.answer = Some(match turn {
+                Some(turn) => {
+                    drop(turn);
+                    let (call, is_grpc) = (&me.call, transport.is_grpc());
+                    let asked = |body| Body::new(Asked::new(body, Arc::clone(call), is_grpc));
+                    transport.answer(request.map(asked))
+                }
+                None => std::future::ready(Ok(transport.refuse())).boxed(),
+            });
+        }
+        let Some(answer) = &mut me.answer else {
+            return Poll::Pending;
+        };
+        let Ok(response) = ready!(answer.as_mut().poll(context));
+        me.call.is_answered();
+        let call = Arc::clone(&me.call);
+        Poll::Ready(Ok(response.map(|body| Answer::new(body, call))))
     }
 }
 
 /// Counts the calls that came in and were not begun: the queue before all other queues, which is bounded as they are.
 ///
-/// A token's queue fills while processors are idle. This one fills when they are not, as with keys in software.
-#[derive(Clone, Debug, Default)]
-struct Turns(Arc<AtomicUsize>);
+/// A token's queue fills while processors are idle. This one fills when they are not, as with keys in software. The count
+/// lives as long as the process, so that no call has to count who refers to it.
+#[derive(Clone, Copy, Debug)]
+struct Turns(&'static AtomicUsize);
 
 impl Turns {
+    fn new() -> Self {
+        Self(Box::leak(Box::new(AtomicUsize::new(0))))
+    }
+
     /// Waits for its turn, unless too many do.
-    fn wait(&self) -> Option<Turn> {
+    fn wait(self) -> Option<Turn> {
         let waiting = self.0.fetch_add(1, Ordering::Relaxed);
-        let turn = Turn(Arc::clone(&self.0));
+        let turn = Turn(self.0);
         (waiting < UNBEGUN_MAX).then_some(turn)
     }
 }
 
 /// A call that was not begun.
 #[derive(Debug)]
-struct Turn(Arc<AtomicUsize>);
+struct Turn(&'static AtomicUsize);
 
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The body of a request, whose bytes are counted until it is answered.
-#[derive(Debug)]
-struct Asked {
-    body: Incoming,
-    call: Arc<CallUnderWay>,
-}
-
-impl http_body::Body for Asked {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
-            self.call.asks(data.len());
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The body of an answer, whose bytes are counted until they are on their way.
-#[derive(Debug)]
-struct Answer {
-    body: Body,
-    /// What was ready at once, and is counted although flow control may not let it be asked for.
-    ready: Poll<Option<Result<Frame<Bytes>, Status>>>,
-    call: Arc<CallUnderWay>,
-}
-
-impl Answer {
-    fn new(body: Body, call: Arc<CallUnderWay>) -> Self {
-        let mut answer = Self {
-            body,
-            ready: Poll::Pending,
-            call,
-        };
-        if !answer.body.is_end_stream() {
-            // Who sends the body will poll it again.
-            answer.ready = answer.poll(&mut Context::from_waker(Waker::noop()));
-        }
-        answer
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let call = &self.call;
-        let counted = |frame: Frame<Bytes>| frame.map_data(|bytes| call.untaken(bytes));
-        Poll::Ready(frame.map(|frame| frame.map(counted)))
-    }
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match std::mem::replace(&mut self.ready, Poll::Pending) {
-            Poll::Ready(frame) => Poll::Ready(frame),
-            Poll::Pending => self.poll(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ready.is_pending() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.body.size_hint();
-        let Poll::Ready(Some(Ok(frame))) = &self.ready else {
-            return rest;
-        };
-        let ready = frame.data_ref().map_or(0, Bytes::len);
-        let ready = u64::try_from(ready).unwrap_or(u64::MAX);
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(ready));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(ready));
-        }
-        hint
     }
 }
 
@@ -309,9 +248,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(context, bytes))?;
-        self.connection.takes(written);
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -319,9 +256,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(context, slices))?;
-        self.connection.takes(written);
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -349,8 +284,8 @@ const UNBEGUN_MAX: usize = 2048;
 const CANCELLED_AT_ONCE_MAX: usize = 256;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a connection that is asked to go may take for it.
-const GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// How long a connection that is asked to go may take for it when it has calls under way after all.
+const LAST_CALLS_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -358,7 +293,7 @@ mod tests {
 
     #[test]
     fn so_many_calls_wait_to_be_begun_and_no_more() {
-        let turns = Turns::default();
+        let turns = Turns::new();
         let mut waiting: Vec<_> = (0..UNBEGUN_MAX).map(|_| turns.wait().unwrap()).collect();
         assert!(turns.wait().is_none());
         assert!(turns.wait().is_none());

@@ -10,13 +10,11 @@ use tracing::{info, warn};
 
 /// Returns a token that is cancelled by SIGTERM or SIGINT. A second signal ends the process at once.
 ///
-/// From here on, a file that may not grow further (`ulimit -f`) is an error where it is written, as a full disk is: SIGXFSZ
-/// ends nothing.
+/// From here on, SIGXFSZ ends nothing.
 pub fn stop_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // It stays handled when this is gone.
-    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
+    outlive_full_files()?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     tokio::spawn(async move {
@@ -34,6 +32,13 @@ pub fn stop_signal() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(stopped)
+}
+
+/// Has a file that may not grow further (`ulimit -f`) be an error where it is written, as a full disk is: SIGXFSZ would end
+/// the process.
+pub(super) fn outlive_full_files() -> std::io::Result<()> {
+    // It stays handled when this is gone.
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
 /// Tells the service manager, if there is one, that calls are answered (`sd_notify(3)`).

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use keypaird::app::{self, App, StartError, Verdict};
+use keypaird::app::{self, App, NotWell, StartError};
 use keypaird::config::Config;
 use keypaird::domain::ProviderMode;
 use keypaird::providers::pkcs11::{PinSource, TokenSelector, init_token};
@@ -133,6 +133,15 @@ impl From<StartError> for Failure {
     }
 }
 
+impl From<NotWell> for Failure {
+    fn from(not_well: NotWell) -> Self {
+        Self {
+            message: not_well.to_string(),
+            code: not_well.exit_code,
+        }
+    }
+}
+
 impl Failure {
     fn of(error: &dyn Error) -> Self {
         Self {
@@ -184,26 +193,12 @@ fn connect(config: &Config, last_try: bool) -> Result<(), Failure> {
         None => println!("trying all that it names"),
     }
     let checks = app::check_connections(config, last_try);
-    let mut exit_codes = Vec::new();
-    for check in checks {
+    for check in &checks {
         println!("  {check}");
-        if let Verdict::Wrong { exit_code } = check.verdict {
-            exit_codes.push(exit_code);
-        }
     }
-    match (exit_codes.len(), exit_codes.iter().max()) {
-        (_, None) => {
-            println!("all is well");
-            Ok(())
-        }
-        (wrong, Some(code)) => Err(Failure {
-            message: match wrong {
-                1 => "one thing is wrong".to_owned(),
-                more => format!("{more} things are wrong"),
-            },
-            code: *code,
-        }),
-    }
+    app::conclude(&checks)?;
+    println!("all is well");
+    Ok(())
 }
 
 fn show(config: &Config) {

@@ -2,11 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use der::{Decode, Encode, Reader, SliceReader, Tag, TagNumber};
+use der::{Decode, Encode, Reader, SliceReader};
 use rustls_pki_types::alg_id;
 use time::OffsetDateTime;
 
 use super::read::{self, Parsed, dn, may_issue, parse};
+use crate::domain::ber::{CONTEXT_0, Elements, OBJECT_IDENTIFIER, SEQUENCE};
 use crate::domain::{
     Certificate, CertificateValidity, IssuedCertificate, PublicKey, Refusal, Validity,
 };
@@ -20,7 +21,7 @@ pub struct Certified {
     pub chain: Vec<Certificate>,
 }
 
-/// Reads the certificates of a file: PEM or DER, one or many, or PKCS#7 (RFC 5652) of which only they are
+/// Reads the certificates of a file: PEM or DER, one or many, or PKCS#7 (RFC 5652), in DER or BER, of which only they are
 /// taken. Of PEM, armour and line ends may be lost.
 pub fn read_certificates(file: &[u8]) -> Result<Vec<Certificate>, Refusal> {
     if file.len() > FILE_LEN_MAX {
@@ -209,7 +210,7 @@ fn validity(parsed: &Parsed) -> Option<Validity> {
     })
 }
 
-/// Reads DER: a certificate, or PKCS#7.
+/// Reads DER: a certificate, or PKCS#7, which may be BER as well.
 fn from_der(der: &[u8]) -> Result<Vec<Certificate>, Refusal> {
     if Parsed::from_der(der).is_ok() {
         return Ok(vec![Certificate::from_der(der)]);
@@ -220,30 +221,25 @@ fn from_der(der: &[u8]) -> Result<Vec<Certificate>, Refusal> {
 
 /// Takes the certificates out of a `SignedData` (RFC 5652 section 5.1): in a `ContentInfo` that names it, they
 /// are the part tagged 0 behind version, digest algorithms and content. A walk over the tags does: the cms
-/// crate for this version of der is not released yet.
-fn from_pkcs7(der: &[u8]) -> Option<Vec<Certificate>> {
-    let inside = |der: &[u8]| Some(der::AnyRef::from_der(der).ok()?.value().to_vec());
-    let content_info = inside(der)?;
-    let mut parts = SliceReader::new(&content_info).ok()?;
-    if parts.tlv_bytes().ok()? != SIGNED_DATA {
+/// crate for this version of der is not released yet, and reads no BER.
+fn from_pkcs7(file: &[u8]) -> Option<Vec<Certificate>> {
+    let mut elements = Elements::of(file);
+    let content_info = elements.take(SEQUENCE).filter(|_| elements.is_empty())?;
+    let mut parts = content_info.parts();
+    if parts.take(OBJECT_IDENTIFIER)?.contents != SIGNED_DATA {
         return None;
     }
-    let signed_data = inside(&inside(parts.tlv_bytes().ok()?)?)?;
-    let mut parts = SliceReader::new(&signed_data).ok()?;
-    while !parts.is_finished() {
-        let part = parts.tlv_bytes().ok()?;
-        let any = der::AnyRef::from_der(part).ok()?;
-        let certificates = Tag::ContextSpecific {
-            constructed: true,
-            number: TagNumber(0),
-        };
-        if der::Tagged::tag(&any) != certificates {
+    let signed_data = parts.take(CONTEXT_0)?.parts().take(SEQUENCE)?;
+    let mut parts = signed_data.parts();
+    while !parts.is_empty() {
+        let part = parts.next()?;
+        if part.tag != CONTEXT_0 {
             continue;
         }
         let mut found = Vec::new();
-        let mut each = SliceReader::new(any.value()).ok()?;
-        while !each.is_finished() {
-            found.push(Certificate::from_der(each.tlv_bytes().ok()?));
+        let mut certificates = part.parts();
+        while !certificates.is_empty() {
+            found.push(Certificate::from_der(certificates.next()?.whole));
         }
         return Some(found);
     }
@@ -304,4 +300,4 @@ const BEGIN: &str = "-----BEGIN ";
 const FILE_LEN_MAX: usize = 256 * 1024;
 const CERTIFICATES_MAX: usize = 32;
 /// The object identifier id-signedData, in DER.
-const SIGNED_DATA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02";
+const SIGNED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02";

@@ -114,6 +114,46 @@ fn validity_passes_on_both_sides_of_2050() {
     }
 }
 
+#[test]
+fn certificates_are_taken_out_of_pkcs_7_in_der_and_in_ber() {
+    let (certificate, _) = signed();
+    // Of which no length is told before: ContentInfo, SignedData, what is signed, and the certificates.
+    let ber = [
+        &b"\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x80"[..],
+        b"\x30\x80\x02\x01\x01\x31\x00",
+        b"\x30\x80\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01\x00\x00",
+        b"\xa0\x80",
+        certificate.der(),
+        certificate.der(),
+        b"\x00\x00\x31\x00",
+        b"\x00\x00\x00\x00\x00\x00",
+    ]
+    .concat();
+    let tlv = |tag: u8, contents: &[u8]| {
+        let length = u16::try_from(contents.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82][..], &length, contents].concat()
+    };
+    let two = [certificate.der(), certificate.der()].concat();
+    let signed_data = [
+        &b"\x02\x01\x01\x31\x00"[..],
+        b"\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01",
+        &tlv(0xa0, &two),
+        b"\x31\x00",
+    ]
+    .concat();
+    let content_info = [
+        &b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02"[..],
+        &tlv(0xa0, &tlv(0x30, &signed_data)),
+    ]
+    .concat();
+    for pkcs7 in [ber, tlv(0x30, &content_info)] {
+        let read = read_certificates(&pkcs7).unwrap();
+        assert_eq!(read, [certificate.clone(), certificate.clone()]);
+        assert!(read_certificates(&pkcs7[..pkcs7.len() - 1]).is_err());
+        assert!(read_certificates(&[&pkcs7[..], b"\0"].concat()).is_err());
+    }
+}
+
 type Change = fn(&mut Profile);
 
 #[test]

@@ -22,7 +22,7 @@ use crate::proto::{
 pub(super) struct Doctor {}
 
 /// One thing that was looked at.
-struct Finding {
+struct Check {
     verdict: Verdict,
     /// What was looked at.
     subject: String,
@@ -53,16 +53,16 @@ impl Verdict {
 impl Doctor {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let daemon = context.connection.open().await?;
-        let mut findings = Vec::new();
+        let mut checks = Vec::new();
         for (service, subject, remedy) in SERVICES {
-            findings.push(ask_health(context, &daemon, service, subject, remedy).await);
+            checks.push(ask_health(context, &daemon, service, subject, remedy).await);
         }
         match list_providers(context, &daemon).await {
             Ok(providers) => {
                 for provider in &providers {
-                    findings.push(judge(provider));
-                    findings.extend(provider.missing_algorithms.iter().map(|missing| {
-                        Finding::new(
+                    checks.push(judge(provider));
+                    checks.extend(provider.missing_algorithms.iter().map(|missing| {
+                        Check::new(
                             Verdict::Note,
                             provider.crypto_provider().as_str_name(),
                             missing_in_words(missing),
@@ -73,16 +73,13 @@ impl Doctor {
             Err(status) if status.code() == Code::Unimplemented => {
                 let older = "the daemon is older than this command, and does not tell how its providers are";
                 let remedy = "keypaird healthcheck --service provider/HSM tells whether one serves";
-                findings.push(Finding::new(Verdict::Note, "providers", older).with(remedy));
+                checks.push(Check::new(Verdict::Note, "providers", older).with(remedy));
             }
-            Err(status) => findings.push(refused("providers", &status)),
+            Err(status) => checks.push(refused("providers", &status)),
         }
-        findings.extend(look_at_key_pairs(context, &daemon).await);
-        context.findings(&findings)?;
-        match findings
-            .iter()
-            .any(|finding| finding.verdict == Verdict::Wrong)
-        {
+        checks.extend(look_at_key_pairs(context, &daemon).await);
+        context.show_checks(&checks)?;
+        match checks.iter().any(|check| check.verdict == Verdict::Wrong) {
             true => Err(Failure::NotWell),
             false => Ok(()),
         }
@@ -90,22 +87,22 @@ impl Doctor {
 }
 
 impl Context<'_> {
-    fn findings(&mut self, findings: &[Finding]) -> Result<(), Failure> {
-        let wrong = findings
+    fn show_checks(&mut self, checks: &[Check]) -> Result<(), Failure> {
+        let wrong = checks
             .iter()
-            .filter(|finding| finding.verdict == Verdict::Wrong)
+            .filter(|check| check.verdict == Verdict::Wrong)
             .count();
         if self.output == Output::Json {
-            let findings: Vec<_> = findings
+            let checks: Vec<_> = checks
                 .iter()
-                .map(|finding| {
+                .map(|check| {
                     let mut json = json!({
-                        "verdict": finding.verdict.name().to_uppercase(),
-                        "subject": finding.subject,
-                        "message": finding.message,
+                        "verdict": check.verdict.name().to_uppercase(),
+                        "subject": check.subject,
+                        "message": check.message,
                     });
-                    if !finding.remedy.is_empty() {
-                        json["remedy"] = finding.remedy.as_str().into();
+                    if !check.remedy.is_empty() {
+                        json["remedy"] = check.remedy.as_str().into();
                     }
                     json
                 })
@@ -113,24 +110,24 @@ impl Context<'_> {
             writeln!(
                 self.out,
                 "{:#}",
-                json!({"well": wrong == 0, "findings": findings})
+                json!({"well": wrong == 0, "findings": checks})
             )?;
             return Ok(());
         }
         let mut rows = Vec::new();
-        for finding in findings {
-            let colour = match finding.verdict {
+        for check in checks {
+            let colour = match check.verdict {
                 Verdict::Well => Color::Green,
                 Verdict::Note => Color::Yellow,
                 Verdict::Wrong => Color::Red,
             };
             rows.push(vec![
-                self.cell(finding.verdict.name(), Some(colour)),
-                Cell::new(&finding.subject),
-                Cell::new(&finding.message),
+                self.cell(check.verdict.name(), Some(colour)),
+                Cell::new(&check.subject),
+                Cell::new(&check.message),
             ]);
-            if !finding.remedy.is_empty() {
-                let remedy = format!("-> {}", finding.remedy);
+            if !check.remedy.is_empty() {
+                let remedy = format!("-> {}", check.remedy);
                 rows.push(vec![Cell::new(""), Cell::new(""), Cell::new(remedy)]);
             }
         }
@@ -145,7 +142,7 @@ impl Context<'_> {
     }
 }
 
-impl Finding {
+impl Check {
     fn new(verdict: Verdict, subject: &str, message: impl Into<String>) -> Self {
         Self {
             verdict,
@@ -162,9 +159,9 @@ impl Finding {
 }
 
 /// Says that the daemon did not answer a question.
-fn refused(subject: &str, status: &Status) -> Finding {
+fn refused(subject: &str, status: &Status) -> Check {
     let message = format!("the daemon does not tell: {}", status.message());
-    Finding::new(Verdict::Wrong, subject, message).with("the daemon's log has the cause")
+    Check::new(Verdict::Wrong, subject, message).with("the daemon's log has the cause")
 }
 
 async fn ask_health(
@@ -173,17 +170,17 @@ async fn ask_health(
     service: &str,
     subject: &str,
     remedy: &str,
-) -> Finding {
+) -> Check {
     let request = context.connection.request(HealthCheckRequest {
         service: service.to_owned(),
     });
     match daemon.health().check(request).await {
         Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
-            Finding::new(Verdict::Well, subject, "serves")
+            Check::new(Verdict::Well, subject, "serves")
         }
-        Ok(_) => Finding::new(Verdict::Wrong, subject, "does not serve").with(remedy),
+        Ok(_) => Check::new(Verdict::Wrong, subject, "does not serve").with(remedy),
         Err(status) if status.code() == Code::NotFound => {
-            Finding::new(Verdict::Note, subject, "the daemon does not know this name")
+            Check::new(Verdict::Note, subject, "the daemon does not know this name")
         }
         Err(status) => refused(subject, &status),
     }
@@ -198,7 +195,7 @@ async fn list_providers(
     Ok(answer.into_inner().crypto_providers)
 }
 
-fn judge(provider: &CryptoProviderStatus) -> Finding {
+fn judge(provider: &CryptoProviderStatus) -> Check {
     let name = provider.crypto_provider().as_str_name();
     let last = match provider.last_signature_time {
         Some(_) => format!(
@@ -209,9 +206,9 @@ fn judge(provider: &CryptoProviderStatus) -> Finding {
     };
     match provider.state() {
         CryptoProviderState::Serving => {
-            Finding::new(Verdict::Well, name, format!("{}{last}", provider.message))
+            Check::new(Verdict::Well, name, format!("{}{last}", provider.message))
         }
-        _ => Finding::new(Verdict::Wrong, name, format!("{}{last}", provider.message))
+        _ => Check::new(Verdict::Wrong, name, format!("{}{last}", provider.message))
             .with(&*provider.remedy),
     }
 }
@@ -228,7 +225,7 @@ fn missing_in_words(missing: &MissingAlgorithm) -> String {
 }
 
 /// Sees whether the store answers, and whether there are key pairs that nobody can sign with any more.
-async fn look_at_key_pairs(context: &Context<'_>, daemon: &Daemon) -> Vec<Finding> {
+async fn look_at_key_pairs(context: &Context<'_>, daemon: &Daemon) -> Vec<Check> {
     let count = async |status: CertificateValidity| {
         let request = context.connection.request(ListSigningKeyPairsRequest {
             page_size: 1,
@@ -248,18 +245,14 @@ async fn look_at_key_pairs(context: &Context<'_>, daemon: &Daemon) -> Vec<Findin
         ))
     };
     match counted.await {
-        Ok((0, _)) => vec![Finding::new(
-            Verdict::Well,
-            "key pairs",
-            "there are none yet",
-        )],
-        Ok((all, 0)) => vec![Finding::new(
+        Ok((0, _)) => vec![Check::new(Verdict::Well, "key pairs", "there are none yet")],
+        Ok((all, 0)) => vec![Check::new(
             Verdict::Well,
             "key pairs",
             format!("there are {all}, and none has expired"),
         )],
         Ok((all, expired)) => vec![
-            Finding::new(
+            Check::new(
                 Verdict::Note,
                 "key pairs",
                 format!("there are {all}, of which {expired} have expired"),
@@ -317,10 +310,10 @@ mod tests {
             remedy: "put the right one in place".into(),
             ..CryptoProviderStatus::default()
         };
-        let finding = judge(&status);
-        assert!(finding.verdict == Verdict::Wrong);
-        assert_eq!(finding.subject, "HSM");
-        assert_eq!(finding.remedy, "put the right one in place");
+        let check = judge(&status);
+        assert!(check.verdict == Verdict::Wrong);
+        assert_eq!(check.subject, "HSM");
+        assert_eq!(check.remedy, "put the right one in place");
         let unknown = CryptoProviderStatus {
             state: 99,
             ..status

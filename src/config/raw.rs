@@ -256,6 +256,7 @@ const KEYS: &[&str] = &[
     "server.unix_socket",
     "server.rest_base_path",
     "server.max_message_bytes",
+    "server.max_connections",
     "server.request_timeout",
     "server.shutdown_grace",
     "server.allow_insecure",
@@ -292,3 +293,42 @@ const PLANNED: &[&str] = &[
     "telemetry.metrics_listen",
     "telemetry.otlp_endpoint",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_key_that_is_known_and_no_other() {
+        let mut section = "";
+        let mut in_example = Vec::new();
+        for line in include_str!("../../deploy/keypaird.example.toml").lines() {
+            // What is optional is commented out.
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            if let Some(line) = line.strip_prefix('[') {
+                section = line.trim_end_matches(']');
+            } else if let Some((key, _)) = line.split_once(" = ")
+                && !key.contains(' ')
+            {
+                in_example.push(format!("{section}.{key}"));
+            }
+        }
+        let mut known = KEYS.to_vec();
+        known.sort_unstable();
+        in_example.sort_unstable();
+        assert_eq!(in_example, known);
+    }
+
+    #[test]
+    fn what_may_have_been_meant_is_told() {
+        for (written, meant) in [
+            ("server.max_conections", "server.max_connections"),
+            ("max_connections", "server.max_connections"),
+            ("crypto.pkcs11.isolatoin", "crypto.pkcs11.isolation"),
+            ("crypto.canary_intervall", "crypto.canary_interval"),
+        ] {
+            let said = unknown(written);
+            assert!(said.ends_with(&format!("did you mean {meant}?")), "{said}");
+        }
+    }
+}

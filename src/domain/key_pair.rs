@@ -140,6 +140,11 @@ pub struct KeyPairGeneration {
 }
 
 impl KeyPairGeneration {
+    /// Tells whether its certificate is to lie on the token. What lies beside a linked key is not ours.
+    pub fn has_certificate_on_token(&self) -> bool {
+        self.provider == ProviderKind::Hsm && self.origin != KeyOrigin::Linked
+    }
+
     /// Puts a key and its certificate together.
     pub fn new(key: HeldKey, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
         Self {

@@ -4,6 +4,7 @@
 //! caller may ask for is here and nowhere else, so that each transport answers alike.
 
 mod algorithm;
+pub(crate) mod ber;
 mod certificate;
 mod chance;
 mod dn;
@@ -44,5 +45,5 @@ pub use rotation::{GenerationTemplate, RotatedFrom, Rotation, RotationSettings};
 pub use san::SubjectAlternativeName;
 pub use schedule::{DueStep, Lifecycle, RotationAction};
 pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};
-pub use signing::{SignatureEncoding, SigningInput, ecdsa_der};
+pub use signing::{LARGE_LEN, SignatureEncoding, SigningInput, ecdsa_der};
 pub use violation::{Refusal, Violation, Violations};

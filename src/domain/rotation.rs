@@ -96,7 +96,7 @@ impl RotationSettings {
         &self,
         from: &RotatedFrom,
         policy: &ProviderPolicy,
-        capable: impl FnOnce(ProviderKind, KeySpec, SignatureAlgorithm, &mut Violations),
+        capable: impl FnOnce(ProviderKind, KeySpec, &mut Violations),
     ) -> Result<Rotation, Violations> {
         let mut violations = Violations::new();
         let v = &mut violations;
@@ -105,14 +105,8 @@ impl RotationSettings {
             from.lifetime.min(Duration::days(next.valid_days.into()))
         });
         let buffers = self.buffers(shortest, v);
-        if let Some(GenerationTemplate {
-            spec,
-            signature_algorithm,
-            provider,
-            ..
-        }) = next
-        {
-            capable(provider, spec, signature_algorithm, v);
+        if let Some(GenerationTemplate { spec, provider, .. }) = next {
+            capable(provider, spec, v);
         }
         match (buffers, next) {
             (Some((creation_buffer_days, activation_buffer_days)), Some(next))
@@ -257,7 +251,7 @@ mod tests {
 
     fn check(settings: &RotationSettings, from: &RotatedFrom) -> Result<Rotation, Vec<String>> {
         settings
-            .check(from, &HYBRID, |_, _, _, _| {})
+            .check(from, &HYBRID, |_, _, _| {})
             .map_err(|violations| {
                 let said = violations
                     .iter()

@@ -8,8 +8,8 @@ use time::Duration;
 
 use super::{
     GenerationTemplate, KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy,
-    Refusal, RotatedFrom, Rotation, RotationSettings, SignatureAlgorithm, Subject,
-    SubjectAlternativeName, SubjectSettings, Violations,
+    Refusal, RotatedFrom, Rotation, RotationSettings, Subject, SubjectAlternativeName,
+    SubjectSettings, Violations,
 };
 
 /// Settings as a caller wrote them, whatever the transport.
@@ -75,7 +75,7 @@ impl NewKeyPairSettings {
     pub fn check(
         self,
         policy: &ProviderPolicy,
-        capable: impl Fn(ProviderKind, KeySpec, SignatureAlgorithm, &mut Violations),
+        capable: impl Fn(ProviderKind, KeySpec, &mut Violations),
     ) -> Result<KeyPairTemplate, Violations> {
         let mut violations = Violations::new();
         let v = &mut violations;
@@ -105,9 +105,8 @@ impl NewKeyPairSettings {
             Some(name) => v.check("signatureAlgorithm", algorithm.signature_algorithm(&name)),
         });
         let provider = v.check("cryptoProvider", policy.resolve(self.crypto_provider));
-        if let (Some(provider), Some(spec), Some(signature)) = (provider, spec, signature_algorithm)
-        {
-            capable(provider, spec, signature, v);
+        if let (Some(provider), Some(spec)) = (provider, spec) {
+            capable(provider, spec, v);
         }
         let first = provider
             .zip(spec)
@@ -194,7 +193,7 @@ const LIFETIME_MAX: Duration = Duration::days(36_500);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Curve, Hash, ProviderMode, RsaSize};
+    use crate::domain::{Curve, Hash, ProviderMode, RsaSize, SignatureAlgorithm};
 
     const HYBRID: ProviderPolicy = ProviderPolicy {
         mode: ProviderMode::Hybrid,
@@ -213,14 +212,12 @@ mod tests {
     }
 
     fn check(settings: NewKeyPairSettings) -> Result<KeyPairTemplate, Vec<(String, String)>> {
-        settings
-            .check(&HYBRID, |_, _, _, _| {})
-            .map_err(|violations| {
-                violations
-                    .iter()
-                    .map(|v| (v.field.to_string(), v.refusal.to_string()))
-                    .collect()
-            })
+        settings.check(&HYBRID, |_, _, _| {}).map_err(|violations| {
+            violations
+                .iter()
+                .map(|v| (v.field.to_string(), v.refusal.to_string()))
+                .collect()
+        })
     }
 
     fn refused_fields(settings: NewKeyPairSettings) -> Vec<String> {
@@ -371,7 +368,7 @@ mod tests {
             country: String::new(),
             ..settings()
         }
-        .check(&HYBRID, |provider, spec, _, violations| {
+        .check(&HYBRID, |provider, spec, violations| {
             violations.add("keySize", Refusal::new(format!("{provider} lacks {spec}")));
         })
         .unwrap_err();

@@ -55,6 +55,11 @@ impl SigningInput {
         }
     }
 
+    /// Tells whether to hash it takes so long that others should not wait behind it: some tens of microseconds.
+    pub fn is_large(&self) -> bool {
+        self.len() > LARGE_LEN
+    }
+
     /// Tells whether it is the empty message.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -86,6 +91,9 @@ impl SigningInput {
         }
     }
 }
+
+/// The longest message that is hashed while others wait.
+pub const LARGE_LEN: usize = 64 * 1024;
 
 impl fmt::Debug for SigningInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -61,12 +61,9 @@ impl Health {
 /// Returns what serves now, by the names that are asked for.
 fn statuses(service: &Service) -> Vec<(&'static str, bool)> {
     let mut statuses: Vec<_> = service
-        .health()
+        .provider_states()
         .into_iter()
-        .map(|health| {
-            let serves = health.state == ProviderState::Serving;
-            (service_name(health.provider), serves)
-        })
+        .map(|(provider, state)| (service_name(provider), state == ProviderState::Serving))
         .collect();
     let any = statuses.iter().any(|(_, serves)| *serves);
     statuses.extend([

@@ -21,9 +21,9 @@ impl Work {
         }
     }
 
-    /// Takes what one derivation needs.
+    /// Takes what one derivation needs: its iterations, and what it takes to begin them.
     pub(super) fn take(&mut self, iterations: u32) -> Result<(), KeyFileError> {
-        match self.iterations.checked_sub(iterations) {
+        match self.iterations.checked_sub(iterations.max(ITERATIONS_MIN)) {
             Some(left) if iterations <= ITERATIONS_MAX => {
                 self.iterations = left;
                 Ok(())
@@ -69,5 +69,29 @@ pub(super) fn decrypt_pbes2(
 
 /// How often a file may have a password hashed for one key.
 const ITERATIONS_MAX: u32 = 1_000_000;
+/// What a derivation counts for at least. Each hashes password and salt anew, and a small file has room for many.
+const ITERATIONS_MIN: u32 = 1_000;
 /// How much memory scrypt may walk over: a second's work.
 const SCRYPT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_derivations_are_work_even_without_iterations() {
+        let mut work = Work::of_a_file();
+        let done = (0..10_000).take_while(|_| work.take(1).is_ok()).count();
+        assert_eq!(done, 3_000);
+    }
+
+    #[test]
+    fn the_largest_honest_file_is_opened() {
+        let mut work = Work::of_a_file();
+        for _ in 0..3 {
+            work.take(ITERATIONS_MAX).unwrap();
+        }
+        assert!(work.take(1).is_err());
+        assert!(Work::of_a_file().take(ITERATIONS_MAX + 1).is_err());
+    }
+}

@@ -4,7 +4,6 @@
 //! [`PrivateKey`] whose public half was computed from it. To derive a key from a
 //! password takes a processor for up to a second, so none of this belongs on a thread that has others waiting.
 
-mod ber;
 mod encryption;
 mod error;
 mod pem;
@@ -66,12 +65,16 @@ pub struct KeyFile {
 /// Reads a key file.
 ///
 /// # Errors
-/// [`KeyFileError::Unreadable`] for a wrong password or damage; [`KeyFileError::Refused`] for what it is or holds.
+/// [`KeyFileError::Unreadable`] for a wrong password or damage; [`KeyFileError::Refused`] for what it is or holds, and for a
+/// password that is too long: every derivation would hash all of it.
 pub fn read(
     file: &[u8],
     format: Option<KeyFileFormat>,
     password: &SecretString,
 ) -> Result<KeyFile, KeyFileError> {
+    if password.expose_secret().len() > PASSWORD_BYTES_MAX {
+        return Err(KeyFileError::Refused("password", password_too_long()));
+    }
     if file.len() > FILE_LEN_MAX {
         return Err(KeyFileError::file(format!(
             "has {} bytes, and may have {FILE_LEN_MAX}",
@@ -131,10 +134,12 @@ pub fn check_new_password(password: &SecretString) -> Result<(), Refusal> {
             "must have at least {PASSWORD_LEN_MIN} characters"
         ))),
         (_, ..=PASSWORD_BYTES_MAX) => Ok(()),
-        _ => Err(Refusal::new(format!(
-            "must have at most {PASSWORD_BYTES_MAX} bytes"
-        ))),
+        _ => Err(password_too_long()),
     }
+}
+
+fn password_too_long() -> Refusal {
+    Refusal::new(format!("must have at most {PASSWORD_BYTES_MAX} bytes"))
 }
 
 /// Far more than a key and a chain of any size take.

@@ -100,7 +100,11 @@ impl Block<'_> {
     /// Decodes lines of any length: not all programs keep to the 64 characters of RFC 7468.
     fn decode(&self) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         let body = self.text.split("-----").nth(2).unwrap_or_default();
-        let compact: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
+        // With room for all: a text that grows leaves copies behind, which nobody wipes.
+        let mut compact = Zeroizing::new(String::with_capacity(body.len()));
+        for part in body.split_ascii_whitespace() {
+            compact.push_str(part);
+        }
         let decoded = STANDARD.decode(compact.as_bytes()).map(Zeroizing::new);
         decoded.map_err(|_| KeyFileError::damaged("a block is not base64"))
     }

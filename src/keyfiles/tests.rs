@@ -40,6 +40,16 @@ fn what_is_no_key_file_is_refused_with_what_it_is() {
 }
 
 #[test]
+fn a_password_that_no_file_has_is_refused() {
+    let refused = |len| {
+        let password = SecretString::from("x".repeat(len));
+        read(b"hello", None, &password).unwrap_err().to_string()
+    };
+    assert_eq!(refused(1025), "password: must have at most 1024 bytes");
+    assert!(refused(1024).starts_with("fileData: "));
+}
+
+#[test]
 fn a_new_password_has_a_length() {
     let check = |password: &str| check_new_password(&SecretString::from(password));
     assert!(check("").is_err());

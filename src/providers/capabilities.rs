@@ -110,13 +110,7 @@ impl Capabilities {
     }
 
     /// Refuses what the provider cannot do, on the field that would have to change.
-    pub fn check(
-        &self,
-        provider: ProviderKind,
-        spec: KeySpec,
-        _signature: SignatureAlgorithm,
-        violations: &mut Violations,
-    ) {
+    pub fn check(&self, provider: ProviderKind, spec: KeySpec, violations: &mut Violations) {
         // Hashing is done on our side, so what signs with one hash signs with all of them.
         let Some(reason) = self.lacking.get(&spec) else {
             return;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -10,7 +11,7 @@ use tracing::Span;
 
 use super::lane::{Crew, Job, Lane, SignJob, guarded};
 use super::order::{SigningOrder, portions, sign_all};
-use super::{CryptoProvider, Operation, ProviderError, ProviderErrorKind};
+use super::{CryptoProvider, Finding, Operation, ProviderError, ProviderErrorKind};
 use crate::domain::ProviderKind;
 
 /// A provider with the threads that call it.
@@ -176,7 +177,7 @@ impl ProviderHandle {
         match self.stuck.load(Ordering::Acquire) {
             true => Err(self
                 .error(Operation::Connect, ProviderErrorKind::Unavailable)
-                .because("no call comes back from the device")),
+                .found(Some(Finding::ModuleHangs))),
             false => self.provider.availability(),
         }
     }
@@ -202,6 +203,27 @@ impl ProviderHandle {
             tokio::time::sleep(RECOVERY_POLL).await;
         }
         true
+    }
+
+    /// Connects the provider, on a thread of its own: in a lane, it would wait behind calls that hang on the connection whose
+    /// place it is to take.
+    pub async fn connect(&self) -> Result<(), ProviderError> {
+        let (reply, connected) = oneshot::channel();
+        let (provider, kind) = (Arc::clone(&self.provider), self.kind());
+        let connect = move || {
+            let done = guarded(kind, Operation::Connect, || provider.connect());
+            // Who waited may have stopped.
+            let _ = reply.send(done.unwrap_or_else(Err));
+        };
+        let started = thread::Builder::new()
+            .name("connect".to_owned())
+            .spawn(connect);
+        started.map_err(|cause| {
+            self.error(Operation::Connect, ProviderErrorKind::Unavailable)
+                .because(cause)
+        })?;
+        let connected = connected.await;
+        connected.unwrap_or_else(|_| Err(self.lost(Operation::Connect)))
     }
 
     /// Runs a job and waits for its result, up to the operation timeout.

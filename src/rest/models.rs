@@ -6,6 +6,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use utoipa::ToSchema;
 
+use super::request::Object;
 use crate::domain::{self, CertificateValidity, KeySpec};
 use crate::service::{AvailableAlgorithm, KeyPairView as View};
 
@@ -96,7 +97,8 @@ pub(super) struct NewKeyPairSettings {
     /// Where the key shall live; `crypto.default_provider` when absent.
     crypto_provider: Option<CryptoProvider>,
     /// When and into what the key pair is rotated; never by itself when absent.
-    rotation_settings: Option<KeyPairRotationSettings>,
+    #[schema(value_type = Option<KeyPairRotationSettings>)]
+    rotation_settings: Option<Object<KeyPairRotationSettings>>,
 }
 
 impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
@@ -115,7 +117,9 @@ impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
             key_size: settings.key_size,
             signature_algorithm: settings.signature_algorithm,
             crypto_provider: settings.crypto_provider.map(Into::into),
-            rotation_settings: settings.rotation_settings.map(Into::into),
+            rotation_settings: settings
+                .rotation_settings
+                .map(|Object(rotation)| rotation.into()),
             ..Self::default()
         }
     }

@@ -1,5 +1,8 @@
 //! What handlers take from a request: checked bodies, ids and query parameters.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::RequestExt;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -9,7 +12,9 @@ use axum::http::{StatusCode, header};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use super::api_result::Refused;
 
@@ -30,12 +35,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             ),
             _ => Refused::malformed("body", "was broken off"),
         })?;
-        if bytes.trim_ascii_start().starts_with(b"[") {
-            // Its elements would be taken for the fields, in their order.
-            return Err(Refused::malformed("body", "must be an object"));
-        }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let read = serde_path_to_error::deserialize(&mut json);
+        let Object(body) = read.map_err(|error| {
             let path = error.path().to_string();
             let (field, sentence) = explain(error.inner());
             let field = field.unwrap_or(
@@ -54,6 +56,31 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             Ok(()) => Ok(Self(body)),
             Err(_) => Err(Refused::malformed("body", "has something behind its end")),
         }
+    }
+}
+
+/// What is written as an object, and not as an array: whose elements serde would take for the fields, in their order.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Fields::<T>(PhantomData);
+        deserializer.deserialize_map(fields).map(Self)
+    }
+}
+
+/// Reads the fields of an object.
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields))
     }
 }
 
@@ -82,7 +109,6 @@ fn wanted(said: &str) -> (Option<String>, String) {
         },
         None => match said.split_once(", expected ").map(|(_, wanted)| wanted) {
             Some("i32" | "u32") | None => "must be a whole number, and within reason".to_owned(),
-            Some(wanted) if wanted.starts_with("struct ") => "must be an object".to_owned(),
             Some(wanted) => format!("must be {wanted}"),
         },
     };
@@ -146,7 +172,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 }
 
 /// Takes no query parameters.
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
@@ -173,3 +199,59 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        number: i32,
+        inner: Option<Object<Inner>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Inner {
+        name: String,
+    }
+
+    /// Returns the number and the name, or where something is wrong, and what.
+    fn read(text: &str) -> Result<(i32, Option<String>), (String, String)> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let read = serde_path_to_error::deserialize(&mut json);
+        let Object(Outer { number, inner }) =
+            read.map_err(|error| (error.path().to_string(), explain(error.inner()).1))?;
+        Ok((number, inner.map(|Object(Inner { name })| name)))
+    }
+
+    #[test]
+    fn fields_are_told_by_their_names_and_never_by_their_places() {
+        assert_eq!(read(r#"{"number": 7}"#), Ok((7, None)));
+        assert_eq!(read(r#"{"number": 7, "inner": null}"#), Ok((7, None)));
+        let whole = r#"{"inner": {"name": "x"}, "number": 7}"#;
+        assert_eq!(read(whole), Ok((7, Some("x".to_owned()))));
+        for (text, path, sentence) in [
+            (r#"[7, {"name": "x"}]"#, ".", "must be an object"),
+            ("7", ".", "must be an object"),
+            (
+                r#"{"number": 7, "inner": ["x"]}"#,
+                "inner",
+                "must be an object",
+            ),
+            (
+                r#"{"number": 7, "inner": "x"}"#,
+                "inner",
+                "must be an object",
+            ),
+            (
+                r#"{"number": 7, "inner": {"name": 1}}"#,
+                "inner.name",
+                "must be a string",
+            ),
+        ] {
+            let wrong = Err((path.to_owned(), sentence.to_owned()));
+            assert_eq!(read(text), wrong, "{text}");
+        }
+    }
+}

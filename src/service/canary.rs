@@ -15,10 +15,8 @@ use tracing::{error, info};
 
 use super::health::{Proof, Said};
 use super::{Service, ServiceError};
-use crate::domain::EventKind::{ProviderRecovered, ProviderUnavailable};
 use crate::domain::{
-    KeyAlgorithm, KeyOrigin, KeyPair, KeyPairId, ListFilter, ListOrder, ListQuery, PageSize,
-    SigningInput,
+    KeyAlgorithm, KeyOrigin, KeyPairId, ListFilter, ListOrder, ListQuery, PageSize, SigningInput,
 };
 use crate::providers::{
     Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, SigningOrder,
@@ -31,6 +29,19 @@ enum Song {
     Sung(KeyPairId),
     /// There is nothing to sign with, and the provider is there.
     NoKeyPair,
+    /// The store does not say what there is to sign with.
+    Unheard,
+}
+
+/// What came of one key pair.
+enum Tried {
+    Signed,
+    /// It was deleted, or moved.
+    Gone,
+    /// The store does not say what it is.
+    Unknown,
+    /// The fault is with the key.
+    Unusable(ProviderError),
 }
 
 impl Service {
@@ -39,19 +50,10 @@ impl Service {
     /// There is one canary at a time for each provider, one in [`super::ServiceConfig::canary_interval`], and one in a second while they
     /// fail. Each is waited for as long as a caller would wait.
     pub async fn keep_trying(self: Arc<Self>, stop: CancellationToken) {
-        let providers: Vec<_> = self.registry.iter().cloned().collect();
-        let loops = providers.into_iter().map(|handle| {
-            let (service, stop) = (Arc::clone(&self), stop.clone());
-            tokio::spawn(async move {
-                stop.run_until_cancelled(service.keep_provider_tried(&handle))
-                    .await;
-            })
-        });
-        for task in loops.collect::<Vec<_>>() {
-            if let Err(error) = task.await {
-                error!(%error, "a provider is no longer tried");
-            }
-        }
+        self.for_each_provider(stop, |service, handle| async move {
+            service.keep_provider_tried(&handle).await;
+        })
+        .await;
     }
 
     async fn keep_provider_tried(&self, handle: &Arc<ProviderHandle>) {
@@ -60,33 +62,39 @@ impl Service {
         // When the next one is due, and before when there is none in any case.
         let (mut due, mut not_before) = (Instant::now(), Instant::now());
         let mut last_proof = Instant::now();
-        let mut told = false;
         loop {
             let now = Instant::now();
             if handle.availability().is_err() {
                 board.lock().proof = Proof::Awaited;
+                // What a lost connection signed proves nothing of the next.
+                forget_outcomes(handle);
                 due = now;
             } else if handle.signed_lately() {
-                self.note_signature(handle, &mut told).await;
+                self.note_signature(handle).await;
                 (due, last_proof) = (now + interval, now);
             } else if now >= not_before && (now >= due || handle.failed_lately()) {
-                let outcome = self.wait_for_canary(handle, &mut told).await;
+                let outcome = self.wait_for_canary(handle).await;
                 // What it did itself is not taken for what others did.
-                handle.signed_lately();
-                handle.failed_lately();
+                forget_outcomes(handle);
                 let now = Instant::now();
                 not_before = now + RETRY;
                 due = not_before;
                 match outcome {
-                    Ok(song) => {
+                    Ok(Song::Sung(id)) => {
                         (due, last_proof) = (now + interval, now);
-                        self.note_song(handle, song, &mut told).await;
+                        board.lock().canary_key = Some(id);
+                        self.note_signature(handle).await;
                     }
+                    Ok(Song::NoKeyPair) => {
+                        (due, last_proof) = (now + interval, now);
+                        self.note_proof(handle, Proof::NoKeyPair).await;
+                    }
+                    Ok(Song::Unheard) => {}
                     // The queue is full of work of others. When it is done, that is proof enough.
                     Err(failure)
                         if failure.kind == ProviderErrorKind::Busy
                             && last_proof.elapsed() < interval + handle.operation_timeout() => {}
-                    Err(failure) => self.note_failure(handle, &failure, &mut told).await,
+                    Err(failure) => self.note_failure(handle, &failure).await,
                 }
             }
             tokio::time::sleep(TICK).await;
@@ -94,11 +102,7 @@ impl Service {
     }
 
     /// Has a canary sing, and notices meanwhile what callers have signed.
-    async fn wait_for_canary(
-        &self,
-        handle: &Arc<ProviderHandle>,
-        told: &mut bool,
-    ) -> Result<Song, ProviderError> {
+    async fn wait_for_canary(&self, handle: &Arc<ProviderHandle>) -> Result<Song, ProviderError> {
         self.health.of(handle.kind()).lock().canaries += 1;
         let mut canary = std::pin::pin!(self.sing(handle));
         loop {
@@ -106,30 +110,47 @@ impl Service {
                 sung = &mut canary => return sung,
                 () = tokio::time::sleep(TICK) => {
                     if handle.signed_lately() {
-                        self.note_signature(handle, told).await;
+                        self.note_signature(handle).await;
                     }
                 }
             }
         }
     }
 
-    /// Makes a signature and verifies it. When a key is not as it should be, another one is taken, for that is no fault of
-    /// the provider.
+    /// Makes a signature and verifies it, with the key pair of the last time. When a key is not as it should be, another one
+    /// is taken, for that is no fault of the provider.
     async fn sing(&self, handle: &Arc<ProviderHandle>) -> Result<Song, ProviderError> {
-        let mut failed = None;
-        for id in self.canary_keys(handle).await {
-            let Some(signed) = self.sing_with(handle, &id).await else {
-                // It was deleted, or moved, or the store is away.
-                continue;
-            };
-            match signed {
-                Ok(()) => return Ok(Song::Sung(id)),
-                Err(failure) if is_of_key(failure.kind) => failed = Some(failure),
-                Err(failure) => return Err(failure),
+        let last = self.health.of(handle.kind()).lock().canary_key.clone();
+        let (mut unusable, mut unknown) = (None, false);
+        let mut left: Vec<_> = last.clone().into_iter().collect();
+        let mut listed = false;
+        for _ in 0..KEYS_TRIED {
+            if left.is_empty() && !std::mem::replace(&mut listed, true) {
+                match self.some_key_pairs(handle).await {
+                    Ok(found) => left = found,
+                    Err(failure) => {
+                        error!(
+                            cause = chain(&failure),
+                            "no key pair is found to try a provider with"
+                        );
+                        unknown = true;
+                    }
+                }
+                left.retain(|id| Some(id) != last.as_ref());
+                // The first one comes first.
+                left.reverse();
+            }
+            let Some(id) = left.pop() else { break };
+            match self.sing_with(handle, &id).await? {
+                Tried::Signed => return Ok(Song::Sung(id)),
+                Tried::Gone => {}
+                Tried::Unknown => unknown = true,
+                Tried::Unusable(failure) => unusable = Some(failure),
             }
         }
-        match failed {
+        match unusable {
             Some(failure) => Err(failure),
+            None if unknown => Ok(Song::Unheard),
             None => {
                 let probe = handle.run(Lane::Sign, Operation::Connect, |provider| provider.probe());
                 probe.await.map(|()| Song::NoKeyPair)
@@ -137,15 +158,20 @@ impl Service {
         }
     }
 
+    /// Signs with one key pair.
+    ///
+    /// # Errors
+    /// When the provider is to blame.
     async fn sing_with(
         &self,
         handle: &Arc<ProviderHandle>,
         id: &KeyPairId,
-    ) -> Option<Result<(), ProviderError>> {
-        let key = self.signing_key(id.as_str()).await.ok()?;
-        if !Arc::ptr_eq(&key.provider, handle) {
-            return None;
-        }
+    ) -> Result<Tried, ProviderError> {
+        let key = match self.signing_key(id.as_str()).await {
+            Ok(key) if Arc::ptr_eq(&key.provider, handle) => key,
+            Err(ServiceError::Store(_)) => return Ok(Tried::Unknown),
+            Ok(_) | Err(_) => return Ok(Tried::Gone),
+        };
         let now = self.clock.now();
         let message = format!("keypaird canary at {now}: that this key signs, and nothing else");
         let input = SigningInput::Message(message.into_bytes().into());
@@ -164,33 +190,18 @@ impl Service {
                 ProviderError::new(handle.kind(), Operation::Sign, kind)
             })
         });
-        Some(signed)
+        match signed {
+            Ok(()) => Ok(Tried::Signed),
+            Err(failure) if is_of_key(failure.kind) => Ok(Tried::Unusable(failure)),
+            Err(failure) => Err(failure),
+        }
     }
 
-    /// Returns with which key pairs to try: the one of the last time, then others, the quick ones first, and those last that
-    /// came from somebody else's keys.
-    async fn canary_keys(&self, handle: &ProviderHandle) -> Vec<KeyPairId> {
-        let last = self.health.of(handle.kind()).lock().canary_key.clone();
-        let listed = match self.some_key_pairs(handle).await {
-            Ok(listed) => listed,
-            Err(failure) => {
-                error!(
-                    cause = chain(&failure),
-                    "no key pair is found to try a provider with"
-                );
-                Vec::new()
-            }
-        };
-        let listed = listed.into_iter().map(|key_pair| key_pair.id);
-        let others = listed.filter(|id| Some(id) != last.as_ref());
-        last.clone()
-            .into_iter()
-            .chain(others)
-            .take(KEYS_TRIED)
-            .collect()
-    }
-
-    async fn some_key_pairs(&self, handle: &ProviderHandle) -> Result<Vec<KeyPair>, ServiceError> {
+    /// Returns key pairs to try a provider with: the quick ones first, and those last that came from somebody else's keys.
+    async fn some_key_pairs(
+        &self,
+        handle: &ProviderHandle,
+    ) -> Result<Vec<KeyPairId>, ServiceError> {
         let page_size = PageSize::parse(KEYS_LISTED)
             .map_err(|refusal| ServiceError::invalid("pageSize", refusal))?;
         let query = ListQuery {
@@ -209,54 +220,29 @@ impl Service {
             let slow = current.public_key.spec().algorithm() == KeyAlgorithm::Rsa;
             (current.origin == KeyOrigin::Linked, slow)
         });
-        Ok(listed)
+        Ok(listed.into_iter().map(|key_pair| key_pair.id).collect())
     }
 
-    /// Notes that a caller's signature was made.
-    async fn note_signature(&self, handle: &ProviderHandle, told: &mut bool) {
+    /// Notes that a signature was made.
+    async fn note_signature(&self, handle: &ProviderHandle) {
+        self.health.of(handle.kind()).lock().last_signature = Some(self.clock.now());
+        self.note_proof(handle, Proof::Signs).await;
+    }
+
+    /// Notes that a provider is well.
+    async fn note_proof(&self, handle: &ProviderHandle, proof: Proof) {
         let recovered = {
             let mut known = self.health.of(handle.kind()).lock();
-            known.last_signature = Some(self.clock.now());
-            known.proof = Proof::Signs;
-            known.complaint.take()
+            known.proof = proof;
+            known.complaint.take().is_some()
         };
-        self.tell_of_recovery(handle, recovered.is_some(), told)
-            .await;
-    }
-
-    async fn note_song(&self, handle: &ProviderHandle, song: Song, told: &mut bool) {
-        let recovered = {
-            let mut known = self.health.of(handle.kind()).lock();
-            known.proof = match song {
-                Song::Sung(id) => {
-                    known.last_signature = Some(self.clock.now());
-                    known.canary_key = Some(id);
-                    Proof::Signs
-                }
-                Song::NoKeyPair => Proof::NoKeyPair,
-            };
-            known.complaint.take()
-        };
-        self.tell_of_recovery(handle, recovered.is_some(), told)
-            .await;
-    }
-
-    async fn tell_of_recovery(&self, handle: &ProviderHandle, recovered: bool, told: &mut bool) {
         if recovered {
             info!(provider = %handle.kind(), "the provider signs again");
         }
-        if std::mem::take(told) {
-            self.tell_of_provider(ProviderRecovered, handle.kind())
-                .await;
-        }
+        self.tell_whether_it_serves(handle.kind(), true).await;
     }
 
-    async fn note_failure(
-        &self,
-        handle: &ProviderHandle,
-        failure: &ProviderError,
-        told: &mut bool,
-    ) {
+    async fn note_failure(&self, handle: &ProviderHandle, failure: &ProviderError) {
         let said = Said::of_canary(failure);
         let is_new = {
             let mut known = self.health.of(handle.kind()).lock();
@@ -268,13 +254,14 @@ impl Service {
         if is_new {
             error!(provider = %handle.kind(), cause = chain(failure), "the provider does not sign");
         }
-        // Of a lost connection those tell who make it anew.
-        if !*told && handle.availability().is_ok() {
-            *told = true;
-            self.tell_of_provider(ProviderUnavailable, handle.kind())
-                .await;
-        }
+        self.tell_whether_it_serves(handle.kind(), false).await;
     }
+}
+
+/// Forgets what came of signatures lately.
+fn forget_outcomes(handle: &ProviderHandle) {
+    handle.signed_lately();
+    handle.failed_lately();
 }
 
 /// Tells whether a signature failed for the key that was taken.

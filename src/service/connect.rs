@@ -8,7 +8,6 @@ use tracing::{error, warn};
 
 use super::Service;
 use super::health::Said;
-use crate::domain::EventKind::{ProviderRecovered, ProviderUnavailable};
 use crate::providers::{Lane, Operation, ProviderErrorKind, ProviderHandle};
 use crate::telemetry::chain;
 
@@ -19,15 +18,28 @@ impl Service {
     /// refused is not sent again before it changes. One that is lost more than 60 times in a minute is left alone for ten
     /// seconds.
     pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
-        let providers: Vec<_> = self.registry.iter().cloned().collect();
-        let loops = providers.into_iter().map(|handle| {
-            let (service, stop) = (Arc::clone(&self), stop.clone());
-            tokio::spawn(async move {
-                stop.run_until_cancelled(service.keep_provider_connected(&handle))
-                    .await;
-            })
+        self.for_each_provider(stop, |service, handle| async move {
+            tokio::join!(
+                service.keep_provider_connected(&handle),
+                look_for_lost_threads(&handle)
+            );
+        })
+        .await;
+    }
+
+    /// Does something for every provider, side by side, until it ends or `stop`.
+    pub(super) async fn for_each_provider<Work>(
+        self: Arc<Self>,
+        stop: CancellationToken,
+        work: impl Fn(Arc<Self>, Arc<ProviderHandle>) -> Work,
+    ) where
+        Work: Future<Output = ()> + Send + 'static,
+    {
+        let providers = self.registry.iter().map(|handle| {
+            let work = work(Arc::clone(&self), Arc::clone(handle));
+            tokio::spawn(stop.clone().run_until_cancelled_owned(work))
         });
-        for task in loops.collect::<Vec<_>>() {
+        for task in providers.collect::<Vec<_>>() {
             if let Err(error) = task.await {
                 error!(%error, "a provider is no longer looked after");
             }
@@ -37,28 +49,16 @@ impl Service {
     async fn keep_provider_connected(&self, handle: &ProviderHandle) {
         let mut wait = RETRY_MIN;
         let mut reported = None;
-        let mut lost = false;
         let mut losses = Vec::new();
         loop {
-            let connected = handle
-                .run_to_end(Lane::Manage, Operation::Connect, |provider| {
-                    provider.connect()
-                })
-                .await;
-            match connected {
+            match handle.connect().await {
                 Ok(()) => {
                     self.health.of(handle.kind()).lock().unconnected = None;
                     reported = None;
                     wait = RETRY_MIN;
-                    if lost {
-                        self.tell_of_provider(ProviderRecovered, handle.kind())
-                            .await;
-                    }
                     self.provider_came.notify_one();
                     self.look_after(handle).await;
-                    lost = true;
-                    self.tell_of_provider(ProviderUnavailable, handle.kind())
-                        .await;
+                    self.tell_whether_it_serves(handle.kind(), false).await;
                     losses.retain(|at: &Instant| at.elapsed() < LOSSES_WINDOW);
                     losses.push(Instant::now());
                     if losses.len() > LOSSES_MAX {
@@ -67,11 +67,7 @@ impl Service {
                     }
                 }
                 Err(failure) => {
-                    if !lost {
-                        lost = true;
-                        self.tell_of_provider(ProviderUnavailable, handle.kind())
-                            .await;
-                    }
+                    self.tell_whether_it_serves(handle.kind(), false).await;
                     let to_operators = Said::of_connection(&failure);
                     let remedy = to_operators.remedy;
                     self.health.of(handle.kind()).lock().unconnected = Some(to_operators);
@@ -116,7 +112,6 @@ impl Service {
         let mut ticks = 0_u32;
         while handle.provider().availability().is_ok() {
             tokio::time::sleep(TICK).await;
-            handle.look_for_lost_threads();
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TICKS_BETWEEN_PROBES) {
                 // What it finds shows in the availability.
@@ -131,6 +126,14 @@ impl Service {
                 }
             }
         }
+    }
+}
+
+/// Puts others in the place of threads whose calls do not come back, whatever else goes on. Does not return.
+async fn look_for_lost_threads(handle: &ProviderHandle) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        handle.look_for_lost_threads();
     }
 }
 

@@ -100,31 +100,25 @@ impl Service {
             generation: Generation::FIRST,
             key_ref: KeyRef::from_random(self.entropy.bits_128()?),
         };
-        // The software provider keeps nothing by itself: its key comes to be with the record, or not at all.
-        let keeps_keys = handle.provider().token().is_some();
-        if keeps_keys && let Err(error) = self.store.begin_creation(intent(handle, &name)).await {
-            // It may be recorded all the same, and would keep the id.
-            self.undo(handle, &name).await;
-            return Err(taken(error, &name.id));
-        }
-        // A panic must not keep the token from being cleared.
-        let made = AssertUnwindSafe(self.create_named(handle, &name, creation, gone))
-            .catch_unwind()
-            .await
-            .unwrap_or(Err(ServiceError::Panicked));
-        match &made {
-            Ok(key_pair) => info!(
-                key_pair = %name.id,
-                provider = %key_pair.provider(),
-                origin = ?key_pair.origin(),
-                key = %key_pair.current.public_key.spec(),
-                certificate = key_pair.current.certificate.sha256_fingerprint(),
-                "made a key pair"
-            ),
-            Err(_) if keeps_keys => self.undo(handle, &name).await,
-            Err(_) => {}
-        }
-        made
+        let work = async {
+            if keeps_keys(handle) {
+                let begun = self.store.begin_creation(intent(handle, &name)).await;
+                begun.map_err(|error| taken(error, &name.id))?;
+            }
+            self.create_named(handle, &name, creation, gone).await
+        };
+        let key_pair = self
+            .or_undo(handle, std::slice::from_ref(&name), work)
+            .await?;
+        info!(
+            key_pair = %name.id,
+            provider = %key_pair.provider(),
+            origin = ?key_pair.origin(),
+            key = %key_pair.current.public_key.spec(),
+            certificate = key_pair.current.certificate.sha256_fingerprint(),
+            "made a key pair"
+        );
+        Ok(key_pair)
     }
 
     /// Makes key, certificate and record. What fails on the way is for the caller of this to undo.
@@ -173,15 +167,41 @@ impl Service {
             recorded.map_err(|error| taken(error, &name.id))?;
         }
         if let Err(error) = published {
-            match self.take_back(&key_pair).await {
-                Err(ServiceError::Store(failure)) => warn!(
-                    key_pair = %name.id, %error, %failure,
-                    "a key pair is kept that cannot be taken back; its certificate is put on the token at the next connection"
-                ),
-                _ => return Err(error),
+            let taken_back = self.take_back(&key_pair).await;
+            if taken_back.is_ok() || !self.is_recorded(name).await {
+                return Err(error);
             }
+            warn!(
+                key_pair = %name.id, %error,
+                "a key pair is kept that cannot be taken back; its certificate is put on the token at the next connection"
+            );
         }
         Ok(key_pair)
+    }
+
+    /// Tells whether a key is known to belong to the key pair that it was made for.
+    async fn is_recorded(&self, name: &KeyName) -> bool {
+        let now = self.store.key_pair(&name.id).await;
+        let belongs = |now: KeyPair| now.generation_of(name.key_ref).is_some();
+        now.is_ok_and(|now| now.is_some_and(belongs))
+    }
+
+    /// Does work that makes keys, and destroys what it has left of them when it fails, or panics. An intent may be recorded though
+    /// the store says that it is not.
+    pub(super) async fn or_undo<T>(
+        &self,
+        handle: &ProviderHandle,
+        names: &[KeyName],
+        work: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
+        let done = AssertUnwindSafe(work).catch_unwind().await;
+        let done = done.unwrap_or(Err(ServiceError::Panicked));
+        if done.is_err() && keeps_keys(handle) {
+            for name in names {
+                self.undo(handle, name).await;
+            }
+        }
+        done
     }
 
     /// Destroys what a failed creation may have left in the provider, now or when that is possible.
@@ -202,6 +222,18 @@ impl Service {
         }
     }
 
+    /// Returns the provider that a key pair needs, when it can be used now.
+    pub(super) fn serving(
+        &self,
+        id: &KeyPairId,
+        provider: ProviderKind,
+    ) -> Result<&Arc<ProviderHandle>, ServiceError> {
+        let handle = self.registry.provider(provider);
+        let handle = handle.ok_or_else(|| self.provider_off(id, provider))?;
+        handle.availability()?;
+        Ok(handle)
+    }
+
     /// Returns a provider that can be used now.
     pub(super) fn running(
         &self,
@@ -214,6 +246,11 @@ impl Service {
         handle.availability()?;
         Ok(handle)
     }
+}
+
+/// Tells whether keys stay in a provider by themselves. One in software comes to be with its record, or not at all.
+pub(super) fn keeps_keys(handle: &ProviderHandle) -> bool {
+    handle.provider().token().is_some()
 }
 
 /// What is recorded before a key is made in a provider that keeps it.

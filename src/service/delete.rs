@@ -40,16 +40,19 @@ impl Service {
             etag,
             destroy_linked_key,
         } = request;
-        if let Err(ServiceError::KeyPairNotFound(_)) = self.find(&id).await {
-            let service = Arc::clone(self);
-            let work = async move { service.finish_deletion(&id).await };
-            let work = work.instrument(Call::current_span());
-            return self.tasks.spawn(work).await?;
-        }
-        self.change_found(&id, &etag, |service, was| async move {
+        let deleted = self.change_found(&id, &etag, |service, was| async move {
             service.delete_found(&was, destroy_linked_key).await
-        })
-        .await
+        });
+        match deleted.await {
+            Err(ServiceError::KeyPairNotFound(_)) => {
+                let service = Arc::clone(self);
+                let work = async move { service.finish_deletion(&id).await };
+                self.tasks
+                    .spawn(work.instrument(Call::current_span()))
+                    .await?
+            }
+            deleted => deleted,
+        }
     }
 
     /// Says why a key pair is not what it was when it was read.

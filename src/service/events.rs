@@ -163,8 +163,17 @@ impl Service {
         Ok(any)
     }
 
-    /// Records that a provider was lost, or is back.
-    pub(super) async fn tell_of_provider(&self, kind: EventKind, provider: ProviderKind) {
+    /// Records that a provider does not serve, or does again, when that is news.
+    pub(super) async fn tell_whether_it_serves(&self, provider: ProviderKind, serves: bool) {
+        let told = std::mem::replace(
+            &mut self.health.of(provider).lock().told_unavailable,
+            !serves,
+        );
+        let kind = match (told, serves) {
+            (false, false) => EventKind::ProviderUnavailable,
+            (true, true) => EventKind::ProviderRecovered,
+            _ => return,
+        };
         let now = self.clock.now();
         if let Err(error) = self.store.note_provider_event(kind, provider, now).await {
             warn!(

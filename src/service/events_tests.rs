@@ -1,6 +1,7 @@
 //! Those who watch are told everything once, however they listen.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -16,6 +17,8 @@ struct Telling {
     stage: Stage,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// Whether the last event said that a provider serves.
+    served: AtomicBool,
 }
 
 type Watching = Pin<Box<dyn Stream<Item = Result<Told, ServiceError>> + Send>>;
@@ -28,12 +31,16 @@ impl Telling {
             task: tokio::spawn(Arc::clone(stage.service()).keep_telling(stop.clone())),
             stage,
             stop,
+            served: AtomicBool::new(true),
         }
     }
 
     async fn record(&self) {
-        let (kind, provider) = (EventKind::ProviderRecovered, ProviderKind::Hsm);
-        self.stage.service().tell_of_provider(kind, provider).await;
+        let serves = self.served.fetch_xor(true, Ordering::Relaxed);
+        let service = self.stage.service();
+        service
+            .tell_whether_it_serves(ProviderKind::Hsm, !serves)
+            .await;
     }
 
     /// Begins to watch after a token. The first answer has come.

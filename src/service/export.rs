@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use tracing::info;
 use zeroize::Zeroizing;
 
-use super::{Service, ServiceError};
+use super::{FILES_AT_ONCE, Service, ServiceError};
 use crate::domain::{KeyPair, ProviderKind, Violations};
 use crate::keyfiles::{self, KeyFileFormat};
 use crate::providers::{Lane, Operation};
@@ -16,7 +16,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::ProviderOff`]; [`ServiceError::NotExportable`];
-    /// [`ServiceError::Invalid`] for a password that is too short.
+    /// [`ServiceError::Invalid`] for a password that is too short or too long; [`ServiceError::Overloaded`].
     pub async fn export(
         &self,
         id: &str,
@@ -61,11 +61,15 @@ impl Service {
     }
 
     /// Does work on a key file, which takes its time to derive a key from a password. What is more than a
-    /// machine can do at once waits.
+    /// machine can do at once waits, and what is more than may wait is refused.
     pub(super) async fn file_work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<T, ServiceError> {
+        // Each piece of work has a share of it, from when it begins to wait until it is done; and so has the service.
+        if Arc::strong_count(&self.file_work) > FILES_AT_ONCE + FILES_WAITING_MAX {
+            return Err(ServiceError::Overloaded);
+        }
         let permit = Arc::clone(&self.file_work).acquire_owned().await;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -74,3 +78,6 @@ impl Service {
         .await?
     }
 }
+
+/// How much work on key files waits: the last of it for half a minute.
+pub(super) const FILES_WAITING_MAX: usize = 64;

@@ -132,12 +132,9 @@ impl Service {
         &self,
         settings: NewKeyPairSettings,
     ) -> Result<KeyPairTemplate, Violations> {
-        settings.check(
-            self.registry.policy(),
-            |provider, spec, signature, violations| {
-                self.refuse_incapable(provider, spec, signature, violations);
-            },
-        )
+        settings.check(self.registry.policy(), |provider, spec, violations| {
+            self.refuse_incapable(provider, spec, violations);
+        })
     }
 
     async fn preview(&self, template: KeyPairTemplate) -> Result<GenerateOutcome, ServiceError> {

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::Service;
 use crate::domain::{KeyPairId, ProviderKind};
-use crate::providers::{Missing, ProviderError, ProviderErrorKind, ProviderHandle};
+use crate::providers::{Finding, Missing, ProviderError, ProviderErrorKind, ProviderHandle};
 
 /// How a provider is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,8 @@ pub(super) struct Known {
     pub(super) canary_failures: u64,
     /// The key pair that the last canary signed with.
     pub(super) canary_key: Option<KeyPairId>,
+    /// What those who watch were told last: that it does not serve.
+    pub(super) told_unavailable: bool,
 }
 
 /// What the last signature of a provider says, a caller's or a canary's.
@@ -142,7 +144,7 @@ impl Said {
         match (failure.kind, &failure.finding) {
             (ProviderErrorKind::TimedOut, _) => of(
                 "a trial signature did not come back in time".into(),
-                "look at the way to the token: its network, its cable, the vendor's service on this machine",
+                Finding::ModuleHangs.remedy(),
             ),
             (ProviderErrorKind::Busy, _) => of(
                 "more work waits than there is room for, and none of it comes back".into(),
@@ -165,6 +167,19 @@ impl Said {
                 finding.remedy(),
             ),
             (kind, None) => of(format!("a trial signature failed: {kind}"), SEE_THE_LOG),
+        }
+    }
+}
+
+impl Known {
+    fn state(&self, availability: &Result<(), ProviderError>) -> ProviderState {
+        match (availability, &self.proof) {
+            (Err(failure), _) if failure.kind == ProviderErrorKind::LoginRefused => {
+                ProviderState::LoginRefused
+            }
+            (Err(_), _) | (Ok(()), Proof::Awaited) => ProviderState::Unavailable,
+            (Ok(()), Proof::Fails(_)) => ProviderState::NotSigning,
+            (Ok(()), Proof::Signs | Proof::NoKeyPair) => ProviderState::Serving,
         }
     }
 }
@@ -195,19 +210,21 @@ impl Service {
         providers.collect()
     }
 
+    /// Returns what the health of each of the providers comes to.
+    pub fn provider_states(&self) -> Vec<(ProviderKind, ProviderState)> {
+        let states = self.registry.iter().map(|handle| {
+            let known = self.health.of(handle.kind()).lock();
+            (handle.kind(), known.state(&handle.availability()))
+        });
+        states.collect()
+    }
+
     fn health_of(&self, handle: &ProviderHandle) -> ProviderHealth {
         let known = self.health.of(handle.kind()).lock();
         let nothing_wrong = |message: &str| (message.to_owned(), None);
         let what_is_wrong = |said: &Said| (said.message.clone(), Some(said.remedy));
         let availability = handle.availability();
-        let state = match (&availability, &known.proof) {
-            (Err(failure), _) if failure.kind == ProviderErrorKind::LoginRefused => {
-                ProviderState::LoginRefused
-            }
-            (Err(_), _) | (Ok(()), Proof::Awaited) => ProviderState::Unavailable,
-            (Ok(()), Proof::Fails(_)) => ProviderState::NotSigning,
-            (Ok(()), Proof::Signs | Proof::NoKeyPair) => ProviderState::Serving,
-        };
+        let state = known.state(&availability);
         let (message, remedy) = match (&availability, &known.proof, &known.unconnected) {
             (Err(_), _, Some(said)) | (Ok(()), Proof::Fails(said), _) => what_is_wrong(said),
             (Err(failure), _, None) if failure.source.is_some() => {

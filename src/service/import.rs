@@ -38,7 +38,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::Invalid`] with all that is wrong; [`ServiceError::FileUnreadable`];
-    /// [`ServiceError::KeyPairExists`]; [`ServiceError::Provider`]; [`ServiceError::Store`].
+    /// [`ServiceError::KeyPairExists`]; [`ServiceError::Overloaded`]; [`ServiceError::Provider`]; [`ServiceError::Store`].
     pub async fn import(
         self: &Arc<Self>,
         request: ImportRequest,

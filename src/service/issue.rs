@@ -49,7 +49,8 @@ pub(super) async fn publish(
     let publish = on_token(operation, move |token| {
         token.publish_certificate(&name, &certificate)
     });
-    Ok(handle.run(Lane::Manage, operation, publish).await?)
+    // However long others are at work before it: the key pair is not whole without.
+    Ok(handle.run_to_end(Lane::Manage, operation, publish).await?)
 }
 
 /// Makes a provider's job of what only a token can do.

@@ -1,6 +1,6 @@
 //! Does what is due: rotates key pairs, and tells of those that expire.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -120,7 +120,8 @@ impl Service {
                 .store
                 .due(now, AT_ONCE_MAX.saturating_add(known))
                 .await?;
-            setbacks.0.retain(|id, _| due.contains(id));
+            let still_due: HashSet<_> = due.iter().collect();
+            setbacks.0.retain(|id, _| still_due.contains(id));
             let mut done = 0;
             for id in due {
                 if !self.is_to_be_tried(setbacks, &id) {

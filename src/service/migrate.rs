@@ -1,14 +1,14 @@
 //! Moves software key pairs into the token.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use tracing::{info, warn};
 
 use super::create::{gone, intent};
 use super::{KeyPairView, Service, ServiceError};
-use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyRef, ProviderKind, Refusal};
+use crate::domain::{
+    KeyOrigin, KeyPair, KeyPairGeneration, KeyRef, ProviderKind, Refusal, Violations,
+};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
 
 impl Service {
@@ -58,6 +58,17 @@ impl Service {
         for generation in &moving {
             self.refuse_unsupported("id", ProviderKind::Hsm, &generation.public_key)?;
         }
+        if let Some(rotation) = &was.rotation {
+            let mut violations = Violations::new();
+            self.refuse_incapable(ProviderKind::Hsm, rotation.next.spec, &mut violations);
+            if !violations.is_empty() {
+                let refusal = format!(
+                    "names a key pair whose rotation makes keys that the HSM cannot: {}; change its rotation settings first",
+                    rotation.next.spec
+                );
+                return Err(ServiceError::invalid("id", Refusal::new(refusal)));
+            }
+        }
         let token = self.running(ProviderKind::Hsm, Operation::Import)?;
         let mut names = Vec::new();
         for generation in &moving {
@@ -67,17 +78,8 @@ impl Service {
                 key_ref: KeyRef::from_random(self.entropy.bits_128()?),
             });
         }
-        // An intent may be recorded even if the store says that it is not.
-        let moved = AssertUnwindSafe(self.try_move(token, &names, &was))
-            .catch_unwind()
-            .await
-            .unwrap_or(Err(ServiceError::Panicked));
-        if moved.is_err() {
-            for name in &names {
-                self.undo(token, name).await;
-            }
-        }
-        let becomes = moved?;
+        let work = self.try_move(token, &names, &was);
+        let becomes = self.or_undo(token, &names, work).await?;
         // The record knows them no more, and the software provider forgets them.
         let software = self.provider_of(&was)?;
         for generation in moving {

@@ -66,7 +66,7 @@ pub use crate::keyfiles::KeyFileFormat;
 pub use crate::providers::Missing;
 
 use crate::domain::{
-    Clock, Entropy, KeyPair, KeyRef, KeySpec, ProviderKind, PublicKey, Refusal, SignatureAlgorithm,
+    Clock, Entropy, KeyPair, KeyPairId, KeyRef, KeySpec, ProviderKind, PublicKey, Refusal,
     Violations,
 };
 use crate::providers::{ProviderHandle, Registry};
@@ -213,24 +213,17 @@ impl Service {
             };
             return Err(ServiceError::invalid(field, Refusal::new(refusal)));
         }
-        let signature = spec.algorithm().default_signature_algorithm();
-        self.refuse_incapable(provider, spec, signature, &mut violations);
+        self.refuse_incapable(provider, spec, &mut violations);
         violations.into_result().map_err(ServiceError::Invalid)
     }
 
-    /// Refuses a kind of key and signature that a provider cannot do. A token that is away is not the caller's fault;
+    /// Refuses a kind of key that a provider cannot do. A token that is away is not the caller's fault;
     /// it is reported when it is needed.
-    fn refuse_incapable(
-        &self,
-        provider: ProviderKind,
-        spec: KeySpec,
-        signature: SignatureAlgorithm,
-        violations: &mut Violations,
-    ) {
+    fn refuse_incapable(&self, provider: ProviderKind, spec: KeySpec, violations: &mut Violations) {
         if let Some(handle) = self.registry.provider(provider)
             && let Ok(capabilities) = handle.provider().capabilities()
         {
-            capabilities.check(provider, spec, signature, violations);
+            capabilities.check(provider, spec, violations);
         }
     }
 
@@ -238,11 +231,16 @@ impl Service {
     fn provider_of(&self, key_pair: &KeyPair) -> Result<&Arc<ProviderHandle>, ServiceError> {
         self.registry
             .provider(key_pair.provider())
-            .ok_or_else(|| ServiceError::ProviderOff {
-                id: key_pair.id.to_string(),
-                provider: key_pair.provider(),
-                mode: self.registry.policy().mode,
-            })
+            .ok_or_else(|| self.provider_off(&key_pair.id, key_pair.provider()))
+    }
+
+    /// Says that a provider is off in this mode which a key pair needs.
+    fn provider_off(&self, id: &KeyPairId, provider: ProviderKind) -> ServiceError {
+        ServiceError::ProviderOff {
+            id: id.to_string(),
+            provider,
+            mode: self.registry.policy().mode,
+        }
     }
 }
 

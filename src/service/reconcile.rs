@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tracing::{error, info, warn};
 
 use super::{Service, ServiceError, issue};
-use crate::domain::{KeyOrigin, KeyPairId, KeyRef};
+use crate::domain::{KeyPairId, KeyRef};
 use crate::providers::{
     Lane, Operation, ProviderError, ProviderHandle, TokenObject, TokenObjectClass, TokenObjects,
 };
@@ -49,7 +49,10 @@ impl Service {
             // ended, so that a crash in between leaves the reason to look for it.
             done.swept =
                 token_call(handle, Operation::Destroy, |token| token.sweep_half_made()).await?;
-            done.destroyed = self.settle_condemned(handle).await?;
+            match self.settle_condemned(handle).await {
+                Ok(destroyed) => done.destroyed = destroyed,
+                Err(error) => warn!(%error, "condemned keys could not be destroyed yet"),
+            }
         }
         let mut keys = HashMap::new();
         for (key_ref, id) in self.store.keys_of(handle.kind()).await? {
@@ -91,13 +94,16 @@ impl Service {
                 }
                 continue;
             }
-            // What lies beside a linked key is not ours.
-            if generation.origin == KeyOrigin::Linked {
+            if !generation.has_certificate_on_token() {
                 continue;
             }
             // It may have been put there since it was looked for, so that it is looked for once more.
-            self.publish_again(key_pair, key_ref).await?;
-            done.republished += 1;
+            match self.publish_again(key_pair, key_ref).await {
+                Ok(()) => done.republished += 1,
+                Err(error) => {
+                    warn!(key_pair = %id, %error, "a certificate could not be put on the token again");
+                }
+            }
         }
         if done.missing > 0 && done.missing == known {
             error!(
@@ -105,8 +111,10 @@ impl Service {
                 "the token shows none of our private keys: it was initialised anew, or is another one of the same name; put its copy back"
             );
         }
-        let unpublished = !self.store.unpublished().await?.is_empty();
-        self.publish_unpublished(handle).await?;
+        let unpublished = !self.store.unpublished(None).await?.is_empty();
+        if let Err(error) = self.publish_unpublished(handle).await {
+            warn!(%error, "new certificates could not be put on the token yet");
+        }
         if unpublished || done.republished > 0 {
             // The publishing was broken off, perhaps in the middle.
             done.swept +=
@@ -123,17 +131,29 @@ impl Service {
         Ok(done)
     }
 
-    /// Destroys the keys of a provider that are condemned, and returns how many they were.
+    /// Destroys the keys of a provider that are condemned, and returns how many they were. One that cannot be destroyed is in
+    /// nobody's way.
+    ///
+    /// # Errors
+    /// The first failure, when all were tried.
     pub(super) async fn settle_condemned(
         &self,
         handle: &ProviderHandle,
     ) -> Result<usize, ServiceError> {
-        let condemned = self.condemned(handle).await?;
-        for intent in &condemned {
-            self.destroy_condemned(handle, intent.key_ref).await?;
-            info!(key_pair = %intent.id, key_ref = %intent.key_ref, "cleared away what was broken off");
+        let mut all = Ok(0);
+        for intent in &self.condemned(handle).await? {
+            match self.destroy_condemned(handle, intent.key_ref).await {
+                Ok(()) => {
+                    info!(key_pair = %intent.id, key_ref = %intent.key_ref, "cleared away what was broken off");
+                    all = all.map(|destroyed| destroyed + 1);
+                }
+                Err(failure) => {
+                    handle.availability()?;
+                    all = all.and(Err(failure));
+                }
+            }
         }
-        Ok(condemned.len())
+        all
     }
 
     /// Returns the condemned keys of a provider, with those that the store could not condemn when they should have been.

@@ -6,7 +6,7 @@ use tracing::{Instrument, warn};
 
 use super::create::stored_precision;
 use super::{Service, ServiceError, issue};
-use crate::domain::{EventKind, KeyOrigin, KeyPair, KeyRef, ProviderKind};
+use crate::domain::{EventKind, KeyPair, KeyRef};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
 use crate::store::Change;
 use crate::telemetry::Call;
@@ -91,10 +91,8 @@ impl Service {
     /// is what counts, and the token has a copy for other programs.
     pub(super) async fn publish_replaced(&self, key_pair: &KeyPair) {
         let published = async {
-            for (id, key_ref) in self.store.unpublished().await? {
-                if id == key_pair.id {
-                    self.publish_again(key_pair, key_ref).await?;
-                }
+            for (_, key_ref) in self.store.unpublished(Some(&key_pair.id)).await? {
+                self.publish_again(key_pair, key_ref).await?;
             }
             Ok::<_, ServiceError>(())
         };
@@ -103,21 +101,26 @@ impl Service {
         }
     }
 
-    /// Puts the certificates on the token that it lacks since they are new.
+    /// Puts the certificates on the token that it lacks since they are new. One that it does not take is in nobody's way.
+    ///
+    /// # Errors
+    /// The first failure, when all were tried.
     pub(super) async fn publish_unpublished(
         &self,
         handle: &ProviderHandle,
     ) -> Result<(), ServiceError> {
-        for (id, key_ref) in self.store.unpublished().await? {
+        let mut all = Ok(());
+        for (id, key_ref) in self.store.unpublished(None).await? {
             let Some(key_pair) = self.store.key_pair(&id).await? else {
                 continue;
             };
             let generation = key_pair.generation_of(key_ref);
             if generation.is_some_and(|generation| generation.provider == handle.kind()) {
-                self.publish_again(&key_pair, key_ref).await?;
+                all = all.and(self.publish_again(&key_pair, key_ref).await);
             }
+            handle.availability()?;
         }
-        Ok(())
+        all
     }
 
     /// Puts the certificate of a key on the token, in the place of those it has, unless it is there.
@@ -129,8 +132,7 @@ impl Service {
         let Some(generation) = key_pair.generation_of(key_ref) else {
             return Ok(());
         };
-        // What lies beside a linked key is not ours.
-        if generation.provider == ProviderKind::Hsm && generation.origin != KeyOrigin::Linked {
+        if generation.has_certificate_on_token() {
             let operation = Operation::PublishCertificate;
             let handle = self.running(generation.provider, operation)?;
             let name = KeyName::of(&key_pair.id, generation);

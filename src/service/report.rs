@@ -56,7 +56,7 @@ pub fn report(error: &ServiceError) -> Report {
     let report = describe(error);
     // Too many calls would be too many lines, and cost those calls the time that can be answered.
     if report.code == Code::ResourceExhausted {
-        if let Some(refused) = BUSY.say() {
+        if let Some(refused) = full(error).say() {
             let error = chain(error);
             warn!(reason = report.reason, error, refused, "calls were refused");
         }
@@ -72,8 +72,21 @@ pub fn report(error: &ServiceError) -> Report {
     report
 }
 
-/// What is said of calls for which there is no room.
-static BUSY: Seldom = Seldom::new(Duration::from_secs(1));
+/// Returns what is said of calls for which there is no room, by where there is none: each has lines of its own.
+fn full(error: &ServiceError) -> &'static Seldom {
+    static CALLS: Seldom = Seldom::new(BUSY_INTERVAL);
+    static LOCAL: Seldom = Seldom::new(BUSY_INTERVAL);
+    static HSM: Seldom = Seldom::new(BUSY_INTERVAL);
+    static STORE: Seldom = Seldom::new(BUSY_INTERVAL);
+    match error {
+        ServiceError::Provider(error) => match error.provider {
+            ProviderKind::Local => &LOCAL,
+            ProviderKind::Hsm => &HSM,
+        },
+        ServiceError::Store(_) => &STORE,
+        _ => &CALLS,
+    }
+}
 
 fn describe(error: &ServiceError) -> Report {
     use Code::{
@@ -281,4 +294,6 @@ impl Report {
 /// What a caller is told when the fault is ours.
 pub const INTERNAL: &str =
     "something went wrong inside; the log has the cause under this call's request id";
+/// How often it is said that there is no room.
+const BUSY_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(1);

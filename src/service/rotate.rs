@@ -1,12 +1,10 @@
 //! Rotates key pairs: makes the next generation, has it sign, and retires the former.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use tracing::{info, warn};
 
-use super::create::{gone, intent};
+use super::create::{gone, intent, keeps_keys};
 use super::generation::{MadeGeneration, NewGeneration};
 use super::rotation::certifies_itself;
 use super::{KeyPairView, Service, ServiceError};
@@ -104,27 +102,22 @@ impl Service {
     /// Makes the next generation: key, certificate and record, or nothing of them.
     async fn create_pending(&self, was: &KeyPair) -> Result<KeyPair, ServiceError> {
         let template = self.next_template(was)?;
-        let handle = self.running(template.provider, Operation::Generate)?;
+        let handle = self.serving(&was.id, template.provider)?;
         let name = KeyName {
             id: was.id.clone(),
             generation: was.last_number.next(),
             key_ref: KeyRef::from_random(self.entropy.bits_128()?),
         };
-        let keeps_keys = handle.provider().token().is_some();
-        if keeps_keys && let Err(error) = self.store.begin_succession(intent(handle, &name)).await {
-            // It may be recorded all the same.
-            self.undo(handle, &name).await;
-            return Err(gone(error, &was.id));
-        }
-        // A panic must not keep the token from being cleared.
-        let made = AssertUnwindSafe(self.try_create_pending(handle, &name, was, template))
-            .catch_unwind()
-            .await
-            .unwrap_or(Err(ServiceError::Panicked));
-        if made.is_err() && keeps_keys {
-            self.undo(handle, &name).await;
-        }
-        let becomes = made?;
+        let work = async {
+            if keeps_keys(handle) {
+                let begun = self.store.begin_succession(intent(handle, &name)).await;
+                begun.map_err(|error| gone(error, &was.id))?;
+            }
+            self.try_create_pending(handle, &name, was, template).await
+        };
+        let becomes = self
+            .or_undo(handle, std::slice::from_ref(&name), work)
+            .await?;
         if let Some(pending) = &becomes.pending {
             info!(
                 key_pair = %becomes.id,
@@ -187,7 +180,7 @@ impl Service {
             return Ok(was.clone());
         };
         // As long as it could not sign, its predecessor does.
-        self.running(current.provider, Operation::Sign)?;
+        self.serving(&was.id, current.provider)?;
         let change = self.change(Some(EventKind::Activated));
         current.activate_time = Some(change.time);
         let mut previous = vec![was.current.clone()];

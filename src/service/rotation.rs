@@ -145,8 +145,8 @@ impl Service {
         let checked = settings.check(
             &from,
             self.registry.policy(),
-            |provider, spec, signature, violations| {
-                self.refuse_incapable(provider, spec, signature, violations);
+            |provider, spec, violations| {
+                self.refuse_incapable(provider, spec, violations);
             },
         );
         let rotation = checked.map_err(ServiceError::Invalid)?;

@@ -45,6 +45,8 @@ pub(super) enum Fault {
     None,
     /// It fails at an operation, and says so.
     Fails(Operation),
+    /// It does not destroy a key.
+    Keeps(KeyRef),
     /// It signs something else.
     SignsWrongly,
     /// It panics when it signs.
@@ -133,12 +135,18 @@ impl CryptoProvider for Failing {
                 self.inner.sign(key, algorithm, &other)
             }
             Fault::Panics => panic!("told to"),
-            Fault::None | Fault::Fails(_) => self.inner.sign(key, algorithm, input),
+            Fault::None | Fault::Fails(_) | Fault::Keeps(_) => {
+                self.inner.sign(key, algorithm, input)
+            }
         }
     }
 
     fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError> {
         self.check(Operation::Destroy)?;
+        if *self.fault.lock() == Fault::Keeps(key_ref) {
+            let kind = ProviderErrorKind::Failed;
+            return Err(ProviderError::new(self.kind(), Operation::Destroy, kind));
+        }
         self.keys.lock().retain(|kept| *kept != key_ref);
         Ok(())
     }
@@ -231,9 +239,13 @@ impl Setup {
     }
 
     async fn generate(&self) -> Result<KeyPairView, ServiceError> {
+        self.generate_as("x").await
+    }
+
+    async fn generate_as(&self, id: &str) -> Result<KeyPairView, ServiceError> {
         let request = GenerateRequest {
             settings: NewKeyPairSettings {
-                id: Some("x".into()),
+                id: Some(id.into()),
                 common_name: "Example".into(),
                 organization: "Acme".into(),
                 country: "US".into(),
@@ -355,6 +367,29 @@ async fn what_cannot_be_destroyed_now_is_destroyed_later_and_keeps_its_id_until_
 }
 
 #[tokio::test]
+async fn a_key_that_cannot_be_destroyed_is_in_nobodys_way() {
+    let setup = Setup::new(8);
+    for id in ["a", "b", "c"] {
+        setup.generate_as(id).await.unwrap();
+    }
+    setup.fail(Fault::Fails(Operation::Destroy));
+    for id in ["a", "b", "c"] {
+        setup.delete(id).await.unwrap_err();
+    }
+    let kept = setup.store.condemned().await.unwrap()[0].key_ref;
+    setup.fail(Fault::Keeps(kept));
+    let handle = setup.service.registry().provider(ProviderKind::Hsm);
+    let handle = handle.unwrap();
+    assert!(setup.service.settle_condemned(handle).await.is_err());
+    assert_eq!(*setup.provider.keys.lock(), [kept]);
+    // The token is looked at all the same.
+    setup.service.reconcile(handle).await.unwrap();
+    setup.fail(Fault::None);
+    assert_eq!(setup.service.settle_condemned(handle).await.unwrap(), 1);
+    assert_eq!(setup.keys(), 0);
+}
+
+#[tokio::test]
 async fn a_deletion_is_not_begun_while_the_provider_is_away() {
     let setup = Setup::new(8);
     setup.generate().await.unwrap();
@@ -418,4 +453,29 @@ async fn times_are_the_clocks() {
         datetime!(2026-11-23 12:00:00.5 UTC)
     );
     assert_eq!(setup.service.get("x").await.unwrap(), view);
+}
+
+#[tokio::test]
+async fn only_so_much_work_on_files_waits() {
+    let setup = Setup::new(8);
+    let service = &setup.service;
+    let at_once = u32::try_from(FILES_AT_ONCE).unwrap();
+    let held = service.file_work.acquire_many(at_once).await.unwrap();
+    let waiting_max = FILES_AT_ONCE + export::FILES_WAITING_MAX;
+    let waiting: Vec<_> = (0..waiting_max)
+        .map(|_| {
+            let service = Arc::clone(service);
+            tokio::spawn(async move { service.file_work(|| Ok(())).await })
+        })
+        .collect();
+    while Arc::strong_count(&service.file_work) <= waiting_max {
+        tokio::task::yield_now().await;
+    }
+    let refused = service.file_work(|| Ok(())).await;
+    assert!(matches!(refused, Err(ServiceError::Overloaded)));
+    drop(held);
+    for work in waiting {
+        work.await.unwrap().unwrap();
+    }
+    service.file_work(|| Ok(())).await.unwrap();
 }

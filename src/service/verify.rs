@@ -66,9 +66,7 @@ impl Service {
         if let (true, Some(refused)) = (candidates.is_empty(), refused) {
             return Err(refused);
         }
-        let large = request
-            .input
-            .is_some_and(|input| input.len() > AT_ONCE_LEN_MAX);
+        let large = request.input.is_some_and(|input| input.is_large());
         let (encoding, signature) = (request.encoding, request.signature);
         let check = move || {
             candidates.into_iter().find_map(|(key, algorithm, input)| {
@@ -87,6 +85,3 @@ impl Service {
         }
     }
 }
-
-/// The longest message that is hashed while others wait.
-const AT_ONCE_LEN_MAX: usize = 64 * 1024;

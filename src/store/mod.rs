@@ -56,8 +56,11 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         change: Change,
     ) -> Result<bool, StoreError>;
 
-    /// Returns the keys whose certificate is new or was replaced and may not lie on the token yet.
-    async fn unpublished(&self) -> Result<Vec<(KeyPairId, KeyRef)>, StoreError>;
+    /// Returns the keys whose certificate is new or was replaced and may not lie on the token yet: those of one key pair, or all.
+    async fn unpublished(
+        &self,
+        id: Option<&KeyPairId>,
+    ) -> Result<Vec<(KeyPairId, KeyRef)>, StoreError>;
 
     /// Notes that the certificate of a key lies on the token.
     async fn note_published(

@@ -8,7 +8,15 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub struct Seldom {
     interval: Duration,
-    said: Mutex<(Option<Instant>, usize)>,
+    happened: Mutex<Happened>,
+}
+
+#[derive(Debug)]
+struct Happened {
+    /// When it was last said.
+    said: Option<Instant>,
+    /// How often it happened since.
+    unsaid: usize,
 }
 
 impl Seldom {
@@ -16,19 +24,40 @@ impl Seldom {
     pub const fn new(interval: Duration) -> Self {
         Self {
             interval,
-            said: Mutex::new((None, 0)),
+            happened: Mutex::new(Happened {
+                said: None,
+                unsaid: 0,
+            }),
         }
     }
 
     /// Counts, and tells whether to say something: how often it happened since that was done.
+    ///
+    /// What happens last may be said only when it happens again. Who wants it said asks [`Seldom::due`] now and then.
     pub fn say(&self) -> Option<usize> {
-        let mut said = self.said.lock();
-        said.1 += 1;
-        if said.0.is_some_and(|last| last.elapsed() < self.interval) {
+        let mut happened = self.happened.lock();
+        happened.unsaid += 1;
+        happened.due(self.interval)
+    }
+
+    /// Counts, and leaves it to [`Seldom::due`] to have it said.
+    pub fn count(&self) {
+        self.happened.lock().unsaid += 1;
+    }
+
+    /// Tells whether to say something of what was counted: how often it happened since that was done.
+    pub fn due(&self) -> Option<usize> {
+        self.happened.lock().due(self.interval)
+    }
+}
+
+impl Happened {
+    fn due(&mut self, interval: Duration) -> Option<usize> {
+        if self.unsaid == 0 || self.said.is_some_and(|said| said.elapsed() < interval) {
             return None;
         }
-        said.0 = Some(Instant::now());
-        Some(std::mem::take(&mut said.1))
+        self.said = Some(Instant::now());
+        Some(std::mem::take(&mut self.unsaid))
     }
 }
 
@@ -44,5 +73,19 @@ mod tests {
         assert_eq!(seldom.say(), None);
         std::thread::sleep(Duration::from_millis(150));
         assert_eq!(seldom.say(), Some(3));
+    }
+
+    #[test]
+    fn what_happens_last_is_said_when_it_is_due() {
+        let seldom = Seldom::new(Duration::from_millis(100));
+        assert_eq!(seldom.due(), None);
+        seldom.count();
+        assert_eq!(seldom.due(), Some(1));
+        seldom.count();
+        seldom.count();
+        assert_eq!(seldom.due(), None);
+        std::thread::sleep(Duration::from_millis(150));
+        assert_eq!(seldom.due(), Some(2));
+        assert_eq!(seldom.due(), None);
     }
 }

@@ -126,7 +126,7 @@ store! {
     fn complete_creation(made: NewKeyPair) -> ();
     fn begin_succession(intent: Intent) -> ();
     fn replace(was: &KeyPair, becomes: &KeyPair, change: Change) -> bool;
-    fn unpublished() -> Vec<(KeyPairId, KeyRef)>;
+    fn unpublished(id: Option<&KeyPairId>) -> Vec<(KeyPairId, KeyRef)>;
     fn note_published(key_ref: KeyRef, certificate: &Certificate) -> ();
     fn due(now: OffsetDateTime, limit: u32) -> Vec<KeyPairId>;
     fn count_due(before: OffsetDateTime) -> u64;

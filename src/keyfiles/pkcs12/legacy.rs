@@ -9,12 +9,32 @@ use des::{TdesEde2, TdesEde3};
 use rc2::Rc2;
 use zeroize::Zeroizing;
 
+/// A password, in both forms that the keys of a file are derived from.
+pub(super) struct Password<'a> {
+    /// As it was given.
+    pub(super) text: &'a str,
+    /// A `BMPString` with a zero behind it (appendix B.1).
+    bmp: Zeroizing<Vec<u8>>,
+}
+
+impl<'a> Password<'a> {
+    /// Makes the form of PKCS#12 itself: once for a file, which may have many keys.
+    pub(super) fn new(text: &'a str) -> Self {
+        // With room for all: a buffer that grows leaves copies behind, which nobody wipes.
+        let mut bmp = Zeroizing::new(Vec::<u8>::with_capacity(2 * text.len() + 2));
+        for unit in text.encode_utf16().chain([0]) {
+            bmp.extend_from_slice(&unit.to_be_bytes());
+        }
+        Self { text, bmp }
+    }
+}
+
 /// Tells whether a MAC is right. None when its hash is one that is not read.
 pub(super) fn is_mac(
     hash: &[u8],
     mac: &[u8],
     data: &[u8],
-    password: &str,
+    password: &Password<'_>,
     salt: &[u8],
     iterations: u32,
 ) -> Option<bool> {
@@ -37,25 +57,22 @@ pub(super) fn is_mac(
 /// Derives a key from a password (appendix B.2), for a purpose, which is the ID of appendix B.3.
 fn derive(
     hash: &'static digest::Algorithm,
-    password: &str,
+    password: &Password<'_>,
     salt: &[u8],
     purpose: u8,
     iterations: u32,
     length: usize,
 ) -> Zeroizing<Vec<u8>> {
     let block = hash.block_len();
-    // A BMPString with a zero behind it (appendix B.1).
-    let password = password
-        .encode_utf16()
-        .chain([0])
-        .flat_map(u16::to_be_bytes);
-    let password: Zeroizing<Vec<u8>> = Zeroizing::new(password.collect());
-    let mut input = Zeroizing::new(vec![purpose; block]);
-    for part in [salt, &password] {
-        let length = block * part.len().div_ceil(block);
-        input.extend(part.iter().cycle().take(length));
+    let filled = |part: &[u8]| block * part.len().div_ceil(block);
+    // With room for all, both: see above.
+    let room = block + filled(salt) + filled(&password.bmp);
+    let mut input = Zeroizing::new(Vec::<u8>::with_capacity(room));
+    input.resize(block, purpose);
+    for part in [salt, &password.bmp] {
+        input.extend(part.iter().cycle().take(filled(part)));
     }
-    let mut derived = Zeroizing::new(Vec::new());
+    let mut derived = Zeroizing::new(Vec::<u8>::with_capacity(length + hash.output_len()));
     loop {
         let mut hashed = digest::digest(hash, &input);
         for _ in 1..iterations {
@@ -110,7 +127,7 @@ impl Cipher {
     pub(super) fn decrypt(
         self,
         data: &[u8],
-        password: &str,
+        password: &Password<'_>,
         salt: &[u8],
         iterations: u32,
     ) -> Option<Zeroizing<Vec<u8>>> {

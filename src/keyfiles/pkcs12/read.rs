@@ -9,9 +9,9 @@ use pkcs8::pkcs5::pbes2::Parameters;
 use zeroize::Zeroizing;
 
 use super::check_password;
-use super::legacy::{Cipher, is_mac};
+use super::legacy::{Cipher, Password, is_mac};
+use crate::domain::ber::{CONTEXT_0, Element, Elements, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
 use crate::domain::{Certificate, PrivateKey};
-use crate::keyfiles::ber::{CONTEXT_0, Element, Elements, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
 use crate::keyfiles::encryption::{Work, decrypt_pbes2};
 use crate::keyfiles::private_key::from_pkcs8;
 use crate::keyfiles::{KeyFile, KeyFileError, one_key_of};
@@ -19,6 +19,7 @@ use crate::keyfiles::{KeyFile, KeyFileError, one_key_of};
 /// Reads a file, whose integrity is protected by the password (section 4, `macData`).
 pub(in crate::keyfiles) fn read(file: &[u8], password: &str) -> Result<KeyFile, KeyFileError> {
     check_password(password)?;
+    let password = &Password::new(password);
     let mut work = Work::of_a_file();
     let safe = authenticated_safe(file, password, &mut work)?;
     let mut bags = Bags::default();
@@ -39,7 +40,7 @@ pub(in crate::keyfiles) fn read(file: &[u8], password: &str) -> Result<KeyFile, 
 /// Returns what the MAC protects, if that is right.
 fn authenticated_safe(
     file: &[u8],
-    password: &str,
+    password: &Password<'_>,
     work: &mut Work,
 ) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let not_pkcs12 = || KeyFileError::damaged("it is not PKCS#12");
@@ -104,7 +105,7 @@ fn content_of(element: Element<'_>) -> Option<(&[u8], Element<'_>)> {
 /// Returns the bags of a part, decrypted if need be (section 4.1).
 fn safe_contents(
     part: Option<Element<'_>>,
-    password: &str,
+    password: &Password<'_>,
     work: &mut Work,
 ) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let (kind, content) = part.and_then(content_of).ok_or_else(undecodable)?;
@@ -160,10 +161,14 @@ impl Encrypted {
         })
     }
 
-    fn decrypt(&self, password: &str, work: &mut Work) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    fn decrypt(
+        &self,
+        password: &Password<'_>,
+        work: &mut Work,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         if self.scheme == PBES2 {
             let parameters = Parameters::from_der(&self.parameters).map_err(|_| unsupported())?;
-            let decrypted = decrypt_pbes2(&parameters, &self.data, password, work)?;
+            let decrypted = decrypt_pbes2(&parameters, &self.data, password.text, work)?;
             return decrypted.ok_or_else(unsupported);
         }
         let cipher = Cipher::of(&self.scheme).ok_or_else(unsupported)?;
@@ -226,7 +231,7 @@ impl Bags {
 }
 
 impl KeyBag {
-    fn open(&self, password: &str, work: &mut Work) -> Result<PrivateKey, KeyFileError> {
+    fn open(&self, password: &Password<'_>, work: &mut Work) -> Result<PrivateKey, KeyFileError> {
         match self {
             Self::Plain(key) => from_pkcs8(key),
             Self::Shrouded(key) => from_pkcs8(&key.decrypt(password, work)?),

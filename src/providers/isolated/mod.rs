@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 pub use process::WorkerCommand;
-use process::{Process, ProcessError, Starter};
+use process::{Process, ProcessError};
 use wire::{Begin, Fault, Request};
 pub use worker::serve;
 
@@ -39,7 +39,6 @@ use crate::domain::{
 pub struct IsolatedPkcs11Provider {
     config: Pkcs11Config,
     command: WorkerCommand,
-    starter: Starter,
     login: Login,
     /// The process, from when it is connected.
     process: ArcSwapOption<Process>,
@@ -54,24 +53,16 @@ impl IsolatedPkcs11Provider {
     /// A process with a call that lasts for longer than `call_max` is killed; generation and the like may take ten times as
     /// long.
     ///
-    /// The processes will be as nice as the thread that calls this.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
-    pub fn new(
-        config: Pkcs11Config,
-        command: WorkerCommand,
-        call_max: Duration,
-    ) -> std::io::Result<Self> {
-        Ok(Self {
-            starter: Starter::new()?,
+    /// Each process is as nice as the thread that connects.
+    pub fn new(config: Pkcs11Config, command: WorkerCommand, call_max: Duration) -> Self {
+        Self {
             login: Login::new(config.pin.clone()),
             config,
             command,
             process: ArcSwapOption::empty(),
             changing: Mutex::default(),
             call_max,
-        })
+        }
     }
 
     /// Returns which token is connected.
@@ -124,8 +115,11 @@ impl CryptoProvider for IsolatedPkcs11Provider {
         if self.availability().is_ok() {
             return Ok(());
         }
-        if let Some(former) = self.process.swap(None) {
-            former.end();
+        if let Some(former) = self.process.load_full() {
+            if !former.end() {
+                return Err(failed(ProviderErrorKind::Unavailable).found(Finding::ModuleHangs));
+            }
+            self.process.store(None);
         }
         let pin = self.login.pin();
         let pin =
@@ -137,7 +131,7 @@ impl CryptoProvider for IsolatedPkcs11Provider {
             last_try: self.config.last_try,
             pin: pin.expose_secret().to_owned().into(),
         };
-        let started = Process::start(&self.starter, &self.command, &begin, self.call_max);
+        let started = Process::start(&self.command, &begin, self.call_max);
         match started.map_err(|cause| gone(Operation::Connect, cause))? {
             Ok(process) => {
                 let process = Arc::new(process);
@@ -228,13 +222,18 @@ impl CryptoProvider for IsolatedPkcs11Provider {
 #[async_trait]
 impl AsyncSigner for IsolatedPkcs11Provider {
     /// They share a question and an answer.
-    async fn sign_all(&self, mut orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
-        for order in &mut orders {
-            // What is hashed here need not travel.
-            order.input = order.input.hashed(order.algorithm).into_owned();
-        }
+    async fn sign_all(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
         let count = orders.len();
-        match self.sign_in_one_go(orders).await {
+        let hashed = match orders.iter().any(|order| order.input.is_large()) {
+            true => tokio::task::spawn_blocking(|| hashed(orders)).await,
+            false => Ok(hashed(orders)),
+        };
+        let failed = |cause| error(Operation::Sign, ProviderErrorKind::Failed).because(cause);
+        let signed = match hashed.map_err(failed) {
+            Ok(orders) => self.sign_in_one_go(orders).await,
+            Err(failure) => Err(failure),
+        };
+        match signed {
             Ok(signed) => signed.into_iter().map(received).collect(),
             Err(failed) => {
                 let kind = failed.kind;
@@ -245,6 +244,14 @@ impl AsyncSigner for IsolatedPkcs11Provider {
             }
         }
     }
+}
+
+/// Hashes what is hashed here, which then need not travel.
+fn hashed(mut orders: Vec<SigningOrder>) -> Vec<SigningOrder> {
+    for order in &mut orders {
+        order.input = order.input.hashed(order.algorithm).into_owned();
+    }
+    orders
 }
 
 impl TokenObjects for IsolatedPkcs11Provider {

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -31,40 +31,6 @@ pub struct WorkerCommand {
     pub arguments: Vec<OsString>,
 }
 
-/// Starts processes, from a thread of its own.
-///
-/// A process takes over from the thread that starts it how nice it is, for good. Those that connect to a token give way to
-/// others (`Lane::yield_to_others`), and signatures must not.
-#[derive(Debug)]
-pub(super) struct Starter {
-    orders: mpsc::Sender<Order>,
-}
-
-type Order = (Command, mpsc::Sender<io::Result<Child>>);
-
-impl Starter {
-    /// Starts the thread. It ends with this.
-    pub(super) fn new() -> io::Result<Self> {
-        let (orders, ordered) = mpsc::channel::<Order>();
-        thread::Builder::new()
-            .name("hsm-starter".to_owned())
-            .spawn(move || {
-                for (mut command, reply) in ordered {
-                    // Whoever ordered it waits for it.
-                    let _ = reply.send(command.spawn());
-                }
-            })?;
-        Ok(Self { orders })
-    }
-
-    fn start(&self, command: Command) -> io::Result<Child> {
-        let gone = || io::Error::other("the thread that starts processes is gone");
-        let (reply, started) = mpsc::channel();
-        self.orders.send((command, reply)).map_err(|_| gone())?;
-        started.recv().map_err(|_| gone())?
-    }
-}
-
 /// A process that has loaded the module and is logged in to the token.
 ///
 /// It ends when this is dropped, and with the daemon, however that ends.
@@ -84,16 +50,15 @@ pub(super) struct Process {
 impl Process {
     /// Starts the process and has it connect to the token.
     pub(super) fn start(
-        starter: &Starter,
         command: &WorkerCommand,
         begin: &Begin,
         call_max: Duration,
     ) -> Result<Result<Self, Fault>, ProcessError> {
-        let (control, leash) = spawn(starter, command).map_err(ProcessError::Start)?;
+        let (control, leash) = spawn(command).map_err(ProcessError::Start)?;
         let mut channel = Channel::new(control, call_max)?;
         let greeting = channel.send(begin).and_then(|()| channel.receive());
         if !matches!(greeting, Ok(Ok(_))) {
-            leash.kill();
+            leash.end_at_once();
         }
         let greeting: Result<Connected, Fault> = greeting?;
         Ok(greeting.map(|connected| Self {
@@ -202,19 +167,13 @@ impl Process {
         Ok(ours)
     }
 
-    /// Has the process leave the module properly, or ends it if that takes long, and waits until it is gone: two of them
+    /// Has the process leave the module properly, or ends it if that takes long, and tells whether it is gone: two of them
     /// never work on one token.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self) -> bool {
         self.leash.give_up();
         let farewell = [Word::Farewell.byte()];
         let said = rustix::net::send(&self.control, &farewell, SendFlags::NOSIGNAL);
-        if said.is_ok() && self.leash.state.ends_within(FAREWELL_MAX) {
-            return;
-        }
-        self.leash.kill();
-        if !self.leash.state.ends_within(KILL_MAX) {
-            error!("the process of the PKCS#11 module cannot be ended");
-        }
+        (said.is_ok() && self.leash.state.ends_within(FAREWELL_MAX)) || self.leash.end_at_once()
     }
 }
 
@@ -244,7 +203,7 @@ impl From<io::Error> for ProcessError {
 }
 
 /// Starts the process, with one end of the returned socket as its standard input.
-fn spawn(starter: &Starter, command: &WorkerCommand) -> io::Result<(UnixStream, Leash)> {
+fn spawn(command: &WorkerCommand) -> io::Result<(UnixStream, Leash)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut process = Command::new(&command.program);
     process
@@ -254,7 +213,7 @@ fn spawn(starter: &Starter, command: &WorkerCommand) -> io::Result<(UnixStream, 
         .stdout(Stdio::null())
         // What a terminal sends to the daemon is for the daemon alone.
         .process_group(0);
-    Ok((ours, Leash::of(starter.start(process)?)?))
+    Ok((ours, Leash::of(process.spawn()?)?))
 }
 
 /// What holds the process: it can be ended, and is waited for.
@@ -302,6 +261,16 @@ impl Leash {
         if let Err(error) = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
             debug!(%error, "the process of the PKCS#11 module has ended already");
         }
+    }
+
+    /// Ends the process at once, and tells whether it is gone.
+    fn end_at_once(&self) -> bool {
+        self.kill();
+        let ended = self.state.ends_within(KILL_MAX);
+        if !ended {
+            error!("the process of the PKCS#11 module cannot be ended");
+        }
+        ended
     }
 }
 

@@ -130,6 +130,11 @@ impl Channel {
         })
     }
 
+    /// Returns the socket, which stays the channel's.
+    pub(super) const fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
     /// Returns the socket.
     pub(super) fn into_stream(self) -> UnixStream {
         self.stream
@@ -205,8 +210,9 @@ struct Buffers {
 impl Default for Buffers {
     fn default() -> Self {
         Self {
-            outgoing: Vec::new(),
-            incoming: vec![0; INCOMING_LEN],
+            // With room for every key, so that no copy of one is left behind by growing.
+            outgoing: Vec::with_capacity(ROOM),
+            incoming: vec![0; ROOM],
             have: 0,
         }
     }
@@ -227,6 +233,8 @@ impl Buffers {
     /// Forgets what was sent.
     fn wipe(&mut self) {
         self.outgoing.as_mut_slice().zeroize();
+        self.outgoing.clear();
+        self.outgoing.shrink_to(ROOM);
     }
 
     /// Returns where to put what comes in.
@@ -265,6 +273,8 @@ impl Buffers {
     fn unpack<T: DeserializeOwned>(&mut self) -> io::Result<T> {
         let message = postcard::from_bytes(&self.incoming[HEADER_LEN..self.have]);
         self.incoming[..self.have].zeroize();
+        self.incoming.truncate(ROOM);
+        self.incoming.shrink_to_fit();
         self.have = 0;
         message.map_err(damaged)
     }
@@ -276,6 +286,6 @@ fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 
 const HEADER_LEN: usize = 4;
 /// Room for all but the largest messages.
-const INCOMING_LEN: usize = 16 * 1024;
+const ROOM: usize = 16 * 1024;
 /// More than any message has: a signature's is little more than the message to be signed, which has 1 MiB at most.
 const MESSAGE_LEN_MAX: usize = 64 * 1024 * 1024;

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Resource, Rlimit, Signal};
 use secrecy::SecretString;
@@ -42,6 +43,7 @@ pub fn serve(control: OwnedFd) -> io::Result<()> {
         pin: PinSource::Value(SecretString::from(begin.pin.as_str())),
     });
     drop(begin.pin);
+    end_with_the_daemon(channel.stream())?;
     let connected = provider.log_in().map(|(token, capabilities)| Connected {
         token,
         capabilities,
@@ -61,7 +63,6 @@ pub fn serve(control: OwnedFd) -> io::Result<()> {
                 provider.disconnect();
                 return Ok(());
             }
-            // The daemon is gone, and its successor may be at the token already: nothing more must happen there.
             _ => end_at_once(),
         }
     }
@@ -87,6 +88,21 @@ fn receive(control: &UnixStream) -> io::Result<(Word, Option<OwnedFd>)> {
         _ => None,
     });
     Ok((word, descriptor))
+}
+
+/// Has this process end when the daemon is gone, whatever its threads are at: a successor may be at the token already, and nothing
+/// more must happen there.
+fn end_with_the_daemon(control: &UnixStream) -> io::Result<()> {
+    let control = control.try_clone()?;
+    thread::Builder::new()
+        .name("module-leash".to_owned())
+        .spawn(move || {
+            let mut gone = [PollFd::new(&control, PollFlags::RDHUP)];
+            if rustix::io::retry_on_intr(|| poll(&mut gone, None)).is_ok() {
+                end_at_once();
+            }
+        })?;
+    Ok(())
 }
 
 /// Ends the process, whatever its other threads are at.

@@ -172,7 +172,7 @@ impl CryptoProvider for LocalProvider {
         matches!(
             key.public_key.spec(),
             KeySpec::Ec(Curve::P256) | KeySpec::Ed25519
-        ) && input.len() <= AT_ONCE_LEN_MAX
+        ) && !input.is_large()
     }
 
     /// Forgets the key. It ends when the store deletes what it has of it.
@@ -188,5 +188,3 @@ fn error(operation: Operation, kind: ProviderErrorKind, why: &'static str) -> Pr
 
 /// How many keys are kept ready: a few kilobytes each.
 const READY_MAX: usize = 4096;
-/// The longest message that is hashed while others wait: about 10 µs.
-const AT_ONCE_LEN_MAX: usize = 8 * 1024;

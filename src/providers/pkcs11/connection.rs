@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use super::error::Failure;
+use super::inventory::Inventory;
 use super::{Pkcs11Config, TokenSelector, VerifySignatures, capabilities};
 use crate::domain::KeyRef;
 use crate::providers::{Capabilities, Finding, TriesLeft};
@@ -33,8 +34,7 @@ pub(super) struct Connection {
     idle: Mutex<Vec<Session>>,
     /// Handles of private keys, since to find an object takes the longer the more there are.
     private_keys: Mutex<HashMap<KeyRef, KeyHandle>>,
-    /// What is left to look at of an inventory.
-    pub(super) inventory: Mutex<Vec<ObjectHandle>>,
+    pub(super) inventory: Mutex<Inventory>,
     broken: AtomicBool,
     /// Whether it was said that it is broken.
     lost: AtomicBool,

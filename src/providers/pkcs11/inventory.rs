@@ -1,5 +1,6 @@
 //! Looks at everything on the token.
 
+use std::collections::HashMap;
 use std::thread;
 use std::time::Duration;
 
@@ -13,35 +14,56 @@ use super::error::Failure;
 use crate::domain::KeyRef;
 use crate::providers::{TokenObject, TokenObjectClass};
 
+/// A look at everything that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    left: Vec<ObjectHandle>,
+    /// The private keys that were seen. None where two have the same `CKA_ID`: then neither is used.
+    private_keys: HashMap<KeyRef, Option<ObjectHandle>>,
+}
+
 /// Lists the handles of all objects, to be looked at by [`next`].
 pub(super) fn begin(connection: &Connection, session: &Session) -> Result<(), Failure> {
-    let handles = session.find_objects(&[])?;
-    *connection.inventory.lock() = handles;
+    *connection.inventory.lock() = Inventory {
+        left: session.find_objects(&[])?,
+        ..Inventory::default()
+    };
     Ok(())
 }
 
-/// Looks at some more objects, and remembers the handles of private keys by the way.
+/// Looks at some more objects. When there are none left, the handles of private keys are known.
 pub(super) fn next(connection: &Connection, session: &Session) -> Vec<TokenObject> {
-    let slice = {
-        let mut left = connection.inventory.lock();
-        let kept = left.len().saturating_sub(SLICE);
-        left.split_off(kept)
-    };
-    let objects = slice.into_iter().map(|handle| {
-        let object = look_at(session, handle);
-        if object.class == TokenObjectClass::PrivateKey
-            && let Some(key_ref) = KeyRef::from_slice(&object.id)
-        {
-            connection.remember_private_key(key_ref, handle);
+    let mut inventory = connection.inventory.lock();
+    let kept = inventory.left.len().saturating_sub(SLICE);
+    let slice = inventory.left.split_off(kept);
+    let objects: Vec<_> = slice
+        .into_iter()
+        .map(|handle| {
+            let object = look_at(session, handle);
+            if object.class == TokenObjectClass::PrivateKey
+                && let Some(key_ref) = KeyRef::from_slice(&object.id)
+            {
+                let seen = inventory.private_keys.entry(key_ref);
+                seen.and_modify(|other| *other = None)
+                    .or_insert(Some(handle));
+            }
+            object
+        })
+        .collect();
+    if inventory.left.is_empty() {
+        for (key_ref, handle) in inventory.private_keys.drain() {
+            match handle {
+                Some(handle) => connection.remember_private_key(key_ref, handle),
+                None => connection.forget_private_key(key_ref),
+            }
         }
-        object
-    });
-    objects.collect()
+    }
+    objects
 }
 
 /// Destroys half-made objects, and returns how many they were.
 ///
-/// We never make objects that lie in a session only. So an object that denies to lie on the token, or
+/// What we make in a session only is gone before anything else is done in this lane. So an object that denies to lie on the token, or
 /// that answers `C_GetAttributeValue` with an error which that function does not have, is one whose
 /// creation was broken off: ours when we just failed at one, or when we crashed during one. Somebody else's
 /// program might be at one just now, so only what is still half-made a second later is destroyed.

@@ -90,59 +90,61 @@ impl PinError {
 #[derive(Debug)]
 pub(in crate::providers) struct Login {
     source: PinSource,
-    barrier: Mutex<Option<Barrier>>,
+    tried: Mutex<Tried>,
 }
 
-/// Why the last login did not succeed, when that was for the PIN.
-#[derive(Debug)]
-struct Barrier {
-    /// The PIN that was tried. None when none was, since the token said beforehand that it would not do.
-    refused: Option<SecretString>,
-    finding: Finding,
+/// What is known of PINs that did not do.
+#[derive(Debug, Default)]
+struct Tried {
+    /// The one that the token refused last, and what it said. It stays known while the token is away, or while others are tried.
+    refused: Option<(SecretString, Finding)>,
+    /// The last login did not succeed, and that was for the PIN.
+    is_barred: bool,
 }
 
 impl Login {
     /// Takes the source of the PIN, of which none was refused yet.
-    pub(in crate::providers) const fn new(source: PinSource) -> Self {
+    pub(in crate::providers) fn new(source: PinSource) -> Self {
         Self {
             source,
-            barrier: Mutex::new(None),
+            tried: Mutex::default(),
         }
     }
 
     /// Returns the PIN to log in with.
     pub(in crate::providers) fn pin(&self) -> Result<SecretString, LoginError> {
         let pin = self.source.read()?;
-        match &*self.barrier.lock() {
-            Some(Barrier {
-                refused: Some(refused),
-                finding,
-            }) if refused.expose_secret() == pin.expose_secret() => {
-                Err(LoginError::RefusedBefore(finding.clone()))
+        let mut tried = self.tried.lock();
+        let refused = tried.refused.as_ref();
+        let refused = refused.filter(|(refused, _)| refused.expose_secret() == pin.expose_secret());
+        match refused.map(|(_, finding)| finding.clone()) {
+            Some(finding) => {
+                tried.is_barred = true;
+                Err(LoginError::RefusedBefore(finding))
             }
-            _ => Ok(pin),
+            None => Ok(pin),
         }
     }
 
     /// Notes what was in the way of a connection. A PIN that the token refused is not given out again.
     pub(in crate::providers) fn note(&self, pin: SecretString, finding: &Finding) {
-        let barrier = finding.is_of_pin().then(|| Barrier {
-            refused: finding.condemns_pin().then_some(pin),
-            finding: finding.clone(),
-        });
-        *self.barrier.lock() = barrier;
+        let mut tried = self.tried.lock();
+        tried.is_barred = finding.is_of_pin();
+        if finding.condemns_pin() {
+            tried.refused = Some((pin, finding.clone()));
+        }
     }
 
     /// Notes that the token accepted the PIN.
     pub(in crate::providers) fn accept(&self) {
-        *self.barrier.lock() = None;
+        *self.tried.lock() = Tried::default();
     }
 
     /// Says why there is no connection, as far as the login has to do with it.
     pub(in crate::providers) fn kind_when_unconnected(&self) -> ProviderErrorKind {
-        match *self.barrier.lock() {
-            Some(_) => ProviderErrorKind::LoginRefused,
-            None => ProviderErrorKind::Unavailable,
+        match self.tried.lock().is_barred {
+            true => ProviderErrorKind::LoginRefused,
+            false => ProviderErrorKind::Unavailable,
         }
     }
 }
@@ -179,3 +181,47 @@ impl LoginError {
 }
 
 const PIN_FILE_LEN_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::TriesLeft;
+
+    #[test]
+    fn a_refused_pin_stays_refused_whatever_is_tried_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        let put = |pin: &str| {
+            std::fs::write(&path, pin).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        let login = Login::new(PinSource::File(path.clone()));
+        let refused = |login: &Login| matches!(login.pin(), Err(LoginError::RefusedBefore(_)));
+
+        put("1");
+        login.note(login.pin().unwrap(), &Finding::PinRefused(TriesLeft::Fewer));
+        assert!(refused(&login));
+        put("2");
+        let away = Finding::NoSuchToken {
+            wanted: String::new(),
+            seen: Vec::new(),
+        };
+        login.note(login.pin().unwrap(), &away);
+        assert_eq!(
+            login.kind_when_unconnected(),
+            ProviderErrorKind::Unavailable
+        );
+        login.note(login.pin().unwrap(), &Finding::LastTry);
+        put("1");
+        assert!(refused(&login));
+        assert_eq!(
+            login.kind_when_unconnected(),
+            ProviderErrorKind::LoginRefused
+        );
+        put("2");
+        login.pin().unwrap();
+        login.accept();
+        put("1");
+        login.pin().unwrap();
+    }
+}

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::generation::{GenerationRow, RETIRED};
 use super::{Intent, StoreError, delete_intent, events, rows};
-use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, ProviderKind, SealedKey};
+use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
 
 /// Puts a key pair in the place of what it was. Returns false when it was changed since.
 pub(super) fn replace(
@@ -13,7 +13,7 @@ pub(super) fn replace(
     becomes: &KeyPair,
     sealed_key: Option<&SealedKey>,
 ) -> Result<bool, StoreError> {
-    let Some(sequence) = rows::update_key_pair(db, was.revision, becomes)? else {
+    let Some(sequence) = rows::update_key_pair(db, was, becomes)? else {
         return Ok(false);
     };
     events::preserve(db, was)?;
@@ -43,10 +43,9 @@ pub(super) fn replace(
             }
         };
         GenerationRow::new(state, generation)?.write(db, sequence, sealed_key)?;
-        // What lies beside a linked key is not ours.
-        let is_published =
-            generation.provider == ProviderKind::Hsm && generation.origin != KeyOrigin::Linked;
-        if is_published && known.is_none_or(|known| known.certificate != generation.certificate) {
+        if generation.has_certificate_on_token()
+            && known.is_none_or(|known| known.certificate != generation.certificate)
+        {
             db.prepare_cached("INSERT OR IGNORE INTO unpublished (key_ref) VALUES (?1)")?
                 .execute([generation.key_ref.as_bytes()])?;
         }
@@ -68,16 +67,22 @@ fn retire(
     condemn(db, pair, generation, false)
 }
 
-/// Removes a key pair that still has a revision, and condemns its keys. Returns how many these are, none when the
-/// key pair is not there or has another revision.
+/// Removes a key pair that is still what it was when it was read, and condemns its keys. Returns false when it is not.
 pub(super) fn delete(
     db: &Connection,
     pair: &KeyPair,
     destroy_linked: bool,
 ) -> Result<bool, StoreError> {
     let removed = db
-        .prepare_cached("DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2")?
-        .execute(params![pair.id.as_str(), pair.revision])?;
+        .prepare_cached(
+            "DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2
+               AND EXISTS (SELECT 1 FROM generations WHERE key_pair = sequence AND key_ref = ?3)",
+        )?
+        .execute(params![
+            pair.id.as_str(),
+            pair.revision,
+            pair.current.key_ref.as_bytes()
+        ])?;
     if removed == 0 {
         return Ok(false);
     }

@@ -165,9 +165,15 @@ pub(super) fn warn(
     };
     let noted = db
         .prepare_cached(
-            "UPDATE key_pairs SET warned = ?3 WHERE id = ?1 AND revision = ?2 AND warned > ?3",
+            "UPDATE key_pairs SET warned = ?3 WHERE id = ?1 AND revision = ?2 AND warned > ?3
+               AND EXISTS (SELECT 1 FROM generations WHERE key_pair = sequence AND key_ref = ?4)",
         )?
-        .execute(params![pair.id.as_str(), pair.revision, warned])?;
+        .execute(params![
+            pair.id.as_str(),
+            pair.revision,
+            warned,
+            pair.current.key_ref.as_bytes()
+        ])?;
     if noted == 1 {
         insert(db, event, time, &pair.id, Some(pair))?;
     }

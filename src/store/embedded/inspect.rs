@@ -1,7 +1,9 @@
 //! Looks at a database without changing anything, while a daemon uses it too.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -33,7 +35,7 @@ pub fn inspect(path: &Path) -> Result<StoreInspection, StoreError> {
     }
     found.in_use = File::open(open::beside(path, ".lock"))
         .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)));
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let connection = open_to_read(path, found.in_use)?;
     let schema = open::schema_version(path, &connection)?;
     if schema.found > 0 {
         let count: i64 =
@@ -43,4 +45,83 @@ pub fn inspect(path: &Path) -> Result<StoreInspection, StoreError> {
     }
     found.schema = Some(schema);
     Ok(found)
+}
+
+/// Opens a database for reading.
+///
+/// SQLite puts an index (`-shm`) and a log (`-wal`) beside a database, also when it only reads, and leaves them there; unless it
+/// is told that nobody changes the file. That may be said of a store at rest whose file has everything in it.
+fn open_to_read(path: &Path, in_use: bool) -> rusqlite::Result<Connection> {
+    let is_there = |suffix| open::beside(path, suffix).exists();
+    match in_use || is_there("-wal") || is_there("-journal") {
+        true => Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY),
+        false => Connection::open_with_flags(
+            immutable(path),
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+        ),
+    }
+}
+
+/// Names a database that nobody changes, by a URI of SQLite.
+fn immutable(path: &Path) -> OsString {
+    let mut uri = b"file:".to_vec();
+    if path.is_absolute() {
+        // Else a second slash in the path would begin a host.
+        uri.extend(b"//");
+    }
+    for byte in path.as_os_str().as_bytes() {
+        match *byte {
+            b'%' => uri.extend(b"%25"),
+            b'?' => uri.extend(b"%3f"),
+            b'#' => uri.extend(b"%23"),
+            other => uri.push(other),
+        }
+    }
+    uri.extend(b"?immutable=1");
+    OsString::from_vec(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the names of the files in a folder.
+    fn files(folder: &Path) -> Vec<OsString> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn no_file_is_made_by_looking_at_a_store_at_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["store.db", "100%3f of #1?.db"] {
+            let folder = folder.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            let path = folder.join(name);
+            let mut connection = open::open(&path).unwrap();
+            open::migrate(&path, &mut connection).unwrap();
+            drop(connection);
+            assert_eq!(files(&folder), [name]);
+            let found = inspect(&path).unwrap();
+            let schema = found.schema.unwrap();
+            assert_eq!(schema.found, schema.known);
+            assert_eq!(found.key_pairs, 0);
+            assert_eq!(files(&folder), [name]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_database_itself_yet_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let connection = open::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(folder.path().join("store.db-wal").exists());
+        assert!(matches!(
+            inspect(&path),
+            Err(StoreError::TooNew { found: 99, .. })
+        ));
+    }
 }

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::path::Path;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 
@@ -137,15 +137,26 @@ impl MetadataStore for EmbeddedStore {
         .await
     }
 
-    async fn unpublished(&self) -> Result<Vec<(KeyPairId, KeyRef)>, StoreError> {
+    async fn unpublished(
+        &self,
+        id: Option<&KeyPairId>,
+    ) -> Result<Vec<(KeyPairId, KeyRef)>, StoreError> {
+        let id = id.cloned();
         self.readers
-            .read(|db| {
-                let mut statement = db.prepare_cached(
+            .read(move |db| {
+                let (of_one, of_all) = (
+                    "SELECT key_pairs.id, generations.key_ref FROM key_pairs
+                     JOIN generations ON generations.key_pair = key_pairs.sequence
+                     JOIN unpublished ON unpublished.key_ref = generations.key_ref
+                     WHERE key_pairs.id = ?1",
                     "SELECT key_pairs.id, generations.key_ref FROM unpublished
                      JOIN generations ON generations.key_ref = unpublished.key_ref
                      JOIN key_pairs ON key_pairs.sequence = generations.key_pair",
-                )?;
-                let mut rows = statement.query(())?;
+                );
+                let mut statement =
+                    db.prepare_cached(if id.is_some() { of_one } else { of_all })?;
+                let id = id.as_ref().map(KeyPairId::as_str);
+                let mut rows = statement.query(params_from_iter(id))?;
                 let mut keys = Vec::new();
                 while let Some(row) = rows.next()? {
                     keys.push((rows::id(row, 0)?, rows::key_ref(row, 1)?));

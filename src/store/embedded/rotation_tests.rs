@@ -92,7 +92,7 @@ async fn a_rotation_is_remembered_step_by_step() {
     let (local, hsm) = (ProviderKind::Local, ProviderKind::Hsm);
     assert_eq!(store.keys_of(local).await.unwrap(), [(next, id.clone())]);
     // The next one is in software.
-    assert!(store.unpublished().await.unwrap().is_empty());
+    assert!(store.unpublished(None).await.unwrap().is_empty());
 
     let second = activated(&pending);
     let active = Change {

@@ -109,11 +109,11 @@ pub(super) fn insert_key_pair(
     )
 }
 
-/// Writes what changed of a key pair that had a revision, but for its generations, and returns its sequence
-/// number. None when there is no such key pair.
+/// Writes what changed of a key pair, but for its generations, and returns its sequence number. None when it is no
+/// longer what it was: its revision is another one, or its id was given away anew.
 pub(super) fn update_key_pair(
     db: &Connection,
-    revision: u32,
+    was: &KeyPair,
     pair: &KeyPair,
 ) -> Result<Option<i64>, StoreError> {
     Ok(db
@@ -123,12 +123,13 @@ pub(super) fn update_key_pair(
                     last_generation = ?13, others = ?14, due = ?15,
                     warned = CASE WHEN generation = ?7 AND not_after = ?11 THEN warned ELSE 100000 END
              WHERE id = ?1 AND revision = ?2
+               AND EXISTS (SELECT 1 FROM generations WHERE key_pair = sequence AND key_ref = ?16)
              RETURNING sequence",
         )?
         .query_row(
             params![
                 pair.id.as_str(),
-                revision,
+                was.revision,
                 provider_number(pair.provider()),
                 origin_number(pair.origin()),
                 to_json(pair.labels.as_map())?,
@@ -142,6 +143,7 @@ pub(super) fn update_key_pair(
                 pair.last_number.number(),
                 others(pair),
                 due(pair),
+                was.current.key_ref.as_bytes(),
             ],
             |row| row.get(0),
         )

@@ -200,6 +200,33 @@ async fn a_changed_key_pair_is_not_deleted_by_who_saw_it_before() {
 }
 
 #[tokio::test]
+async fn who_saw_a_key_pair_does_not_touch_another_that_has_its_id_now() {
+    let (store, _folder) = open();
+    let (seen, remade) = (pair("x", [1; 16]), pair("x", [2; 16]));
+    store.complete_creation(new(seen.clone())).await.unwrap();
+    assert!(store.begin_deletion(&seen, false, NOW).await.unwrap());
+    store.end_intent(seen.current.key_ref).await.unwrap();
+    store.complete_creation(new(remade.clone())).await.unwrap();
+    assert_eq!(seen.revision, remade.revision);
+
+    assert!(!store.begin_deletion(&seen, false, NOW).await.unwrap());
+    assert!(!store.take_back(&seen, NOW).await.unwrap());
+    let becomes = KeyPair {
+        revision: seen.revision + 1,
+        ..seen.clone()
+    };
+    let change = Change {
+        time: NOW,
+        event: None,
+        sealed_key: None,
+    };
+    assert!(!store.replace(&seen, &becomes, change).await.unwrap());
+    assert!(!store.note_warning(&seen, 1, NOW).await.unwrap());
+    assert_eq!(store.key_pair(&seen.id).await.unwrap(), Some(remade));
+    assert!(store.condemned().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn requests_are_known_for_a_day() {
     let (store, _folder) = open();
     let day = Duration::days(1);
@@ -446,16 +473,16 @@ async fn a_new_certificate_is_to_be_put_on_the_token_until_it_is_and_only_where_
             "token" => vec![(was.id.clone(), key_ref)],
             _ => Vec::new(),
         };
-        assert_eq!(store.unpublished().await.unwrap(), expected, "{id}");
+        assert_eq!(store.unpublished(None).await.unwrap(), expected, "{id}");
         // What was put there is not it any more.
         let note = |pair: &KeyPair| {
             let (store, certificate) = (&store, pair.current.certificate.clone());
             async move { store.note_published(key_ref, &certificate).await }
         };
         note(&was).await.unwrap();
-        assert_eq!(store.unpublished().await.unwrap(), expected, "{id}");
+        assert_eq!(store.unpublished(None).await.unwrap(), expected, "{id}");
         note(&certified).await.unwrap();
-        assert!(store.unpublished().await.unwrap().is_empty(), "{id}");
+        assert!(store.unpublished(None).await.unwrap().is_empty(), "{id}");
     }
 }
 

@@ -1,27 +1,28 @@
-//! BER (ITU-T X.690), as far as key files need it: DER, and what some programs write in its place, contents whose
-//! length is told by their end, and strings in pieces. Firefox and Bouncy Castle do so in PKCS#12.
+//! BER (ITU-T X.690), as far as files of keys and certificates need it: DER, and what some programs write in its place,
+//! contents whose length is told by their end, and strings in pieces. Firefox and Bouncy Castle do so in PKCS#12, and CAs in
+//! PKCS#7.
 
 use std::borrow::Cow;
 
 /// A tag with what it stands before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Element<'a> {
+pub(crate) struct Element<'a> {
     /// The first byte: of class, form and number.
-    pub(super) tag: u8,
+    pub(crate) tag: u8,
     /// What is in it.
-    pub(super) contents: &'a [u8],
+    pub(crate) contents: &'a [u8],
     /// All of it, from the tag on.
-    pub(super) whole: &'a [u8],
+    pub(crate) whole: &'a [u8],
 }
 
 impl<'a> Element<'a> {
     /// Reads the elements that it consists of.
-    pub(super) const fn parts(self) -> Elements<'a> {
+    pub(crate) const fn parts(self) -> Elements<'a> {
         Elements(self.contents)
     }
 
     /// Returns what a string of bytes has in it, put together from its pieces.
-    pub(super) fn octets(self) -> Option<Cow<'a, [u8]>> {
+    pub(crate) fn octets(self) -> Option<Cow<'a, [u8]>> {
         self.octets_at(0)
     }
 
@@ -45,7 +46,7 @@ impl<'a> Element<'a> {
     }
 
     /// Returns a number of up to 32 bits that is not negative.
-    pub(super) fn number(self) -> Option<u32> {
+    pub(crate) fn number(self) -> Option<u32> {
         let digits = match self.contents {
             [0, digits @ ..] => digits,
             [first, ..] if *first < 0x80 => self.contents,
@@ -61,33 +62,33 @@ impl<'a> Element<'a> {
 
 /// Elements that follow each other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Elements<'a>(&'a [u8]);
+pub(crate) struct Elements<'a>(&'a [u8]);
 
 impl<'a> Elements<'a> {
     /// Reads the elements of a file.
-    pub(super) const fn of(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn of(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
     /// Tells whether none is left.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Returns the next one; none when there is no whole one.
-    pub(super) fn next(&mut self) -> Option<Element<'a>> {
+    pub(crate) fn next(&mut self) -> Option<Element<'a>> {
         let (element, rest) = split(self.0, 0)?;
         self.0 = rest;
         Some(element)
     }
 
     /// Returns the next one if it has this tag.
-    pub(super) fn take(&mut self, tag: u8) -> Option<Element<'a>> {
+    pub(crate) fn take(&mut self, tag: u8) -> Option<Element<'a>> {
         self.next().filter(|element| element.tag == tag)
     }
 
     /// Returns the bytes of the next one if that is a string of them.
-    pub(super) fn take_octets(&mut self) -> Option<Cow<'a, [u8]>> {
+    pub(crate) fn take_octets(&mut self) -> Option<Cow<'a, [u8]>> {
         let element = self.next()?;
         match element.tag & !CONSTRUCTED == OCTET_STRING {
             true => element.octets(),
@@ -133,16 +134,16 @@ fn split(bytes: &[u8], depth: usize) -> Option<(Element<'_>, &[u8])> {
     Some((element, rest))
 }
 
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
-pub(super) const SEQUENCE: u8 = 0x30;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const SEQUENCE: u8 = 0x30;
 /// The tag 0 of a context, around another element.
-pub(super) const CONTEXT_0: u8 = 0xa0;
+pub(crate) const CONTEXT_0: u8 = 0xa0;
 const CONSTRUCTED: u8 = 0x20;
 /// What ends contents whose length is not told before them.
 const END: [u8; 2] = [0, 0];
-/// Far more than key files have.
+/// Far more than such files have.
 const DEPTH_MAX: usize = 32;
 
 #[cfg(test)]
