@@ -19,6 +19,7 @@ pub mod manual;
 pub mod proto;
 pub mod providers;
 pub mod rest;
+pub mod server;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -31,6 +31,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["domain", "providers", "telemetry"]),
     ("grpc", &["domain", "proto", "service", "telemetry"]),
     ("rest", &["domain", "service", "telemetry"]),
+    (
+        "server",
+        &["config", "grpc", "rest", "service", "telemetry"],
+    ),
     ("cli", &["proto"]),
 ];
 
@@ -41,9 +45,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("webpki", &["certs"]),
     ("p12_keystore", &["keyfiles"]),
     ("rusqlite", &["store"]),
-    ("axum", &["app", "rest"]),
-    ("hyper", &["app"]),
-    ("tonic", &["app", "cli", "grpc", "proto.rs", "proto"]),
+    ("axum", &["rest", "server"]),
+    ("hyper", &["server"]),
+    (
+        "tonic",
+        &["app", "cli", "grpc", "proto.rs", "proto", "server"],
+    ),
     ("prost", &["cli", "grpc", "proto"]),
     ("tonic_types", &["cli", "grpc"]),
     ("clap", &["bin", "cli"]),

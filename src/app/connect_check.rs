@@ -12,14 +12,13 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 
 use super::StartError;
-use super::listen::is_left_socket;
 use super::module_process;
-use super::tls::Tls;
 use crate::config::{Config, ServerConfig, TokenConfig};
 use crate::providers::isolated::IsolatedPkcs11Provider;
 use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError};
 use crate::providers::pkcs11::{Pkcs11Config, Rehearsal};
 use crate::providers::{CryptoProvider, ProviderError, ProviderErrorKind};
+use crate::server::{ServerError, Tls, is_left_socket};
 use crate::store::{StoreError, StoreInspection, inspect};
 use crate::telemetry::{LogFormat, TelemetryConfig, chain};
 
@@ -277,7 +276,7 @@ fn check_addresses(server: &ServerConfig, runs: bool) -> Vec<Check> {
     if let Some(tls) = &server.tls {
         checks.push(match Tls::load(tls.clone()) {
             Ok(_) => Check::well("TLS", format!("{} and its key can be used", tls.certificate.display())),
-            Err(error) => wrong_start("TLS", &error)
+            Err(error) => wrong_start("TLS", &error.into())
                 .remedy("put a certificate and its private key in PEM there, which the daemon's user must be able to read"),
         });
     }
@@ -289,8 +288,11 @@ fn check_addresses(server: &ServerConfig, runs: bool) -> Vec<Check> {
         }
         Err(source) => {
             let address = address.to_string();
-            wrong_start("address", &StartError::Listen { address, source })
-                .remedy("end what listens there (ss -ltnp shows it), or change server.listen")
+            wrong_start(
+                "address",
+                &StartError::from(ServerError::Listen { address, source }),
+            )
+            .remedy("end what listens there (ss -ltnp shows it), or change server.listen")
         }
     });
     checks.extend(

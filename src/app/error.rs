@@ -1,10 +1,10 @@
 //! Why the daemon did not start, and with which exit code it ends.
 
 use std::io;
-use std::path::PathBuf;
 
 use crate::config::ConfigError;
 use crate::providers::local::KeyEncryptionKeyError;
+use crate::server::ServerError;
 use crate::store::StoreError;
 
 /// Why the daemon did not start, or stopped by itself.
@@ -19,22 +19,9 @@ pub enum StartError {
     /// The key encryption key cannot be used.
     #[error(transparent)]
     KeyEncryptionKey(#[from] KeyEncryptionKeyError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The files of TLS cannot be used.
-    #[error("cannot use {path} for TLS: {why}")]
-    Tls {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    /// Nobody can connect.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The system gives no threads.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -43,7 +30,7 @@ pub enum StartError {
     Reflection(#[source] tonic_reflection::server::Error),
     /// The server ended by itself.
     #[error("the server failed")]
-    Server(#[source] tokio::task::JoinError),
+    Ended(#[source] tokio::task::JoinError),
     /// Log lines cannot be written.
     #[error("cannot start logging: {0}")]
     Logging(String),
@@ -55,9 +42,9 @@ impl StartError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 64,
-            Self::Store(_) | Self::Listen { .. } | Self::Tls { .. } => 69,
+            Self::Store(_) | Self::Server(_) => 69,
             Self::KeyEncryptionKey(_) => 77,
-            Self::Threads(_) | Self::Reflection(_) | Self::Server(_) | Self::Logging(_) => 70,
+            Self::Threads(_) | Self::Reflection(_) | Self::Ended(_) | Self::Logging(_) => 70,
         }
     }
 }

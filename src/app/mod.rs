@@ -1,17 +1,11 @@
 //! Puts the daemon together, runs it, and ends it. The only room that knows all the others.
 
-mod accounts;
 mod ask_health;
 mod connect_check;
-mod connections;
 mod error;
-mod front;
-mod listen;
 mod module_process;
-mod serve;
 mod shutdown;
 mod system;
-mod tls;
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -23,7 +17,6 @@ use tracing::{info, warn};
 pub use ask_health::ask_health;
 pub use connect_check::{Check, NotWell, Verdict, check_connections, conclude};
 pub use error::StartError;
-pub use listen::Addresses;
 pub use module_process::{PKCS11_MODULE, serve_module};
 pub use shutdown::stop_signal;
 pub use system::environment;
@@ -36,11 +29,10 @@ use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProv
 use crate::providers::pkcs11::Pkcs11Provider;
 use crate::providers::{CryptoProvider, Lanes, ProviderHandle, Registry};
 use crate::rest::{self, RestConfig};
+use crate::server::{Addresses, Front, Listeners};
 use crate::service::{RotationConfig, Service, ServiceConfig};
 use crate::store::{EmbeddedStore, MetadataStore};
 use crate::telemetry::CallIds;
-use front::Front;
-use listen::Listeners;
 use system::{SystemClock, SystemEntropy};
 
 /// A daemon that is ready to answer.
@@ -75,7 +67,7 @@ impl App {
             },
         ));
         tell_of_hidden_key_pairs(&service, config.crypto.policy.mode).await;
-        let listeners = Listeners::bind(&config.server).await?;
+        let listeners = Listeners::bind(&config.server, system::descriptors_max())?;
         Ok(Self {
             service,
             listeners,
@@ -148,7 +140,7 @@ impl App {
                 Some(ended) => ended,
             };
             self.service.finish().await;
-            ended.map_err(StartError::Server)
+            ended.map_err(StartError::Ended)
         };
         let drained = tokio::time::timeout(self.shutdown_grace, drained).await;
         watchdog.abort();

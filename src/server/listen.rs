@@ -9,22 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use super::StartError;
+use super::ServerError;
 use super::connections::{Connections, Place};
 use super::front::Front;
 use super::serve::Http;
-use super::system;
 use super::tls::Tls;
 use crate::config::ServerConfig;
 
 /// The open addresses.
 #[derive(Debug)]
-pub(super) struct Listeners {
+pub struct Listeners {
     tcp: TcpListener,
     tls: Option<Tls>,
     unix: Option<UnixSocket>,
@@ -54,13 +53,16 @@ impl fmt::Display for Addresses {
 
 impl Listeners {
     /// Takes the addresses.
-    pub(super) async fn bind(config: &ServerConfig) -> Result<Self, StartError> {
-        let failed = |address: String| move |source| StartError::Listen { address, source };
+    ///
+    /// `descriptors_max` is how many descriptors the process may have open, if that is limited.
+    pub fn bind(
+        config: &ServerConfig,
+        descriptors_max: Option<usize>,
+    ) -> Result<Self, ServerError> {
+        let failed = |address: String| move |source| ServerError::Listen { address, source };
         let tls = config.tls.clone().map(Tls::load).transpose()?;
         let address = config.listen.to_string();
-        let tcp = TcpListener::bind(config.listen)
-            .await
-            .map_err(failed(address.clone()))?;
+        let tcp = listen(config.listen).map_err(failed(address.clone()))?;
         let unix = match &config.unix_socket {
             None => None,
             Some(path) => Some(UnixSocket::bind(path).map_err(failed(path.display().to_string()))?),
@@ -73,17 +75,18 @@ impl Listeners {
             tcp,
             tls,
             unix,
-            connections_max: affordable(config.max_connections),
+            connections_max: affordable(config.max_connections, descriptors_max),
             max_message_bytes: config.max_message_bytes,
         })
     }
 
-    pub(super) fn addresses(&self) -> &Addresses {
+    /// Returns where calls are answered.
+    pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
     /// Answers calls on all addresses until `stop`, and returns when the last call has ended.
-    pub(super) async fn serve(self, front: Front, stop: CancellationToken) {
+    pub async fn serve(self, front: Front, stop: CancellationToken) {
         let door = Arc::new(Door {
             http: Http::new(front),
             connections: Connections::new(self.connections_max, self.max_message_bytes),
@@ -187,9 +190,21 @@ impl Door {
     }
 }
 
+/// Takes a TCP address.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a daemon that has just ended are not in the way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(UNACCEPTED_MAX)
+}
+
 /// Returns how many connections there may be: those that are configured, as far as there are descriptors for them.
-fn affordable(configured: usize) -> usize {
-    let Some(descriptors) = system::descriptors_max() else {
+fn affordable(configured: usize, descriptors_max: Option<usize>) -> usize {
+    let Some(descriptors) = descriptors_max else {
         return configured;
     };
     let affordable = descriptors - DESCRIPTORS_KEPT.min(descriptors / 2);
@@ -238,7 +253,7 @@ impl Drop for UnixSocket {
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] for what is no socket, [`io::ErrorKind::AddrInUse`] where somebody answers, and whatever keeps
 /// it from being known: what may be somebody's is not taken away.
-pub(super) fn is_left_socket(path: &Path) -> io::Result<bool> {
+pub fn is_left_socket(path: &Path) -> io::Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => {}
         Ok(_) => {
@@ -270,6 +285,9 @@ fn knock(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// How many connections may wait to be accepted. When it is full, the next ones try again a second later; the system may allow fewer
+/// (`net.core.somaxconn`).
+const UNACCEPTED_MAX: u32 = 4096;
 /// How many descriptors are kept for the store, the module and the log.
 const DESCRIPTORS_KEPT: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

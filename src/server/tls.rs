@@ -15,19 +15,19 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tracing::{error, info};
 
-use super::StartError;
+use super::ServerError;
 use crate::config::TlsConfig;
 
 /// Accepts TLS 1.3 connections with the newest files that were in order.
 #[derive(Debug)]
-pub(super) struct Tls {
+pub struct Tls {
     config: TlsConfig,
     current: ArcSwap<ServerConfig>,
 }
 
 impl Tls {
     /// Reads the files.
-    pub(super) fn load(config: TlsConfig) -> Result<Self, StartError> {
+    pub fn load(config: TlsConfig) -> Result<Self, ServerError> {
         let current = ArcSwap::new(read(&config)?);
         Ok(Self { config, current })
     }
@@ -80,7 +80,7 @@ impl Tls {
     }
 }
 
-fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, StartError> {
+fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, ServerError> {
     let chain = certificates(&config.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&config.private_key)
         .map_err(|error| refused(&config.private_key, error.to_string()))?;
@@ -111,7 +111,7 @@ fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, StartError> {
     Ok(Arc::new(server))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ServerError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| refused(path, error.to_string()));
@@ -122,8 +122,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError>
     Ok(certificates)
 }
 
-fn refused(path: &Path, why: impl Into<String>) -> StartError {
-    StartError::Tls {
+fn refused(path: &Path, why: impl Into<String>) -> ServerError {
+    ServerError::Tls {
         path: path.to_owned(),
         why: why.into(),
     }

@@ -14,14 +14,14 @@ use crate::service::ServiceError;
 
 /// Hands each request to its transport, by its content type.
 #[derive(Clone, Debug)]
-pub(super) struct Front {
+pub struct Front {
     grpc: CallService<Routes>,
     rest: axum::Router,
 }
 
 impl Front {
     /// Puts both transports together.
-    pub(super) fn new(calls: &CallLayer, grpc: Routes, rest: axum::Router) -> Self {
+    pub fn new(calls: &CallLayer, grpc: Routes, rest: axum::Router) -> Self {
         Self {
             grpc: calls.layer(grpc),
             rest,

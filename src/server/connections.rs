@@ -2,7 +2,7 @@
 //!
 //! HTTP has time limits of its own for what was begun: a head that does not end, a ping that is not answered. Here is
 //! what it has none for: who says nothing at all, who takes no answers, and who is one too many. What one call has kept
-//! for it is counted in `app::accounts`.
+//! for it is counted in `server::accounts`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -172,8 +172,8 @@ impl Connections {
         }
     }
 
-    /// Sums up what is kept, unless that was done just now, and has the connection end that most is kept for when it is
-    /// too much.
+    /// Sums up what is kept, unless that was done just now, and has those end that most is kept for as long as it is too
+    /// much.
     fn sum_up(&self) {
         let Some(mut summed_up) = self.summed_up.try_lock() else {
             return;
@@ -185,17 +185,21 @@ impl Connections {
         let open = self.open.lock();
         // What is kept for those that were cut off is about to go.
         let staying = open.connections.values().filter(|other| !other.is_cut());
-        let (mut sum, mut most) = (0_usize, None);
-        for (bytes, connection) in staying.map(|connection| (connection.kept(), connection)) {
-            sum = sum.saturating_add(bytes);
-            if most.is_none_or(|(other, _)| bytes > other) {
-                most = Some((bytes, connection));
-            }
+        let mut staying: Vec<_> = staying
+            .map(|connection| (connection.kept(), connection))
+            .filter(|(bytes, _)| *bytes > 0)
+            .collect();
+        let mut sum: usize = staying.iter().map(|(bytes, _)| bytes).sum();
+        if sum > self.kept_max {
+            staying.sort_unstable_by_key(|(bytes, _)| *bytes);
+        }
+        while sum > self.kept_max
+            && let Some((bytes, connection)) = staying.pop()
+        {
+            connection.end(Ending::KeepsMost);
+            sum -= bytes;
         }
         self.kept.store(sum, Ordering::Relaxed);
-        if let Some((_, connection)) = most.filter(|_| sum > self.kept_max) {
-            connection.end(Ending::KeepsMost);
-        }
     }
 
     /// Notes what became of a connection that was ended or refused.
