@@ -25,7 +25,7 @@ use softhsm_tests::daemon::{Daemon, Home, binary};
 use softhsm_tests::faults::FaultyModule;
 use softhsm_tests::frames::{
     CONTINUATION, Code as H2Code, DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer,
-    RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc, settings_frame,
 };
 use softhsm_tests::http2_rules::{bad_beginnings, cases};
 use softhsm_tests::measure::{children, resident_mib};
@@ -222,6 +222,27 @@ async fn answers_that_nobody_takes_end_their_connection_and_no_other() {
         .list(ListSigningKeyPairsRequest::default())
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_and_takes_nothing_keeps_the_store_from_nobody() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let watch = call(1, "/keypaird.v1.EventService/WatchKeyPairs", b"");
+    let ask = [PREFACE.to_vec(), settings_frame(&[(4, 0)]), watch].concat();
+    let watchers = (0..300).map(|_| {
+        let mut watcher = TcpStream::connect(daemon.address()).unwrap();
+        watcher.write_all(&ask).unwrap();
+        watcher
+    });
+    let _watchers: Vec<_> = watchers.collect();
+    let patience = Duration::from_secs(20);
+    for _ in 0..10 {
+        let other = client.generate(settings(CryptoProvider::Unspecified));
+        let other = tokio::time::timeout(patience, other).await.unwrap();
+        let deleted = client.delete(&other.unwrap().id).await;
+        deleted.unwrap();
+    }
+    client.get(&id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
