@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call::Deadline;
@@ -65,19 +65,21 @@ impl SigningService for SigningGrpc {
         let max_message_bytes = self.max_message_bytes;
         let signed = request
             .into_inner()
-            .map(move |request| {
+            // What has come together is signed together: to hand over each by itself takes as long as to sign it.
+            .ready_chunks(STREAM_PORTION)
+            .map(move |messages| {
                 let (service, call) = (Arc::clone(&service), call.clone());
                 let work = async move {
-                    // What could not be read ends the stream, in the trailers, where no layer sees it.
-                    let request = request.map_err(|status| complete(&status, max_message_bytes));
-                    Ok(stream_response(&service, request?).await)
+                    let responses = stream_responses(&service, messages, max_message_bytes);
+                    stream::iter(responses.await)
                 };
                 match call {
                     Some(call) => call.answer(work).left_future(),
                     None => work.right_future(),
                 }
             })
-            .buffer_unordered(STREAM_WINDOW);
+            .buffer_unordered(STREAM_PORTIONS)
+            .flatten();
         Ok(Response::new(match deadline {
             None => Box::pin(signed),
             Some(deadline) => Box::pin(deadline.limit(signed)),
@@ -109,14 +111,35 @@ async fn sign(service: &Service, request: SignRequest) -> Result<Signed, Service
     service.sign(convert::sign_request(request)?).await
 }
 
-/// Answers one message of a stream.
-async fn stream_response(service: &Service, message: SignStreamRequest) -> SignStreamResponse {
-    let signed = match message.request {
-        Some(request) => sign(service, request).await,
-        None => Err(malformed("request", "is required")),
-    };
-    convert::stream_result(message.correlation_id, signed)
+/// Answers messages of a stream.
+async fn stream_responses(
+    service: &Service,
+    messages: Vec<Result<SignStreamRequest, Status>>,
+    max_message_bytes: usize,
+) -> Vec<Result<SignStreamResponse, Status>> {
+    let (mut correlation_ids, mut requests, mut end) = (Vec::new(), Vec::new(), None);
+    for message in messages {
+        match message {
+            Ok(message) => {
+                correlation_ids.push(message.correlation_id);
+                requests.push(match message.request {
+                    Some(request) => convert::sign_request(request),
+                    None => Err(malformed("request", "is required")),
+                });
+            }
+            // What could not be read ends the stream, in the trailers, where no layer sees it.
+            Err(status) => end = Some(Err(complete(&status, max_message_bytes))),
+        }
+    }
+    let signed = service.sign_all(requests).await;
+    let results = correlation_ids.into_iter().zip(signed);
+    results
+        .map(|(correlation_id, signed)| Ok(convert::stream_result(correlation_id, signed)))
+        .chain(end)
+        .collect()
 }
 
-/// How many signatures of one stream are under way at once.
-const STREAM_WINDOW: usize = 64;
+/// How many signatures of one stream are made together.
+const STREAM_PORTION: usize = 4;
+/// How many portions of one stream are under way at once.
+const STREAM_PORTIONS: usize = 16;

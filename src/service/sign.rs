@@ -77,6 +77,14 @@ impl Service {
             let refusal = format!("must be 1 to {BATCH_MAX}, and are {}", requests.len());
             return Err(ServiceError::invalid("requests", Refusal::new(refusal)));
         }
+        Ok(self.sign_all(requests).await)
+    }
+
+    /// Makes signatures together, as [`Service::sign_batch`] does.
+    pub async fn sign_all(
+        &self,
+        requests: Vec<Result<SignRequest, ServiceError>>,
+    ) -> Vec<Result<Signed, ServiceError>> {
         let mut results: Vec<Option<Result<Signed, ServiceError>>> = Vec::new();
         let mut good = Vec::new();
         for (index, request) in requests.into_iter().enumerate() {
@@ -112,7 +120,7 @@ impl Service {
                 results[index] = Some(checked.finish(signature));
             }
         }
-        Ok(results.into_iter().flatten().collect())
+        results.into_iter().flatten().collect()
     }
 
     /// Finds the key, and checks all of a request at once.
