@@ -175,6 +175,10 @@ async fn without_descriptors_the_daemon_goes_on_and_accepts_again_when_there_are
     for _ in 0..50 {
         client.sign(sign(&id)).await.unwrap();
     }
+    // Those that are silent make room for a newcomer.
+    let newcomer = async { daemon.client().await.sign(sign(&id)).await };
+    let served = tokio::time::timeout(Duration::from_secs(20), newcomer).await;
+    served.unwrap().unwrap();
     daemon.limit(Resource::Nofile, Some(open + 200));
     daemon.client().await.sign(sign(&id)).await.unwrap();
     drop(waiting);

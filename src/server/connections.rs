@@ -104,7 +104,7 @@ impl Connections {
     }
 
     /// Asks some to go that have no call under way. Tells whether any is about to go.
-    fn make_room(&self) -> bool {
+    pub(super) fn make_room(&self) -> bool {
         let mut open = self.open.lock();
         let Open {
             connections,

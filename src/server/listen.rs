@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -182,6 +183,12 @@ impl Door {
             Ok(io) => self.connections.admit().await.map(|place| (io, place)),
             Err(error) => {
                 self.connections.count(&format!("not accepted: {error}"));
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::MFILE | Errno::NFILE)
+                ) {
+                    self.connections.make_room();
+                }
                 // Out of descriptors, the next try would fail at once as well.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 None
