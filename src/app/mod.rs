@@ -245,7 +245,7 @@ async fn tell_of_hidden_key_pairs(service: &Service, mode: ProviderMode) {
 /// Logs out of the token, unless a call in it does not come back.
 async fn disconnect(service: &Service) {
     for handle in service.registry().iter().map(Arc::clone) {
-        let disconnected = tokio::task::spawn_blocking(move || handle.provider().disconnect());
+        let disconnected = tokio::task::spawn_blocking(move || handle.disconnect());
         let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, disconnected).await;
     }
 }

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::Span;
 
@@ -26,6 +27,8 @@ pub struct ProviderHandle {
     manage: Crew,
     sign_threads: usize,
     operation_timeout: Duration,
+    /// Held by whoever makes or ends a connection.
+    connecting: Arc<Mutex<()>>,
     /// All threads that sign are at calls that do not come back.
     stuck: AtomicBool,
     /// What came of signatures since it was last asked.
@@ -56,6 +59,7 @@ impl ProviderHandle {
             manage: crew(Lane::Manage, lanes.manage_threads)?,
             sign_threads: lanes.sign_threads,
             operation_timeout: lanes.operation_timeout,
+            connecting: Arc::default(),
             stuck: AtomicBool::new(false),
             signed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -210,7 +214,12 @@ impl ProviderHandle {
     pub async fn connect(&self) -> Result<(), ProviderError> {
         let (reply, connected) = oneshot::channel();
         let (provider, kind) = (Arc::clone(&self.provider), self.kind());
+        let connecting = Arc::clone(&self.connecting);
         let connect = move || {
+            let _connecting = connecting.lock();
+            if reply.is_closed() {
+                return;
+            }
             let done = guarded(kind, Operation::Connect, || provider.connect());
             // Who waited may have stopped.
             let _ = reply.send(done.unwrap_or_else(Err));
@@ -224,6 +233,13 @@ impl ProviderHandle {
         })?;
         let connected = connected.await;
         connected.unwrap_or_else(|_| Err(self.lost(Operation::Connect)))
+    }
+
+    /// Ends the connection, if there is one, when one that is being made is there. Blocks. To be called when nobody waits for
+    /// [`ProviderHandle::connect`] any more: nothing is connected after it.
+    pub fn disconnect(&self) {
+        let _connecting = self.connecting.lock();
+        self.provider.disconnect();
     }
 
     /// Runs a job and waits for its result, up to the operation timeout.
@@ -320,8 +336,9 @@ mod tests {
     /// Signs when it is let, and counts.
     #[derive(Debug)]
     struct Gated {
-        gate: parking_lot::Mutex<mpsc::Receiver<()>>,
+        gate: Mutex<mpsc::Receiver<()>>,
         signed: AtomicUsize,
+        connected: AtomicUsize,
     }
 
     impl CryptoProvider for Gated {
@@ -334,6 +351,7 @@ mod tests {
         }
 
         fn connect(&self) -> Result<(), ProviderError> {
+            self.connected.fetch_add(1, Ordering::SeqCst);
             Ok(())
         }
 
@@ -385,8 +403,9 @@ mod tests {
     ) -> (Arc<Gated>, ProviderHandle, mpsc::Sender<()>) {
         let (open, gate) = mpsc::channel();
         let provider = Arc::new(Gated {
-            gate: parking_lot::Mutex::new(gate),
+            gate: Mutex::new(gate),
             signed: AtomicUsize::new(0),
+            connected: AtomicUsize::new(0),
         });
         let lanes = Lanes {
             sign_threads: 1,
@@ -453,6 +472,33 @@ mod tests {
         assert_eq!(look().await, Ok(()));
         handle.sign(order(P256)).await.unwrap();
         assert_eq!(provider.signed.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[expect(
+        clippy::await_holding_lock,
+        reason = "held in the place of a thread that connects"
+    )]
+    async fn nothing_is_connected_after_the_end_when_nobody_waits_for_it() {
+        let (provider, handle, _open) = gated(1);
+        let handle = Arc::new(handle);
+        let patience = Duration::from_millis(20);
+        let one_connects = handle.connecting.lock();
+        // Who waits goes away before its turn.
+        assert!(
+            tokio::time::timeout(patience, handle.connect())
+                .await
+                .is_err()
+        );
+        drop(one_connects);
+        let ending = Arc::clone(&handle);
+        tokio::task::spawn_blocking(move || ending.disconnect())
+            .await
+            .unwrap();
+        tokio::time::sleep(patience).await;
+        assert_eq!(provider.connected.load(Ordering::SeqCst), 0);
+        handle.connect().await.unwrap();
+        assert_eq!(provider.connected.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

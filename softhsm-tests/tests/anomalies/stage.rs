@@ -270,7 +270,8 @@ impl Stage {
     /// Leaves the module to the next one.
     pub async fn close(mut self) {
         self.look_away().await;
-        self.token.inner.disconnect();
+        let token = self.service.registry().provider(ProviderKind::Hsm);
+        token.unwrap().disconnect();
     }
 
     /// Tells whether there is nothing on the token.
