@@ -149,6 +149,10 @@ async fn goes_wrong_once(stage: Stage) {
         "C_SignInit 0 1 return 0x101",
         "C_Sign 0 1 return 0x30",
     ] {
+        // The canary that comes with each new connection is not to meet the fault.
+        let serves = async || stage.client.serves("provider/HSM").await;
+        stage.daemon.wait_until("provider/HSM serves", serves).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         stage.module.tell(orders);
         let begun = Instant::now();
         stage

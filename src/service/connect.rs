@@ -15,8 +15,8 @@ impl Service {
     /// Connects every provider, and connects it again whenever it is lost, until `stop`.
     ///
     /// A token that is away is tried again, after half a second at first and three at last. A PIN that was
-    /// refused is not sent again before it changes. One that is lost more than 60 times in a minute is left alone for ten
-    /// seconds.
+    /// refused is not sent again before it changes. One that is lost more than 40 times in a minute is left alone for
+    /// longer each time, two seconds at last.
     pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
         self.for_each_provider(stop, |service, handle| async move {
             tokio::join!(
@@ -61,10 +61,11 @@ impl Service {
                     self.tell_whether_it_serves(handle.kind(), false).await;
                     losses.retain(|at: &Instant| at.elapsed() < LOSSES_WINDOW);
                     losses.push(Instant::now());
-                    if losses.len() > LOSSES_MAX {
-                        warn!(provider = %handle.kind(), "the provider is lost again and again; it is given a rest");
-                        tokio::time::sleep(REST).await;
+                    let rest = rest_after(losses.len());
+                    if rest == REST_STEP {
+                        warn!(provider = %handle.kind(), "the provider is lost again and again; it is given a rest each time");
                     }
+                    tokio::time::sleep(rest).await;
                 }
                 Err(failure) => {
                     self.tell_whether_it_serves(handle.kind(), false).await;
@@ -137,13 +138,22 @@ async fn look_for_lost_threads(handle: &ProviderHandle) {
     }
 }
 
+/// Returns for how long a provider is left alone that was lost so often within a while.
+fn rest_after(losses: usize) -> Duration {
+    let beyond = u32::try_from(losses.saturating_sub(LOSSES_MAX)).unwrap_or(u32::MAX);
+    REST_STEP.saturating_mul(beyond).min(REST_MAX)
+}
+
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// However long a token was away, it is used again within five seconds when it is back.
 const RETRY_MAX: Duration = Duration::from_secs(3);
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
 /// How often a provider may be lost within a while and be connected again at once. That is more than canaries alone make it.
-const LOSSES_MAX: usize = 60;
+const LOSSES_MAX: usize = 40;
 const LOSSES_WINDOW: Duration = Duration::from_secs(60);
-const REST: Duration = Duration::from_secs(10);
+/// By how much one that is lost oftener is left alone for longer, and for how long at most: it too is used again within five
+/// seconds when it is well.
+const REST_STEP: Duration = Duration::from_millis(100);
+const REST_MAX: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(250);
 const TICKS_BETWEEN_PROBES: u32 = 20;
