@@ -373,32 +373,24 @@ async fn what_cannot_be_imported_is_refused_with_the_remedy() {
         }
     }
     let good = file(&folder.join("good.p12"), CryptoProvider::Hsm);
-    let refused = import(
-        &client,
-        ImportSigningKeyPairSettings {
-            password: "wrong".into(),
-            ..good.clone()
-        },
-    );
-    let refused = refused.await.unwrap_err();
-    assert_eq!(
-        reason(&refused),
-        (Code::InvalidArgument, "FILE_UNREADABLE".into())
-    );
-    assert_eq!(refusals(&refused)[0].0, "password");
-    let refused = import(
-        &client,
-        ImportSigningKeyPairSettings {
-            password: "x".repeat(1025),
-            ..good.clone()
-        },
-    );
-    let refused = refused.await.unwrap_err();
-    assert_eq!(
-        reason(&refused),
-        (Code::InvalidArgument, "VALIDATION_FAILED".into())
-    );
-    assert_eq!(refusals(&refused)[0].0, "password");
+    for (password, reason_wanted) in [
+        ("wrong".to_owned(), "FILE_UNREADABLE"),
+        ("x".repeat(1025), "VALIDATION_FAILED"),
+    ] {
+        let refused = import(
+            &client,
+            ImportSigningKeyPairSettings {
+                password,
+                ..good.clone()
+            },
+        );
+        let refused = refused.await.unwrap_err();
+        assert_eq!(
+            reason(&refused),
+            (Code::InvalidArgument, reason_wanted.into())
+        );
+        assert_eq!(refusals(&refused)[0].0, "password");
+    }
     let refused = import(
         &client,
         ImportSigningKeyPairSettings {

@@ -15,7 +15,7 @@ use crate::proto::{
     SignRequest, SignResponse, SignStreamRequest, SignStreamResponse, VerifyRequest,
     VerifyResponse,
 };
-use crate::service::{Service, ServiceError, Signed};
+use crate::service::Service;
 use crate::telemetry::Call;
 
 /// The service.
@@ -39,8 +39,11 @@ impl SigningService for SigningGrpc {
     type SignStreamStream = Pin<Box<dyn Stream<Item = Result<SignStreamResponse, Status>> + Send>>;
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let signed = sign(&self.service, request.into_inner()).await;
-        answer(signed.map(convert::sign_response))
+        let signed = async {
+            let request = convert::sign_request(request.into_inner())?;
+            self.service.sign(request).await
+        };
+        answer(signed.await.map(convert::sign_response))
     }
 
     async fn batch_sign(
@@ -105,10 +108,6 @@ impl SigningService for SigningGrpc {
         let page = self.service.public_keys(request).await;
         answer(page.map(convert::public_keys_response))
     }
-}
-
-async fn sign(service: &Service, request: SignRequest) -> Result<Signed, ServiceError> {
-    service.sign(convert::sign_request(request)?).await
 }
 
 /// Answers messages of a stream.

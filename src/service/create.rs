@@ -101,10 +101,7 @@ impl Service {
             key_ref: KeyRef::from_random(self.entropy.bits_128()?),
         };
         let work = async {
-            if keeps_keys(handle) {
-                let begun = self.store.begin_creation(intent(handle, &name)).await;
-                begun.map_err(|error| taken(error, &name.id))?;
-            }
+            self.begin_creation(handle, &name).await?;
             self.create_named(handle, &name, creation, gone).await
         };
         let key_pair = self
@@ -160,30 +157,56 @@ impl Service {
                 request,
             })
         );
+        let is_ours = |now: Option<&KeyPair>| {
+            now.is_some_and(|now| now.generation_of(name.key_ref).is_some())
+        };
         if let Err(failure) = recorded {
-            let is_ours =
-                |now: Option<&KeyPair>| now.is_some_and(|now| now.current.key_ref == name.key_ref);
             let recorded = self.recorded(&name.id, failure, is_ours).await;
             recorded.map_err(|error| taken(error, &name.id))?;
         }
         if let Err(error) = published {
-            let taken_back = self.take_back(&key_pair).await;
-            if taken_back.is_ok() || !self.is_recorded(name).await {
+            let Err(failure) = self.take_back(&key_pair).await else {
+                return Err(error);
+            };
+            let now = self.store.key_pair(&name.id).await;
+            if !now.is_ok_and(|now| is_ours(now.as_ref())) {
                 return Err(error);
             }
             warn!(
-                key_pair = %name.id, %error,
+                key_pair = %name.id, %error, %failure,
                 "a key pair is kept that cannot be taken back; its certificate is put on the token at the next connection"
             );
         }
         Ok(key_pair)
     }
 
-    /// Tells whether a key is known to belong to the key pair that it was made for.
-    async fn is_recorded(&self, name: &KeyName) -> bool {
-        let now = self.store.key_pair(&name.id).await;
-        let belongs = |now: KeyPair| now.generation_of(name.key_ref).is_some();
-        now.is_ok_and(|now| now.is_some_and(belongs))
+    /// Records that the key of a new key pair is about to be made, where a provider keeps it.
+    async fn begin_creation(
+        &self,
+        handle: &ProviderHandle,
+        name: &KeyName,
+    ) -> Result<(), ServiceError> {
+        if keeps_keys(handle) {
+            let begun = self.store.begin_creation(intent(handle, name)).await;
+            begun.map_err(|error| taken(error, &name.id))?;
+        }
+        Ok(())
+    }
+
+    /// Records that another key of a key pair is about to be made, where a provider keeps it.
+    pub(super) async fn begin_succession(
+        &self,
+        handle: &ProviderHandle,
+        name: &KeyName,
+    ) -> Result<(), ServiceError> {
+        if keeps_keys(handle) {
+            let begun = self.store.begin_succession(intent(handle, name)).await;
+            begun.map_err(|error| match error {
+                StoreError::IdGone => ServiceError::KeyPairNotFound(name.id.to_string()),
+                other => other.into(),
+            })?;
+        }
+        Ok(())
     }
 
     /// Does work that makes keys, and destroys what it has left of them when it fails, or panics. An intent may be recorded though
@@ -249,12 +272,12 @@ impl Service {
 }
 
 /// Tells whether keys stay in a provider by themselves. One in software comes to be with its record, or not at all.
-pub(super) fn keeps_keys(handle: &ProviderHandle) -> bool {
+fn keeps_keys(handle: &ProviderHandle) -> bool {
     handle.provider().token().is_some()
 }
 
 /// What is recorded before a key is made in a provider that keeps it.
-pub(super) fn intent(handle: &ProviderHandle, name: &KeyName) -> Intent {
+fn intent(handle: &ProviderHandle, name: &KeyName) -> Intent {
     Intent {
         key_ref: name.key_ref,
         id: name.id.clone(),
@@ -267,14 +290,6 @@ pub(super) fn intent(handle: &ProviderHandle, name: &KeyName) -> Intent {
 pub(super) fn taken(error: StoreError, id: &KeyPairId) -> ServiceError {
     match error {
         StoreError::IdTaken => ServiceError::KeyPairExists(id.to_string()),
-        other => other.into(),
-    }
-}
-
-/// Says which key pair is gone.
-pub(super) fn gone(error: StoreError, id: &KeyPairId) -> ServiceError {
-    match error {
-        StoreError::IdGone => ServiceError::KeyPairNotFound(id.to_string()),
         other => other.into(),
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::create::{gone, intent};
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{
     KeyOrigin, KeyPair, KeyPairGeneration, KeyRef, ProviderKind, Refusal, Violations,
@@ -131,8 +130,7 @@ impl Service {
         name: &KeyName,
         generation: &mut KeyPairGeneration,
     ) -> Result<(), ServiceError> {
-        let begun = self.store.begin_succession(intent(token, name)).await;
-        begun.map_err(|error| gone(error, &name.id))?;
+        self.begin_succession(token, name).await?;
         let key = self.stored_key(&name.id, generation).await?;
         let software = self.running(generation.provider, Operation::Export)?;
         let private_key = software

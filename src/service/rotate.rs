@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::create::{gone, intent, keeps_keys};
 use super::generation::{MadeGeneration, NewGeneration};
 use super::rotation::certifies_itself;
 use super::{KeyPairView, Service, ServiceError};
@@ -109,10 +108,7 @@ impl Service {
             key_ref: KeyRef::from_random(self.entropy.bits_128()?),
         };
         let work = async {
-            if keeps_keys(handle) {
-                let begun = self.store.begin_succession(intent(handle, &name)).await;
-                begun.map_err(|error| gone(error, &was.id))?;
-            }
+            self.begin_succession(handle, &name).await?;
             self.try_create_pending(handle, &name, was, template).await
         };
         let becomes = self

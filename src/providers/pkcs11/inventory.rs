@@ -33,7 +33,8 @@ pub(super) fn begin(connection: &Connection, session: &Session) -> Result<(), Fa
 
 /// Looks at some more objects. When there are none left, the handles of private keys are known.
 pub(super) fn next(connection: &Connection, session: &Session) -> Vec<TokenObject> {
-    let mut inventory = connection.inventory.lock();
+    // No lock is held across a call of the module.
+    let mut inventory = std::mem::take(&mut *connection.inventory.lock());
     let kept = inventory.left.len().saturating_sub(SLICE);
     let slice = inventory.left.split_off(kept);
     let objects: Vec<_> = slice
@@ -58,6 +59,7 @@ pub(super) fn next(connection: &Connection, session: &Session) -> Vec<TokenObjec
             }
         }
     }
+    *connection.inventory.lock() = inventory;
     objects
 }
 
