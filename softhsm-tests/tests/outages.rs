@@ -102,6 +102,21 @@ async fn a_locked_pin_is_tried_once_and_the_one_that_an_officer_sets_is_taken() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_crashes_while_it_logs_in_is_started_again_and_sent_the_pin_once_each_time() {
+    let stage = Stage::new(Isolation::Process).await;
+    let logins = stage.module.called("C_Login");
+    let orders = format!("{LOSE_THE_CONNECTION}\nC_Login 0 2 crash");
+    stage.module.tell(&orders);
+    // The caller waits meanwhile, and may not notice.
+    stage.recovered("a crash in C_Login").await;
+    // Calls are counted when they return, so that this is the one that did.
+    assert_eq!(stage.module.called("C_Login"), logins + 1);
+    let log = stage.daemon.log();
+    let crashes = log.matches("ended by itself; another one is started");
+    assert_eq!(crashes.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_initialised_anew_is_told_of_and_nothing_is_forgotten_until_its_copy_is_back()
  {
     for isolation in Isolation::ALL {

@@ -563,27 +563,20 @@ async fn a_token_that_is_away_or_off_stops_its_own_keys_only() {
     client.sign(message(&local, b"here")).await.unwrap();
 }
 
+/// Makes a key under a `CKA_ID`, as somebody else would.
+fn make_another_key(token: &Token, key_ref: &str) {
+    let make = ["--keypairgen", "--key-type", "EC:prime256v1"];
+    let named = ["--label", "theirs", "--id", key_ref, "--usage-sign"];
+    pkcs11_tool(token, &[&make[..], &named].concat());
+}
+
 /// Replaces the private key of a key pair on the token by another one under the same `CKA_ID`.
 fn replace_private_key(token: &Token, key_ref: &str) {
-    pkcs11_tool(
-        token,
-        &["--delete-object", "--type", "privkey", "--id", key_ref],
-    );
-    pkcs11_tool(
-        token,
-        &["--delete-object", "--type", "pubkey", "--id", key_ref],
-    );
-    pkcs11_tool(
-        token,
-        &[
-            "--keypairgen",
-            "--key-type",
-            "EC:prime256v1",
-            "--id",
-            key_ref,
-            "--usage-sign",
-        ],
-    );
+    for class in ["privkey", "pubkey"] {
+        let delete = ["--delete-object", "--type", class, "--id", key_ref];
+        pkcs11_tool(token, &delete);
+    }
+    make_another_key(token, key_ref);
 }
 
 fn key_ref(home: &Home, id: &str) -> String {
@@ -629,6 +622,40 @@ async fn a_key_that_somebody_put_in_the_place_of_ours_never_signs_even_if_nothin
             .id;
         client.sign(message(&other, b"ours")).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_keys_with_one_cka_id_none_signs_until_there_is_one() {
+    let token = Token::fresh();
+    let home = Home::hsm(&token).replacing(
+        "[crypto.pkcs11]",
+        "[crypto.pkcs11]\nverify_signatures = \"never\"",
+    );
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let id = generate(&client, CryptoProvider::Unspecified, "EC", 256)
+        .await
+        .id;
+    daemon.kill();
+    make_another_key(&token, &key_ref(&home, &id));
+    // What is known of its handle comes from the look at the whole token.
+    let daemon = home.start();
+    daemon.wait_for_log("the token and the store were compared");
+    let client = daemon.client().await;
+    let status = client.sign(message(&id, b"whose")).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::Internal, "INTERNAL".into()));
+    assert!(
+        daemon
+            .log()
+            .contains("the token has 2 private keys with one CKA_ID")
+    );
+    let delete = ["--delete-object", "--type", "privkey", "--label", "theirs"];
+    pkcs11_tool(&token, &delete);
+    daemon
+        .wait_until("one is left", async || {
+            client.sign(message(&id, b"ours")).await.is_ok()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
