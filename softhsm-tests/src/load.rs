@@ -10,7 +10,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use keypaird::proto::{BatchSignResponse, batch_sign_result};
 use prost::Message;
 
 use crate::frames::{
@@ -487,20 +486,26 @@ impl Sender {
 fn answer(batch: bool, body: Option<&[u8]>) -> Answer {
     let message = body.and_then(split_message);
     match (batch, message) {
-        (true, Some((message, _))) => {
-            let results = BatchSignResponse::decode(message).unwrap().results;
-            let all = results.len();
-            let is_signed = |result: &Option<batch_sign_result::Result>| {
-                matches!(result, Some(batch_sign_result::Result::Signed(_)))
-            };
-            let done = results.iter().filter(|one| is_signed(&one.result)).count();
-            Answer::Many {
-                done,
-                failed: all - done,
-            }
-        }
+        (true, Some((message, _))) => count_results(message),
         (_, message) => Answer::One(message.is_some()),
     }
+}
+
+/// Counts the results of a `BatchSignResponse`, of which each is a signature or an error.
+fn count_results(mut message: &[u8]) -> Answer {
+    let (mut done, mut failed) = (0, 0);
+    while let Some((tag, rest)) = message.split_first() {
+        assert_eq!(*tag, FIELD_1, "results");
+        message = rest;
+        let length = prost::decode_length_delimiter(&mut message).unwrap();
+        let (result, behind) = message.split_at(length);
+        message = behind;
+        match result.first() {
+            Some(&FIELD_1) => done += 1,
+            _ => failed += 1,
+        }
+    }
+    Answer::Many { done, failed }
 }
 
 /// Splits the first whole message off.
@@ -510,6 +515,8 @@ fn split_message(received: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::try_from(length).unwrap())
 }
 
+/// The tag of a message in field 1 (Protocol Buffers, Message Structure).
+const FIELD_1: u8 = 0x0a;
 const SETTINGS_INITIAL_WINDOW_SIZE: u8 = 4;
 const FRAME_LEN_MAX: usize = 16 * 1024;
 /// The daemon allows 1024, and one is asked for at the end.

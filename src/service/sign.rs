@@ -85,8 +85,9 @@ impl Service {
         &self,
         requests: Vec<Result<SignRequest, ServiceError>>,
     ) -> Vec<Result<Signed, ServiceError>> {
-        let mut results: Vec<Option<Result<Signed, ServiceError>>> = Vec::new();
-        let mut good = Vec::new();
+        let count = requests.len();
+        let mut results: Vec<Option<Result<Signed, ServiceError>>> = Vec::with_capacity(count);
+        let mut good = Vec::with_capacity(count);
         for (index, request) in requests.into_iter().enumerate() {
             let checked = match request {
                 Ok(request) => self.check_signing(request).await,
