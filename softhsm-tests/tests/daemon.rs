@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
 use serde_json::{Value, json};
 use softhsm_tests::client::{Client, settings};
-use softhsm_tests::daemon::{Home, binary};
+use softhsm_tests::daemon::{Home, Isolation, binary};
+use softhsm_tests::measure::children;
 use softhsm_tests::token::{LABEL, PIN, SO_PIN, Token};
 use softhsm_tests::tools::{Grpcurl, run};
 
@@ -565,4 +566,39 @@ fn the_service_manager_is_told_when_the_daemon_is_ready_and_when_it_stops() {
     daemon.stop();
     let length = manager.recv(&mut told).unwrap();
     assert_eq!(&told[..length], b"STOPPING=1\n");
+}
+
+/// Returns the names and the scheduling policies of the threads of a process: fields 2 and 41 of `/proc/PID/task/TID/stat`
+/// (`proc_pid_stat(5)`).
+fn scheduling(pid: u32) -> Vec<(String, String)> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One may end meanwhile.
+    let states =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    let named = |state: String| {
+        let (name, rest) = state.split_once('(')?.1.rsplit_once(')')?;
+        let policy = rest.split_whitespace().nth(41 - 3)?;
+        Some((name.to_owned(), policy.to_owned()))
+    };
+    states.filter_map(named).collect()
+}
+
+#[test]
+fn a_thread_that_is_woken_for_replies_does_not_interrupt_one_that_signs() {
+    const SCHED_OTHER: &str = "0";
+    const SCHED_BATCH: &str = "3";
+    let token = Token::fresh();
+    for isolation in Isolation::ALL {
+        let daemon = Home::hybrid(&token).isolating(isolation).start();
+        let processes = [vec![daemon.pid()], children(daemon.pid())].concat();
+        let threads: Vec<_> = processes.into_iter().flat_map(scheduling).collect();
+        assert!(threads.iter().any(|(name, _)| name == "tokio-rt-worker"));
+        for (name, policy) in threads {
+            let expected = match &*name {
+                "tokio-rt-worker" => SCHED_BATCH,
+                _ => SCHED_OTHER,
+            };
+            assert_eq!(policy, expected, "{name} {isolation:?}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use tracing::Span;
 
 use super::lane::{Crew, Job, Lane, SignJob, guarded};
 use super::order::{SigningOrder, portions, sign_all};
+use super::scheduling::interrupt_as_usual;
 use super::{CryptoProvider, Finding, Operation, ProviderError, ProviderErrorKind};
 use crate::domain::ProviderKind;
 
@@ -99,9 +100,13 @@ impl ProviderHandle {
     ///
     /// They are queued a few at a time, as many as there are threads, so that others come in between.
     pub async fn sign_all(&self, orders: Vec<SigningOrder>) -> Vec<Result<Vec<u8>, ProviderError>> {
+        let mut signed = Vec::with_capacity(orders.len());
         let portions = portions(orders).map(|portion| self.sign_portion(portion));
-        let signed = stream::iter(portions).buffered(self.sign_threads);
-        signed.map(stream::iter).flatten().collect().await
+        let mut portions = stream::iter(portions).buffered(self.sign_threads);
+        while let Some(portion) = portions.next().await {
+            signed.extend(portion);
+        }
+        signed
     }
 
     /// Makes some signatures in one job.
@@ -216,6 +221,7 @@ impl ProviderHandle {
         let (provider, kind) = (Arc::clone(&self.provider), self.kind());
         let connecting = Arc::clone(&self.connecting);
         let connect = move || {
+            interrupt_as_usual();
             let _connecting = connecting.lock();
             if reply.is_closed() {
                 return;

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tracing::{Span, error, warn};
 
 use super::order::{PORTION, SigningOrder, sign_all};
+use super::scheduling::interrupt_as_usual;
 use super::{CryptoProvider, Lanes, Operation, ProviderError, ProviderErrorKind};
 use crate::domain::ProviderKind;
 
@@ -139,6 +140,7 @@ impl Crew {
             let (provider, jobs) = (Arc::clone(&self.provider), self.jobs.clone());
             let (lane, post) = (self.lane, Arc::clone(&post));
             move || {
+                interrupt_as_usual();
                 lane.yield_to_others();
                 work(&*provider, &jobs, &post);
             }

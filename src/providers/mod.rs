@@ -14,6 +14,7 @@ pub mod local;
 mod order;
 pub mod pkcs11;
 mod registry;
+mod scheduling;
 mod token;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use handle::{Lanes, ProviderHandle};
 pub use lane::Lane;
 pub use order::SigningOrder;
 pub use registry::Registry;
+pub use scheduling::wait_for_turn_when_woken;
 pub use token::{KeySearch, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
 
 use crate::domain::{
