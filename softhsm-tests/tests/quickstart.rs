@@ -9,8 +9,11 @@ use softhsm_tests::tools::succeeded;
 
 fn quickstart(home: &Path) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart.sh");
-    let mut command = Command::new(script);
+    let mut command = Command::new("env");
     command
+        // Who runs the tests in the background has SIGINT ignored, and a shell cannot undo that.
+        .arg("--default-signal=INT")
+        .arg(script)
         .env("QUICKSTART_HOME", home)
         .env("QUICKSTART_LISTEN", "127.0.0.1:0")
         .env_remove("SOFTHSM2_CONF");
