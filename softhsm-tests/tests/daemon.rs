@@ -583,22 +583,28 @@ fn scheduling(pid: u32) -> Vec<(String, String)> {
     states.filter_map(named).collect()
 }
 
-#[test]
-fn a_thread_that_is_woken_for_replies_does_not_interrupt_one_that_signs() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_is_woken_for_replies_does_not_interrupt_one_that_signs() {
     const SCHED_OTHER: &str = "0";
     const SCHED_BATCH: &str = "3";
+    let expected = |name: &str| match name {
+        "tokio-rt-worker" => SCHED_BATCH,
+        _ => SCHED_OTHER,
+    };
     let token = Token::fresh();
     for isolation in Isolation::ALL {
         let daemon = Home::hybrid(&token).isolating(isolation).start();
-        let processes = [vec![daemon.pid()], children(daemon.pid())].concat();
-        let threads: Vec<_> = processes.into_iter().flat_map(scheduling).collect();
-        assert!(threads.iter().any(|(name, _)| name == "tokio-rt-worker"));
-        for (name, policy) in threads {
-            let expected = match &*name {
-                "tokio-rt-worker" => SCHED_BATCH,
-                _ => SCHED_OTHER,
-            };
-            assert_eq!(policy, expected, "{name} {isolation:?}");
-        }
+        let what = format!("the policies of all threads, {isolation:?}");
+        // One that was just started has the policy of the one that started it.
+        daemon
+            .wait_until(&what, async || {
+                let processes = [vec![daemon.pid()], children(daemon.pid())].concat();
+                let threads: Vec<_> = processes.into_iter().flat_map(scheduling).collect();
+                assert!(threads.iter().any(|(name, _)| name == "tokio-rt-worker"));
+                threads
+                    .iter()
+                    .all(|(name, policy)| policy == expected(name))
+            })
+            .await;
     }
 }
