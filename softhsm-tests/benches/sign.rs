@@ -3,7 +3,9 @@
 //! `cargo bench -p softhsm-tests --bench sign` prints the tables of the manual. A word behind `--` chooses some:
 //! `rates`, `isolation`, `latency`, `many-keys`. Daemon, client, token and bare loops share the machine and take turns.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -20,9 +22,13 @@ use softhsm_tests::measure::{Samples, cpu_time, median};
 use softhsm_tests::token::Token;
 
 const ROUNDS: usize = 5;
+/// More, for differences of a few in a hundred.
+const ROUNDS_OF_SHELVES: usize = 11;
 const TURN: Duration = Duration::from_secs(1);
 /// As many as the machine has cores.
 const BARE_THREADS: usize = 2;
+/// What this program is called with to be a [`BareProcess`].
+const BARE_TURNS: &str = "--bare-turns";
 
 fn main() {
     // SOFTHSM2_CONF belongs to a process: this one starts itself again with it.
@@ -35,6 +41,9 @@ fn main() {
             .unwrap();
         assert!(status.success());
         return;
+    }
+    if std::env::args().any(|word| word == BARE_TURNS) {
+        return bare_turns();
     }
     let wanted: Vec<_> = std::env::args()
         .skip(1)
@@ -52,7 +61,7 @@ fn main() {
         latency(&bare);
     }
     if wants("many-keys") {
-        many_keys(&bare);
+        many_keys();
     }
 }
 
@@ -347,20 +356,23 @@ fn latency(bare: &BareToken) {
     let half = saturated / 2.0;
     println!();
     println!(
-        "| HSM P-256 at {half:.0} a second, half of the saturated rate | median | p99 | p99.9 | key pairs made |"
+        "| HSM P-256 at {half:.0} a second, half of the saturated rate | median | p99 | p99.9 | CPU of one | key pairs made |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     let turns = TURN * 5;
+    let before = cpu_time(daemon.pid());
     let quiet = load::open(&call, half, turns);
+    let spent = cpu_time(daemon.pid()).saturating_sub(before);
     println!(
-        "| nothing beside it | {} | {} | {} | |",
+        "| nothing beside it | {} | {} | {} | {} | |",
         us(&quiet.latencies, 0.5),
         us(&quiet.latencies, 0.99),
-        us(&quiet.latencies, 0.999)
+        us(&quiet.latencies, 0.999),
+        show(cpu_of_one(spent, quiet.done)),
     );
     let (busy, made) = beside_generation(&measured, || load::open(&call, half, turns * 4));
     println!(
-        "| RSA-4096 key pairs made in the same token without pause | {} | {} | {} | {made} |",
+        "| RSA-4096 key pairs made in the same token without pause | {} | {} | {} | | {made} |",
         us(&busy.latencies, 0.5),
         us(&busy.latencies, 0.99),
         us(&busy.latencies, 0.999)
@@ -383,20 +395,22 @@ fn latency(bare: &BareToken) {
         stop.store(true, Ordering::Relaxed);
         (busy, making.join().unwrap())
     });
-    for (name, samples, made) in [
+    for (name, samples, cpu, made) in [
         (
             "bare `C_Sign` at that rate, nothing beside it",
-            bare_quiet,
+            bare_quiet.latencies,
+            show(bare_quiet.cpu),
             String::new(),
         ),
         (
             "bare `C_Sign` at that rate, RSA-4096 key pairs made on a third thread",
-            bare_busy,
+            bare_busy.latencies,
+            String::new(),
             made.to_string(),
         ),
     ] {
         println!(
-            "| {name} | {} | {} | {} | {made} |",
+            "| {name} | {} | {} | {} | {cpu} | {made} |",
             us(&samples, 0.5),
             us(&samples, 0.99),
             us(&samples, 0.999)
@@ -422,42 +436,165 @@ fn beside_generation<T>(measured: &Measured, work: impl FnOnce() -> T) -> (T, us
     })
 }
 
-fn many_keys(bare: &BareToken) {
+/// Compares tokens with few and many keys, turn by turn, since the machine changes more in a minute than they differ.
+fn many_keys() {
     let key = BareKey::P256;
-    let handle = bare.generate(key, &mut Samples::default()).1;
-    // The bare loop signs on the same token, since it is SoftHSM2 that has to carry all those objects.
-    let conf = std::env::var_os("SOFTHSM2_CONF").unwrap();
-    let measured = Measured::at(Token::there(conf.as_ref()), "in-process", "never");
-    let mut ids = Vec::new();
-    let unary = Way::Unary(64);
+    let mut shelves = [1, 1000, 5000].map(|count| Shelf::fill(count, key));
+    let mut all_of: Vec<_> = shelves.iter().map(|_| Turns::default()).collect();
+    for round in 0..ROUNDS_OF_SHELVES {
+        for place in 0..shelves.len() {
+            let place = (place + round) % shelves.len();
+            all_of[place].take(&mut shelves[place], key);
+        }
+    }
     println!();
     println!(
-        "| HSM P-256, `Sign`, 64 in flight | bare, same token | with one of them | ratio | with all of them in turn | ratio |"
+        "| keys on the token | bare, that token | `Sign`, 64 in flight, one of the keys | of that with 1 | of the bare loop | server CPU of one / bare | all of the keys in turn | of that with 1 |"
     );
-    println!("|---|---|---|---|---|---|");
-    for count in [1, 1000, 5000] {
-        while ids.len() < count {
-            ids.push(measured.generate(CryptoProvider::Hsm, key));
-        }
-        // The first use of each; and the bare side gets to know them too.
-        bare.session.find_objects(&[]).unwrap();
-        Way::Batches(1000, 1).run(&measured.daemon, &ids, key, TURN);
-        unary.run(&measured.daemon, &ids, key, TURN * 2);
-        let (mut bare_rates, mut one, mut all) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            bare_rates.push(bare.sign(key, handle, BARE_THREADS, TURN).rate);
-            one.push(unary.run(&measured.daemon, &ids[..1], key, TURN).rate());
-            all.push(unary.run(&measured.daemon, &ids, key, TURN).rate());
-        }
-        let (bare_rate, one, all) = (median(bare_rates), median(one), median(all));
+    println!("|---|---|---|---|---|---|---|---|");
+    let few = &all_of[0];
+    for (shelf, turns) in shelves.iter().zip(&all_of) {
         println!(
-            "| {count} keys on the token | {bare_rate:.0} | {one:.0} | {:.2} | {all:.0} | {:.2} |",
-            one / bare_rate,
-            all / bare_rate
+            "| {} | {:.0} | {:.0} | **{:.2}** | {:.2} | {:.0} µs / {:.0} µs = {:.2} | {:.0} | **{:.2}** |",
+            shelf.ids.len(),
+            median(turns.bare.clone()),
+            median(turns.one.clone()),
+            ratio(&turns.one, &few.one),
+            ratio(&turns.one, &turns.bare),
+            median(turns.cpu.clone()),
+            median(turns.bare_cpu.clone()),
+            ratio(&turns.cpu, &turns.bare_cpu),
+            median(turns.all.clone()),
+            ratio(&turns.all, &few.all),
         );
     }
 }
 
+/// Returns the median of the ratios of figures that were taken one after the other.
+fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+    let pairs = ours.iter().zip(theirs);
+    median(pairs.map(|(ours, theirs)| ours / theirs).collect())
+}
+
+/// A token with some keys, a daemon, and a process that signs on the same token: it is SoftHSM2 that has to carry all those objects.
+struct Shelf {
+    measured: Measured,
+    ids: Vec<String>,
+    bare: BareProcess,
+}
+
+impl Shelf {
+    fn fill(count: usize, key: BareKey) -> Self {
+        let token = Token::fresh();
+        let conf = token.conf();
+        let measured = Measured::at(token, "in-process", "never");
+        let ids: Vec<_> = (0..count)
+            .map(|_| measured.generate(CryptoProvider::Hsm, key))
+            .collect();
+        let bare = BareProcess::start(&conf);
+        // The first use of each.
+        Way::Batches(1000, 1).run(&measured.daemon, &ids, key, TURN);
+        Way::Unary(64).run(&measured.daemon, &ids, key, TURN * 2);
+        Self {
+            measured,
+            ids,
+            bare,
+        }
+    }
+}
+
+/// What the turns of a shelf gave: signatures a second, and processor time of each in microseconds.
+#[derive(Default)]
+struct Turns {
+    bare: Vec<f64>,
+    bare_cpu: Vec<f64>,
+    one: Vec<f64>,
+    cpu: Vec<f64>,
+    all: Vec<f64>,
+}
+
+impl Turns {
+    fn take(&mut self, shelf: &mut Shelf, key: BareKey) {
+        let (rate, cpu) = shelf.bare.turn();
+        self.bare.push(rate);
+        self.bare_cpu.push(cpu);
+        let daemon = &shelf.measured.daemon;
+        let before = cpu_time(daemon.pid());
+        let one = Way::Unary(64).run(daemon, &shelf.ids[..1], key, TURN);
+        let spent = cpu_time(daemon.pid()).saturating_sub(before);
+        self.cpu.push(microseconds(cpu_of_one(spent, one.done)));
+        self.one.push(one.rate());
+        let all = Way::Unary(64).run(daemon, &shelf.ids, key, TURN);
+        self.all.push(all.rate());
+    }
+}
+
+/// A process with a bare loop of its own, for a token of its own.
+struct BareProcess {
+    process: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl BareProcess {
+    fn start(conf: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .arg(BARE_TURNS)
+            .env("SOFTHSM2_CONF", conf)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        Self { process, answers }
+    }
+
+    /// Has it sign for a turn, and returns how much in a second, and the processor time of each in microseconds.
+    fn turn(&mut self) -> (f64, f64) {
+        self.process
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"\n")
+            .unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        let (rate, cpu) = answer.trim().split_once(' ').unwrap();
+        (rate.parse().unwrap(), cpu.parse().unwrap())
+    }
+}
+
+impl Drop for BareProcess {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        self.process.wait().unwrap();
+    }
+}
+
+/// The life of a [`BareProcess`]: a turn for each line that comes in.
+fn bare_turns() {
+    let bare = BareToken::open();
+    let key = BareKey::P256;
+    let handle = bare.generate(key, &mut Samples::default()).1;
+    // It gets to know all of the objects, as the daemon does.
+    bare.session.find_objects(&[]).unwrap();
+    for _ in std::io::stdin().lines() {
+        let turn = bare.sign(key, handle, BARE_THREADS, TURN);
+        println!("{} {}", turn.rate, microseconds(turn.cpu));
+    }
+}
+
+fn cpu_of_one(spent: Duration, signatures: usize) -> Duration {
+    spent / u32::try_from(signatures).unwrap()
+}
+
+fn show(duration: Duration) -> String {
+    format!("{:.0} µs", microseconds(duration))
+}
+
+fn microseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
 fn us(samples: &Samples, share: f64) -> String {
-    format!("{:.0} µs", samples.quantile(share).as_secs_f64() * 1e6)
+    show(samples.quantile(share))
 }

@@ -12,7 +12,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
-use crate::measure::{Samples, cpu_time};
+use crate::measure::{Samples, cpu_time_of_this_thread};
 use crate::token::{LABEL, MODULE, PIN};
 
 /// The token that `SOFTHSM2_CONF` of this process points to, with a login.
@@ -141,11 +141,10 @@ impl BareToken {
         threads: usize,
         rate: f64,
         duration: Duration,
-    ) -> Samples {
+    ) -> Bare {
         let (pkcs11, slot) = (&self.pkcs11, self.slot);
         let next = AtomicU32::new(0);
-        let begun = Instant::now();
-        let worker = || {
+        on_threads(threads, |begun| {
             let session = pkcs11.open_rw_session(slot).unwrap();
             let (mechanism, input) = key.signing();
             let mut latencies = Samples::default();
@@ -159,14 +158,6 @@ impl BareToken {
                 session.sign(&mechanism, handle, &input).unwrap();
                 latencies.add(begun.elapsed().saturating_sub(due));
             }
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            let mut latencies = Samples::default();
-            for worker in workers {
-                latencies.extend(worker.join().unwrap());
-            }
-            latencies
         })
     }
 }
@@ -279,44 +270,37 @@ fn bare_loop<W: FnMut()>(
     duration: Duration,
     worker: impl Fn() -> W + Sync,
 ) -> Bare {
-    let cpu_before = cpu_time(std::process::id());
     let ready = Barrier::new(threads);
-    let (worker, ready) = (&worker, &ready);
+    on_threads(threads, |_| {
+        let mut work = worker();
+        let mut latencies = Samples::default();
+        ready.wait();
+        let begun = Instant::now();
+        while begun.elapsed() < duration {
+            latencies.time(&mut work);
+        }
+        latencies
+    })
+}
+
+/// Runs work on some threads, each of which is told when they were started.
+fn on_threads(threads: usize, work: impl Fn(Instant) -> Samples + Sync) -> Bare {
     let begun = Instant::now();
-    let mut latencies = Samples::default();
-    let mut cpu = Duration::ZERO;
+    let work = || (work(begun), cpu_time_of_this_thread());
+    let (mut latencies, mut cpu) = (Samples::default(), Duration::ZERO);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(move || {
-                    let mut work = worker();
-                    let mut latencies = Samples::default();
-                    ready.wait();
-                    let begun = Instant::now();
-                    while begun.elapsed() < duration {
-                        latencies.time(&mut work);
-                    }
-                    // The last one still counts the time of all.
-                    let cpu = ready
-                        .wait()
-                        .is_leader()
-                        .then(|| cpu_time(std::process::id()));
-                    ready.wait();
-                    (latencies, cpu)
-                })
-            })
-            .collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
-            let (ours, counted) = worker.join().unwrap();
-            latencies.extend(ours);
-            cpu = cpu.max(counted.unwrap_or_default());
+            let (its_latencies, its_cpu) = worker.join().unwrap();
+            latencies.extend(its_latencies);
+            cpu += its_cpu;
         }
     });
     let took = begun.elapsed();
     let count = u32::try_from(latencies.len()).unwrap();
     Bare {
         rate: f64::from(count) / took.as_secs_f64(),
-        cpu: cpu.saturating_sub(cpu_before) / count,
+        cpu: cpu / count,
         latencies,
     }
 }

@@ -77,13 +77,22 @@ pub fn resident_mib(pid: u32) -> f64 {
 pub fn cpu_time(pid: u32) -> Duration {
     let started: Duration = children(pid).into_iter().map(cpu_time).sum();
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanos = tasks.map(|task| {
+    let threads = tasks.map(|task| {
         // A thread may end meanwhile.
-        let stat = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
-        let running = stat.split_whitespace().next().unwrap_or_default();
-        running.parse::<u64>().unwrap_or_default()
+        fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default()
     });
-    Duration::from_nanos(nanos.sum::<u64>()) + started
+    threads.map(|stat| running_time(&stat)).sum::<Duration>() + started
+}
+
+/// Returns the processor time that the calling thread has used.
+pub fn cpu_time_of_this_thread() -> Duration {
+    running_time(&fs::read_to_string("/proc/thread-self/schedstat").unwrap())
+}
+
+/// Reads `schedstat` (proc(5)): the first number is the time on a processor in nanoseconds.
+fn running_time(stat: &str) -> Duration {
+    let nanos = stat.split_whitespace().next().unwrap_or_default();
+    Duration::from_nanos(nanos.parse().unwrap_or_default())
 }
 
 /// Returns the processes that a process has started and that live.
