@@ -24,6 +24,7 @@ use softhsm_tests::token::Token;
 const ROUNDS: usize = 5;
 /// More, for differences of a few in a hundred.
 const ROUNDS_OF_SHELVES: usize = 11;
+const KEY_OF_SHELVES: BareKey = BareKey::P256;
 const TURN: Duration = Duration::from_secs(1);
 /// As many as the machine has cores.
 const BARE_THREADS: usize = 2;
@@ -135,6 +136,13 @@ impl Way {
                 format!("`BatchSign` of {size}, {in_flight} in flight")
             }
         }
+    }
+
+    /// Signs for a turn, and returns how much in a second, and the daemon's processor time of each.
+    fn turn(self, daemon: &Daemon, ids: &[String], key: BareKey) -> (f64, Duration) {
+        let (outcome, cpu) = with_cpu_of_one(daemon, || self.run(daemon, ids, key, TURN));
+        assert_eq!(outcome.failed, 0);
+        (outcome.rate(), cpu)
     }
 
     fn run(self, daemon: &Daemon, ids: &[String], key: BareKey, duration: Duration) -> Outcome {
@@ -261,13 +269,14 @@ fn isolation(bare: &BareToken) {
                 way.name(),
                 outside_rate / inside_rate,
                 outside_rate / bare,
-                median(inside.never_cpu) * 1e6,
-                median(outside.never_cpu) * 1e6,
+                median(inside.never_cpu),
+                median(outside.never_cpu),
             );
         }
     }
 }
 
+/// What turns gave: signatures a second, and processor time of each in microseconds.
 #[derive(Default)]
 struct Figures {
     bare: Vec<f64>,
@@ -284,23 +293,18 @@ impl Figures {
             None => key.sign_in_software(BARE_THREADS, TURN),
         };
         self.bare.push(bare.rate);
-        self.bare_cpu.push(bare.cpu.as_secs_f64());
+        self.bare_cpu.push(microseconds(bare.cpu));
     }
 
     fn never(&mut self, way: Way, daemon: &Daemon, ids: &[String], key: BareKey) {
-        let before = cpu_time(daemon.pid());
-        let outcome = way.run(daemon, ids, key, TURN);
-        let cpu = cpu_time(daemon.pid()).saturating_sub(before);
-        assert_eq!(outcome.failed, 0);
-        let done = f64::from(u32::try_from(outcome.done).unwrap());
-        self.never.push(outcome.rate());
-        self.never_cpu.push(cpu.as_secs_f64() / done);
+        let (rate, cpu) = way.turn(daemon, ids, key);
+        self.never.push(rate);
+        self.never_cpu.push(microseconds(cpu));
     }
 
     fn always(&mut self, way: Way, daemon: &Daemon, ids: &[String], key: BareKey) {
-        let outcome = way.run(daemon, ids, key, TURN);
-        assert_eq!(outcome.failed, 0);
-        self.always.push(outcome.rate());
+        let (rate, _) = way.turn(daemon, ids, key);
+        self.always.push(rate);
     }
 
     fn print(self, name: &str) {
@@ -318,8 +322,8 @@ impl Figures {
         println!(
             "| {name} | {bare:.0} | {never:.0} | **{:.2}** | {:.0} / {:.0} µs = {:.2} | {always} | {ratio} |",
             never / bare,
-            cpu * 1e6,
-            bare_cpu * 1e6,
+            cpu,
+            bare_cpu,
             cpu / bare_cpu,
         );
     }
@@ -360,15 +364,13 @@ fn latency(bare: &BareToken) {
     );
     println!("|---|---|---|---|---|---|");
     let turns = TURN * 5;
-    let before = cpu_time(daemon.pid());
-    let quiet = load::open(&call, half, turns);
-    let spent = cpu_time(daemon.pid()).saturating_sub(before);
+    let (quiet, cpu) = with_cpu_of_one(daemon, || load::open(&call, half, turns));
     println!(
         "| nothing beside it | {} | {} | {} | {} | |",
         us(&quiet.latencies, 0.5),
         us(&quiet.latencies, 0.99),
         us(&quiet.latencies, 0.999),
-        show(cpu_of_one(spent, quiet.done)),
+        show(cpu),
     );
     let (busy, made) = beside_generation(&measured, || load::open(&call, half, turns * 4));
     println!(
@@ -438,13 +440,12 @@ fn beside_generation<T>(measured: &Measured, work: impl FnOnce() -> T) -> (T, us
 
 /// Compares tokens with few and many keys, turn by turn, since the machine changes more in a minute than they differ.
 fn many_keys() {
-    let key = BareKey::P256;
-    let mut shelves = [1, 1000, 5000].map(|count| Shelf::fill(count, key));
+    let mut shelves = [1, 1000, 5000].map(Shelf::fill);
     let mut all_of: Vec<_> = shelves.iter().map(|_| Turns::default()).collect();
     for round in 0..ROUNDS_OF_SHELVES {
         for place in 0..shelves.len() {
             let place = (place + round) % shelves.len();
-            all_of[place].take(&mut shelves[place], key);
+            all_of[place].take(&mut shelves[place]);
         }
     }
     println!();
@@ -484,7 +485,8 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn fill(count: usize, key: BareKey) -> Self {
+    fn fill(count: usize) -> Self {
+        let key = KEY_OF_SHELVES;
         let token = Token::fresh();
         let conf = token.conf();
         let measured = Measured::at(token, "in-process", "never");
@@ -514,18 +516,16 @@ struct Turns {
 }
 
 impl Turns {
-    fn take(&mut self, shelf: &mut Shelf, key: BareKey) {
+    fn take(&mut self, shelf: &mut Shelf) {
         let (rate, cpu) = shelf.bare.turn();
         self.bare.push(rate);
         self.bare_cpu.push(cpu);
-        let daemon = &shelf.measured.daemon;
-        let before = cpu_time(daemon.pid());
-        let one = Way::Unary(64).run(daemon, &shelf.ids[..1], key, TURN);
-        let spent = cpu_time(daemon.pid()).saturating_sub(before);
-        self.cpu.push(microseconds(cpu_of_one(spent, one.done)));
-        self.one.push(one.rate());
-        let all = Way::Unary(64).run(daemon, &shelf.ids, key, TURN);
-        self.all.push(all.rate());
+        let (way, daemon) = (Way::Unary(64), &shelf.measured.daemon);
+        let (rate, cpu) = way.turn(daemon, &shelf.ids[..1], KEY_OF_SHELVES);
+        self.one.push(rate);
+        self.cpu.push(microseconds(cpu));
+        let (rate, _) = way.turn(daemon, &shelf.ids, KEY_OF_SHELVES);
+        self.all.push(rate);
     }
 }
 
@@ -573,7 +573,7 @@ impl Drop for BareProcess {
 /// The life of a [`BareProcess`]: a turn for each line that comes in.
 fn bare_turns() {
     let bare = BareToken::open();
-    let key = BareKey::P256;
+    let key = KEY_OF_SHELVES;
     let handle = bare.generate(key, &mut Samples::default()).1;
     // It gets to know all of the objects, as the daemon does.
     bare.session.find_objects(&[]).unwrap();
@@ -583,8 +583,13 @@ fn bare_turns() {
     }
 }
 
-fn cpu_of_one(spent: Duration, signatures: usize) -> Duration {
-    spent / u32::try_from(signatures).unwrap()
+/// Has a daemon sign, and returns its processor time of one signature too.
+fn with_cpu_of_one(daemon: &Daemon, work: impl FnOnce() -> Outcome) -> (Outcome, Duration) {
+    let before = cpu_time(daemon.pid());
+    let outcome = work();
+    let spent = cpu_time(daemon.pid()).saturating_sub(before);
+    let done = u32::try_from(outcome.done).unwrap();
+    (outcome, spent / done)
 }
 
 fn show(duration: Duration) -> String {
