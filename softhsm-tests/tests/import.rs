@@ -8,14 +8,14 @@ use keypaird::keyfiles;
 use keypaird::proto::{
     CryptoProvider, ExportSigningKeyPairRequest, ImportSigningKeyPairRequest,
     ImportSigningKeyPairSettings, KeyFileFormat, KeyOrigin, KeyPairRotationSettings, KeyPairView,
-    NewKeyPairSettings, SignRequest, sign_request,
+    LinkSigningKeyPairRequest, NewKeyPairSettings, PlanRotationRequest, SignRequest, sign_request,
 };
 use secrecy::SecretString;
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
 use softhsm_tests::fuzzing;
 use softhsm_tests::token::Token;
-use softhsm_tests::tools::shell;
+use softhsm_tests::tools::{pkcs11_tool, shell};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -27,6 +27,19 @@ const EC_KEY: &str = "
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out cert.pem \\
         -subj '/C=CH/O=Acme, Inc./OU=A/OU=B/CN=Zürich' -utf8 -addext subjectAltName=DNS:a.example,IP:192.0.2.1 \\
         -days 30 2>/dev/null";
+
+/// Makes a key with a certificate that has no end, in `key.pem` and `cert.pem`, and in DER.
+const ENDLESS: &str = "
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out x.csr \\
+        -subj '/C=CH/O=Acme/CN=Endless' 2>/dev/null
+    touch index.txt; echo 01 > serial
+    printf '[ca]\\ndefault_ca=c\\n[c]\\ndatabase=index.txt\\nserial=serial\\nnew_certs_dir=.\\ndefault_md=sha256\\npolicy=p\\n\\
+[p]\\ncountryName=supplied\\norganizationName=supplied\\ncommonName=supplied\\n' > ca.cnf
+    openssl ca -config ca.cnf -selfsign -batch -notext -in x.csr -keyfile key.pem -startdate 20200101000000Z \\
+        -enddate 99991231235959Z -out cert.pem 2>/dev/null
+    cat key.pem cert.pem > both.pem
+    openssl pkey -in key.pem -outform DER -out key.der
+    openssl x509 -in cert.pem -outform DER -out cert.der";
 
 async fn import(
     client: &Client,
@@ -612,5 +625,76 @@ async fn weak_and_old_keys_come_into_the_token_where_that_is_permitted_and_rotat
             (2048, "SHA256withRSA")
         );
         client.signs(&rotated).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_without_an_end_is_kept_and_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    shell(folder, ENDLESS);
+    let token = Token::fresh();
+    for (file, kind) in [("key.der", "privkey"), ("cert.der", "cert")] {
+        let path = folder.join(file);
+        let object = ["--write-object", path.to_str().unwrap(), "--type", kind];
+        let name = ["--id", "0e", "--label", "endless"];
+        let usage: &[&str] = match kind {
+            "privkey" => &["--usage-sign"],
+            _ => &[],
+        };
+        pkcs11_tool(&token, &[&object[..], &name, usage].concat());
+    }
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let local = file(&folder.join("both.pem"), CryptoProvider::Local);
+    let imported = import(&client, local).await.unwrap();
+    let link = LinkSigningKeyPairRequest {
+        private_key_id: "0e".into(),
+        ..LinkSigningKeyPairRequest::default()
+    };
+    let linked = client.key_pairs().link_signing_key_pair(link).await;
+    let linked = linked.unwrap().into_inner().key_pair.unwrap();
+    for view in [imported, linked] {
+        let expires = |view: &KeyPairView| view.expires.unwrap().to_string();
+        assert_eq!(expires(&view), "9999-12-31T23:59:59Z");
+        client.signs(&view).await;
+        // Both ways: the endless one is the former one, and no longer signs.
+        let rotated = client.rotate(&view.id, false).await.unwrap();
+        assert!(rotated.pending.unwrap().activate_time.is_none());
+        let rotated = client.rotate(&view.id, true).await.unwrap();
+        assert_eq!(rotated.previous.as_ref().unwrap().expires, view.expires);
+        client.signs(&rotated).await;
+        // What is written goes on.
+        let made = client
+            .generate(settings(CryptoProvider::Local))
+            .await
+            .unwrap();
+        client.delete(&made.id).await.unwrap();
+    }
+    assert_eq!(client.list_all().await.len(), 2);
+
+    // Further than there are dates.
+    let made = client.generate(NewKeyPairSettings {
+        valid_days: 36_500,
+        rotation_settings: Some(KeyPairRotationSettings {
+            creation_buffer_days: 30,
+            activation_buffer_days: 10,
+            ..KeyPairRotationSettings::default()
+        }),
+        ..settings(CryptoProvider::Local)
+    });
+    let made = made.await.unwrap();
+    let plan = PlanRotationRequest {
+        id: made.id.clone(),
+        steps: 1000,
+        ..PlanRotationRequest::default()
+    };
+    let plan = client.key_pairs().plan_rotation(plan).await.unwrap();
+    let plan = plan.into_inner().steps;
+    let last = plan.last().unwrap().time.unwrap().to_string();
+    assert!((200..1000).contains(&plan.len()), "{}", plan.len());
+    assert!(last.starts_with("99"), "{last}");
+    for service in ["", "keypaird.v1.KeyPairService", "rotation"] {
+        assert!(client.serves(service).await, "{service}");
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use der::pem::{LineEnding, encode_string};
 use serde::{Deserialize, Serialize};
 use sha1::Digest as _;
+use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
 /// A certificate in DER.
@@ -63,14 +64,29 @@ pub struct Validity {
     pub not_after: OffsetDateTime,
 }
 
+/// The last second that can be written, which as a notAfter stands for "no end".
+///
+/// # Source
+/// RFC 5280 section 4.1.2.5: "no well-defined expiration date".
+pub const END_OF_TIME: OffsetDateTime = datetime!(9999-12-31 23:59:59 UTC);
+
 impl Validity {
-    /// Returns the validity that begins now, cut to whole seconds, and ends `days` later.
+    /// Returns the validity that begins now, cut to whole seconds, and ends `days` later. It has no
+    /// end when that is past [`END_OF_TIME`].
     pub fn days_from(now: OffsetDateTime, days: u16) -> Self {
         let not_before = now.replace_nanosecond(0).unwrap_or(now);
+        let not_after = not_before.saturating_add(Duration::days(days.into()));
         Self {
             not_before,
-            not_after: not_before + Duration::days(days.into()),
+            not_after: not_after.min(END_OF_TIME),
         }
+    }
+
+    /// Returns the first moment at which the certificate is expired: it is valid to the end of its
+    /// last second. None when it never expires, because its notAfter is [`END_OF_TIME`].
+    pub fn end(&self) -> Option<OffsetDateTime> {
+        let ends = self.not_after < END_OF_TIME;
+        ends.then(|| self.not_after.saturating_add(Duration::SECOND))
     }
 
     /// Tells what a certificate of this validity is at a time. A fraction of a second does not count.
@@ -143,6 +159,21 @@ mod tests {
         ] {
             assert_eq!(validity.at(now), expected, "{now}");
         }
+    }
+
+    #[test]
+    fn a_validity_past_the_end_of_time_has_no_end() {
+        let last = Validity::days_from(END_OF_TIME - Duration::DAY, 1);
+        assert_eq!((last.not_after, last.end()), (END_OF_TIME, None));
+        let past = Validity::days_from(datetime!(9950-01-01 00:00 UTC), 36_500);
+        assert_eq!((past.not_after, past.end()), (END_OF_TIME, None));
+        assert_eq!(past.at(END_OF_TIME), CertificateValidity::Valid);
+        let before = Validity {
+            not_after: END_OF_TIME - Duration::SECOND,
+            ..past
+        };
+        assert_eq!(before.end(), Some(END_OF_TIME));
+        assert_eq!(before.at(END_OF_TIME), CertificateValidity::Expired);
     }
 
     #[test]

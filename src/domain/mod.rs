@@ -25,7 +25,7 @@ mod signing;
 mod violation;
 
 pub use algorithm::{Curve, Hash, KeyAlgorithm, KeySpec, RsaSize, SignatureAlgorithm};
-pub use certificate::{Certificate, CertificateValidity, Validity};
+pub use certificate::{Certificate, CertificateValidity, END_OF_TIME, Validity};
 pub use chance::{Clock, Entropy, EntropyError};
 pub use dn::{DnAttribute, DnField, Subject, SubjectSettings, dn_part};
 pub use event::{Event, EventKind, EventSubject};

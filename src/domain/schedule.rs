@@ -2,6 +2,9 @@
 //!
 //! A pure function of what is recorded: [`Lifecycle::next`]. Nothing here looks at a clock, so that a step that is late
 //! is only that, and a clock that goes back undoes nothing.
+//!
+//! A certificate may have any dates. No arithmetic with them overflows: what lies past the end of
+//! time is never due.
 
 use time::{Duration, OffsetDateTime};
 
@@ -55,14 +58,6 @@ struct Span {
     validity: Validity,
 }
 
-impl Span {
-    /// Returns the first moment at which the certificate is expired: a certificate is valid to the end of its last
-    /// second.
-    fn end(&self) -> OffsetDateTime {
-        self.validity.not_after + Duration::SECOND
-    }
-}
-
 impl Lifecycle {
     /// Reads it off a key pair.
     pub fn of(key_pair: &KeyPair) -> Self {
@@ -93,37 +88,52 @@ impl Lifecycle {
 
     /// Returns the next step. None when nothing is ever to be done.
     pub fn next(&self) -> Option<DueStep> {
-        let rotation = match (self.buffers, self.pending) {
-            (Some(buffers), Some(pending)) if pending.end() > self.activation(buffers, pending) => {
-                Some(DueStep {
-                    action: RotationAction::Activate,
-                    generation: pending.number,
-                    time: self.activation(buffers, pending),
-                })
-            }
-            (_, Some(pending)) => Some(retirement(&pending)),
-            (Some(buffers), None) => Some(DueStep {
-                action: RotationAction::CreatePending,
-                generation: self.last_number.next(),
-                time: self.current.validity.not_after - buffers.creation,
-            }),
-            (None, None) => None,
-        };
-        let retired = self.previous.iter().map(retirement);
-        rotation
+        let retired = self.previous.iter().filter_map(retirement);
+        self.rotation()
             .into_iter()
             .chain(retired)
             .min_by_key(|step| step.time)
     }
 
+    /// Returns the next step that destroys no private key.
+    pub fn next_without_retirement(&self) -> Option<DueStep> {
+        self.rotation()
+            .filter(|step| step.action != RotationAction::Retire)
+    }
+
+    /// Returns the next step with the current generation and the pending one.
+    fn rotation(&self) -> Option<DueStep> {
+        let Some(pending) = self.pending else {
+            // A certificate without an end needs no successor.
+            self.current.validity.end()?;
+            return Some(DueStep {
+                action: RotationAction::CreatePending,
+                generation: self.last_number.next(),
+                time: self
+                    .current
+                    .validity
+                    .not_after
+                    .saturating_sub(self.buffers?.creation),
+            });
+        };
+        let end = pending.validity.end();
+        match self.activation_time() {
+            Some(time) if end.is_none_or(|end| end > time) => Some(DueStep {
+                action: RotationAction::Activate,
+                generation: pending.number,
+                time,
+            }),
+            _ => retirement(&pending),
+        }
+    }
+
     /// Returns when the pending generation begins to sign, if it ever does by itself.
     pub fn activation_time(&self) -> Option<OffsetDateTime> {
-        let (buffers, pending) = (self.buffers?, self.pending?);
-        Some(self.activation(buffers, pending))
+        self.activation(self.buffers?, self.pending?)
     }
 
     /// Returns the steps to come, each at the time it would be done if the clock shows `now` and nothing is in the
-    /// way.
+    /// way. A plan ends with the first certificate that has no end.
     pub fn plan(mut self, now: OffsetDateTime, steps: usize) -> Vec<DueStep> {
         let mut at = now;
         let mut plan = Vec::with_capacity(steps);
@@ -165,14 +175,20 @@ impl Lifecycle {
     /// A generation signs the activation buffer before its predecessor expires, and not before it was published for
     /// as long as the buffers differ. But when it was made too late for that, it signs at the last moment before its
     /// predecessor cannot. It never signs before it is valid, which may be later than now when the clock has gone back.
-    fn activation(&self, buffers: Buffers, pending: Span) -> OffsetDateTime {
+    /// Where the predecessor has no end, it does not sign until it is told to.
+    fn activation(&self, buffers: Buffers, pending: Span) -> Option<OffsetDateTime> {
+        self.current.validity.end()?;
         let expiry = self.current.validity.not_after;
-        let published_long_enough =
-            pending.validity.not_before + (buffers.creation - buffers.activation);
-        (expiry - buffers.activation)
-            .max(published_long_enough)
-            .min(expiry - LAST_MOMENT)
-            .max(pending.validity.not_before)
+        let (published, overlap) = (
+            pending.validity.not_before,
+            buffers.creation - buffers.activation,
+        );
+        let time = expiry
+            .saturating_sub(buffers.activation)
+            .max(published.saturating_add(overlap))
+            .min(expiry.saturating_sub(LAST_MOMENT))
+            .max(published);
+        Some(time)
     }
 }
 
@@ -180,12 +196,13 @@ impl Lifecycle {
 /// this is due.
 const LAST_MOMENT: Duration = Duration::hours(1);
 
-fn retirement(span: &Span) -> DueStep {
-    DueStep {
+/// A generation is retired when its certificate is expired, and never if that has no end.
+fn retirement(span: &Span) -> Option<DueStep> {
+    Some(DueStep {
         action: RotationAction::Retire,
         generation: span.number,
-        time: span.end(),
-    }
+        time: span.validity.end()?,
+    })
 }
 
 #[cfg(test)]
@@ -292,6 +309,108 @@ mod tests {
         assert_eq!(idle.next(), None);
     }
 
+    const EARLIEST: OffsetDateTime = datetime!(0000-01-01 00:00:00 UTC);
+    const LATEST: OffsetDateTime = datetime!(9999-12-31 23:59:59 UTC);
+
+    #[test]
+    fn a_certificate_without_an_end_has_no_successor_and_is_never_retired() {
+        let endless = |number| Span {
+            number: generation(number),
+            validity: Validity {
+                not_before: START,
+                not_after: LATEST,
+            },
+        };
+        let mut pair = lifecycle(30, 10, 100);
+        pair.current = endless(1);
+        assert_eq!(pair.next(), None);
+        // One that was made by hand is not activated by itself: its predecessor lasts.
+        pair.pending = Some(Span {
+            number: generation(2),
+            validity: Validity::days_from(START, 100),
+        });
+        assert_eq!(pair.activation_time(), None);
+        assert_eq!(plan(pair.clone(), 0, 9), ["100 Retire 2"]);
+        pair.pending = Some(endless(2));
+        assert_eq!(pair.next(), None);
+        // The former one of a key pair that rotates on.
+        let mut former = lifecycle(30, 10, 100);
+        former.previous = vec![endless(1)];
+        former.last_number = generation(7);
+        assert_eq!(
+            plan(former, 0, 3),
+            ["70 CreatePending 8", "90 Activate 8", "100 Retire 1"]
+        );
+    }
+
+    #[test]
+    fn a_plan_ends_where_time_does() {
+        let plan = lifecycle(30, 10, 36_500).plan(START, 1_000);
+        let created = |step: &&DueStep| step.action == RotationAction::CreatePending;
+        // From 2026, every hundred years.
+        assert_eq!(plan.iter().filter(created).count(), 79);
+        assert!(plan.iter().all(|step| step.time <= LATEST), "{plan:?}");
+        assert_eq!(plan.last().unwrap().action, RotationAction::Retire);
+    }
+
+    /// Any second that a certificate can name: the first and the last ones often.
+    fn moment() -> impl Strategy<Value = OffsetDateTime> {
+        let any = EARLIEST.unix_timestamp()..=LATEST.unix_timestamp();
+        prop_oneof![
+            Just(EARLIEST),
+            Just(datetime!(1950-01-01 00:00:00 UTC)),
+            Just(datetime!(9999-12-31 23:59:58 UTC)),
+            Just(LATEST),
+            any.prop_map(|seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap()),
+        ]
+    }
+
+    fn span(number: u32, [not_before, not_after]: [OffsetDateTime; 2]) -> Span {
+        Span {
+            number: generation(number),
+            validity: Validity {
+                not_before,
+                not_after,
+            },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_date_in_a_certificate_is_too_early_or_too_late_for_any_step(
+            dates in prop::array::uniform8(moment()),
+            now in moment(),
+            buffers in prop::option::of((0_i64..=65_535, 0_i64..=65_535, 1_u16..=36_500)),
+            is_pending in any::<bool>(),
+        ) {
+            let [a, b, c, d, e, f, g, h] = dates;
+            let pair = Lifecycle {
+                buffers: buffers.map(|(creation, activation, valid_days)| Buffers {
+                    creation: Duration::days(creation),
+                    activation: Duration::days(activation),
+                    valid_days,
+                }),
+                current: span(3, [a, b]),
+                pending: is_pending.then(|| span(4, [c, d])),
+                previous: vec![span(2, [e, f]), span(1, [g, h])],
+                last_number: generation(4),
+            };
+            let earliest = EARLIEST - Duration::days(65_535);
+            let in_time = |time: OffsetDateTime| (earliest..=LATEST).contains(&time);
+            prop_assert!(pair.next().is_none_or(|step| in_time(step.time)));
+            prop_assert!(pair.activation_time().is_none_or(in_time));
+            let plan = pair.plan(now, 200);
+            prop_assert!(plan.iter().all(|step| in_time(step.time) && step.time >= now));
+            prop_assert!(plan.is_sorted_by_key(|step| step.time));
+            for date in dates {
+                let validity = Validity { not_before: a, not_after: date };
+                let _ = validity.at(now);
+                prop_assert!(validity.end().is_none_or(|end| end > date && in_time(end)));
+                prop_assert!(in_time(Validity::days_from(date, 36_500).not_after));
+            }
+        }
+    }
+
     /// How many minutes late each step is seen to be due: few, or many, when the daemon was down.
     fn delays() -> impl Strategy<Value = Vec<u32>> {
         prop_oneof![
@@ -322,7 +441,7 @@ mod tests {
             for delay in delays {
                 let due = pair.next().map(|step| step.time);
                 now = now.max(due.unwrap()) + Duration::minutes(delay.into());
-                prop_assert!(!always_worked || pair.current.end() > now, "it expired while rotation works");
+                prop_assert!(!always_worked || pair.current.validity.end().unwrap() > now, "it expired while rotation works");
                 while let Some(step) = pair.next() && step.time <= now {
                     match step.action {
                         RotationAction::CreatePending => prop_assert!(pair.pending.is_none()),
@@ -340,12 +459,12 @@ mod tests {
                     pair.take(step.action, step.generation, now);
                     prop_assert!(pair.last_number >= last);
                 }
-                prop_assert!(pair.current.end() > now, "it is expired after all was done");
+                prop_assert!(pair.current.validity.end().unwrap() > now, "it is expired after all was done");
                 for former in &pair.previous {
-                    prop_assert!(former.end() > now, "a private key outlives its plan");
+                    prop_assert!(former.validity.end().unwrap() > now, "a private key outlives its plan");
                 }
                 if let Some(pending) = pair.pending {
-                    prop_assert!(pending.end() > now && pending.number > pair.current.number);
+                    prop_assert!(pending.validity.end().unwrap() > now && pending.number > pair.current.number);
                 }
             }
         }

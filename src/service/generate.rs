@@ -154,7 +154,7 @@ impl Service {
         request_id: &RequestId,
         digest: SettingsDigest,
     ) -> Result<Option<KeyPairView>, ServiceError> {
-        let since = self.clock.now() - Duration::days(1);
+        let since = self.clock.now().saturating_sub(Duration::days(1));
         let Some(answered) = self.store.answered_request(request_id, since).await? else {
             return Ok(None);
         };

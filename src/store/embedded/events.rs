@@ -140,7 +140,7 @@ pub(super) fn unwarned(
         let mut statement = db.prepare_cached(
             "SELECT id FROM key_pairs WHERE warned >= 0 AND warned > ?1 AND not_after < ?2 LIMIT ?3",
         )?;
-        let before = now + Duration::days(days.into());
+        let before = now.saturating_add(Duration::days(days.into()));
         let mut rows = statement.query(params![warned_above, before.unix_timestamp(), limit])?;
         while let Some(row) = rows.next()? {
             let id = rows::id(row, 0)?;

@@ -259,7 +259,10 @@ pub(super) fn request(row: &Row<'_>, request_id: RequestId) -> Result<AnsweredRe
 
 /// Writes an answered request, over an outdated one of the same name, and forgets the outdated ones.
 pub(super) fn insert_request(db: &Connection, request: &AnsweredRequest) -> Result<(), StoreError> {
-    let outdated = (request.made_at - REQUESTS_KEPT).unix_timestamp();
+    let outdated = request
+        .made_at
+        .saturating_sub(REQUESTS_KEPT)
+        .unix_timestamp();
     db.prepare_cached("DELETE FROM requests WHERE made_at < ?1")?
         .execute([outdated])?;
     db.prepare_cached(
