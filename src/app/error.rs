@@ -28,6 +28,9 @@ pub enum StartError {
     /// The descriptors of our own protos are damaged.
     #[error("cannot read the descriptors of the services")]
     Reflection(#[source] tonic_reflection::server::Error),
+    /// The store can no longer be written.
+    #[error("the store can no longer be written; start the daemon anew")]
+    StoreFailed,
     /// The server ended by itself.
     #[error("the server failed")]
     Ended(#[source] tokio::task::JoinError),
@@ -44,7 +47,11 @@ impl StartError {
             Self::Config(_) => 64,
             Self::Store(_) | Self::Server(_) => 69,
             Self::KeyEncryptionKey(_) => 77,
-            Self::Threads(_) | Self::Reflection(_) | Self::Ended(_) | Self::Logging(_) => 70,
+            Self::Threads(_)
+            | Self::Reflection(_)
+            | Self::StoreFailed
+            | Self::Ended(_)
+            | Self::Logging(_) => 70,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub use ask_health::ask_health;
 pub use connect_check::{Check, NotWell, Verdict, check_connections, conclude};
@@ -89,7 +89,8 @@ impl App {
         self.listeners.addresses()
     }
 
-    /// Answers calls until `stop`, then lets those under way end, up to the grace period.
+    /// Answers calls until `stop`, then lets those under way end, up to the grace period. Does so also
+    /// when the store can no longer be written, which is then the error: only a new start helps.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
         let health = Health::new();
         let routes = grpc::routes(Arc::clone(&self.service), &self.grpc, &health)
@@ -118,8 +119,16 @@ impl App {
         shutdown::notify_ready();
         let watchdog = tokio::spawn(shutdown::feed_watchdog());
         let mut serving = tokio::spawn(self.listeners.serve(front, stop.clone()));
+        let store_failure = self.service.store_failure();
+        let mut store_failed = false;
         let ended_early = tokio::select! {
             () = stop.cancelled() => None,
+            () = store_failure.cancelled() => {
+                error!("the store can no longer be written; the daemon ends, to be started anew");
+                store_failed = true;
+                stop.cancel();
+                None
+            }
             ended = &mut serving => Some(ended),
         };
 
@@ -145,6 +154,9 @@ impl App {
         let drained = tokio::time::timeout(self.shutdown_grace, drained).await;
         watchdog.abort();
         disconnect(&self.service).await;
+        if store_failed {
+            return Err(StartError::StoreFailed);
+        }
         match drained {
             Ok(ended) => {
                 info!("stopped");
@@ -255,3 +267,6 @@ const RUN_LEN: usize = 8;
 const LOCAL_QUEUE_LENGTH: usize = 1024;
 const LOCAL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests;

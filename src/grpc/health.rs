@@ -27,11 +27,12 @@ impl Health {
 
     /// Follows the providers and the rotation for as long as it is polled.
     ///
-    /// The empty service name stands for the daemon: it serves while one of its providers does.
+    /// The empty service name stands for the daemon: it serves while one of its providers does. Nothing
+    /// serves when the store can no longer be written.
     pub async fn follow(&self, service: Arc<Service>) {
         let mut last = Vec::new();
         loop {
-            let now = statuses(&service);
+            let now = Self::statuses(&service);
             for (name, serving) in &now {
                 if !last.contains(&(*name, *serving)) {
                     self.set(name, *serving).await;
@@ -42,9 +43,32 @@ impl Health {
         }
     }
 
+    /// Returns what serves now, by the names that are asked for.
+    pub fn statuses(service: &Service) -> Vec<(&'static str, bool)> {
+        let mut statuses: Vec<_> = service
+            .provider_states()
+            .into_iter()
+            .map(|(provider, state)| (service_name(provider), state == ProviderState::Serving))
+            .collect();
+        let any = statuses.iter().any(|(_, serves)| *serves);
+        statuses.extend([
+            ("", any),
+            (signing_service_server::SERVICE_NAME, any),
+            (key_pair_service_server::SERVICE_NAME, true),
+            (event_service_server::SERVICE_NAME, true),
+            (ROTATION, service.rotation_metrics().overdue() == 0),
+        ]);
+        if service.store_failure().is_cancelled() {
+            for (_, serves) in &mut statuses {
+                *serves = false;
+            }
+        }
+        statuses
+    }
+
     /// Says that the daemon stops.
     pub async fn stop(&self, service: &Service) {
-        for (name, _) in statuses(service) {
+        for (name, _) in Self::statuses(service) {
             self.set(name, false).await;
         }
     }
@@ -56,24 +80,6 @@ impl Health {
         };
         self.0.set_service_status(name, status).await;
     }
-}
-
-/// Returns what serves now, by the names that are asked for.
-fn statuses(service: &Service) -> Vec<(&'static str, bool)> {
-    let mut statuses: Vec<_> = service
-        .provider_states()
-        .into_iter()
-        .map(|(provider, state)| (service_name(provider), state == ProviderState::Serving))
-        .collect();
-    let any = statuses.iter().any(|(_, serves)| *serves);
-    statuses.extend([
-        ("", any),
-        (signing_service_server::SERVICE_NAME, any),
-        (key_pair_service_server::SERVICE_NAME, true),
-        (event_service_server::SERVICE_NAME, true),
-        (ROTATION, service.rotation_metrics().overdue() == 0),
-    ]);
-    statuses
 }
 
 /// Returns the name under which the health of a provider is asked for.

@@ -8,13 +8,26 @@ use axum::http::StatusCode;
 use super::api_result::Refused;
 use crate::service::{ProviderState, Service};
 
-/// Answers as long as the daemon does.
-pub(super) async fn healthz() -> &'static str {
-    "ok\n"
+/// Answers 200 as long as the daemon does, and 503 when it can only be helped by a new start.
+pub(super) async fn healthz(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
+    can_write(&service).map(|()| "ok\n")
+}
+
+/// Refuses when the store can no longer be written.
+fn can_write(service: &Service) -> Result<(), Refused> {
+    match service.store_failure().is_cancelled() {
+        false => Ok(()),
+        true => Err(Refused::Http(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store can no longer be written; the daemon ends, and has to be started anew"
+                .to_owned(),
+        )),
+    }
 }
 
 /// Answers 200 when every provider signs, and 503 otherwise, with those that do not, why, and what to do.
 pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
+    can_write(&service)?;
     let health = service.health();
     let away: Vec<_> = health
         .iter()

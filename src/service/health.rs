@@ -5,6 +5,7 @@
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::Service;
 use crate::domain::{KeyPairId, ProviderKind};
@@ -195,6 +196,12 @@ impl HealthBoard {
 }
 
 impl Service {
+    /// Returns a token that is cancelled when the store can no longer be written until the daemon is
+    /// started anew.
+    pub fn store_failure(&self) -> CancellationToken {
+        self.store.failure()
+    }
+
     /// Returns how each of the providers is that run.
     pub fn health(&self) -> Vec<ProviderHealth> {
         let handles = self.registry.iter();

@@ -268,6 +268,7 @@ fn describe_store(error: &StoreError) -> Report {
         StoreError::IdTaken
         | StoreError::IdGone
         | StoreError::KeyTaken
+        | StoreError::Panicked
         | StoreError::Corrupt(_) => Report::new(Code::Internal, "INTERNAL", INTERNAL),
     }
 }

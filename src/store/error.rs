@@ -24,6 +24,9 @@ pub enum StoreError {
     /// A row holds what was never written there.
     #[error("read a row: {0}")]
     Corrupt(&'static str),
+    /// The work panicked, which is a fault of ours. It was rolled back.
+    #[error("the work panicked")]
+    Panicked,
     /// Too many writes are waiting.
     #[error("too many writes are waiting")]
     Busy,

@@ -11,6 +11,7 @@ use std::fmt;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use embedded::{EmbeddedStore, inspect};
 pub use error::StoreError;
@@ -114,6 +115,10 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Tells when there may be new events.
     fn event_news(&self) -> watch::Receiver<()>;
+
+    /// Returns a token that is cancelled when nothing can be written any more until the store is opened
+    /// anew.
+    fn failure(&self) -> CancellationToken;
 
     /// Notes that a key that was being made is to be destroyed.
     ///

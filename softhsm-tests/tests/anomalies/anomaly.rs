@@ -17,6 +17,7 @@ use keypaird::store::{
 };
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// When a call fails.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +117,10 @@ macro_rules! store {
 
             fn event_news(&self) -> watch::Receiver<()> {
                 self.inner.event_news()
+            }
+
+            fn failure(&self) -> CancellationToken {
+                self.inner.failure()
             }
         }
     };

@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{AnsweredRequest, Change, Intent, MetadataStore, NewKeyPair, Page, StoreError};
 use crate::domain::{
@@ -272,6 +273,10 @@ impl MetadataStore for EmbeddedStore {
 
     fn event_news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
+    }
+
+    fn failure(&self) -> CancellationToken {
+        self.writer.failure().clone()
     }
 
     async fn condemn(&self, key_ref: KeyRef) -> Result<bool, StoreError> {

@@ -1,12 +1,18 @@
 //! The one thread that writes, and commits together what came in while it was busy.
+//!
+//! A job that panics is rolled back like one that fails, and costs only its own caller an error. Should
+//! the thread end all the same, [`Writer::failure`] says so, and no caller is left waiting.
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use async_channel::{Receiver, Sender, TrySendError};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::StoreError;
@@ -15,6 +21,7 @@ use super::StoreError;
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Sender<Write>,
+    failure: CancellationToken,
 }
 
 /// Does one caller's work within the open transaction, and returns what to call when it was committed, or
@@ -25,14 +32,26 @@ type Answer = Box<dyn FnOnce(Option<&Arc<rusqlite::Error>>) + Send>;
 impl Writer {
     pub(super) fn start(mut connection: Connection) -> io::Result<Self> {
         let (queue, writes) = async_channel::bounded(QUEUE_LENGTH);
+        let failure = CancellationToken::new();
+        let failed = failure.clone();
         thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                while let Ok(first) = writes.recv_blocking() {
-                    write_batch(&mut connection, first, &writes);
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    while let Ok(first) = writes.recv_blocking() {
+                        write_batch(&mut connection, first, &writes);
+                    }
+                }));
+                if let Err(panic) = ended {
+                    give_up(&*panic, &writes, &failed);
                 }
             })?;
-        Ok(Self { queue })
+        Ok(Self { queue, failure })
+    }
+
+    /// Returns a token that is cancelled when the thread has ended although the store is open.
+    pub(super) const fn failure(&self) -> &CancellationToken {
+        &self.failure
     }
 
     /// Runs `work` in a transaction, and answers when that is durable. What fails leaves no trace.
@@ -90,22 +109,139 @@ fn write_batch(connection: &mut Connection, first: Write, queue: &Receiver<Write
     }
 }
 
-/// Keeps the failure of one caller's work from the others in the transaction.
+/// Says that the thread ends, and answers all whose writes are still queued.
+fn give_up(panic: &(dyn Any + Send), writes: &Receiver<Write>, failed: &CancellationToken) {
+    let said = panic_message(panic);
+    error!(
+        said,
+        "the store's writer thread panicked; nothing can be written any more"
+    );
+    failed.cancel();
+    writes.close();
+    // To drop a write is to tell its caller that the store is closed.
+    while let Ok(write) = writes.try_recv() {
+        drop(write);
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}
+
+/// Keeps the failure of one caller's work from the others in the transaction, a panic included.
 fn in_savepoint<T>(
     connection: &mut Connection,
     work: impl FnOnce(&Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let savepoint = connection.savepoint()?;
-    let done = work(&savepoint);
-    match done {
-        Ok(done) => {
+    match catch_unwind(AssertUnwindSafe(|| work(&savepoint))) {
+        Ok(Ok(done)) => {
             savepoint.commit()?;
             Ok(done)
         }
         // Dropping the savepoint rolls it back.
-        Err(error) => Err(error),
+        Ok(Err(error)) => Err(error),
+        Err(panic) => {
+            let said = panic_message(&*panic);
+            error!(said, "a write panicked; it is rolled back");
+            Err(StoreError::Panicked)
+        }
     }
 }
 
 const QUEUE_LENGTH: usize = 4096;
 const BATCH_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn start() -> (Writer, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("store.db")).unwrap();
+        connection
+            .execute_batch("CREATE TABLE kept (name TEXT)")
+            .unwrap();
+        (Writer::start(connection).unwrap(), folder)
+    }
+
+    fn keep(db: &Connection, name: &str) -> Result<(), StoreError> {
+        db.execute("INSERT INTO kept (name) VALUES (?1)", [name])?;
+        Ok(())
+    }
+
+    async fn kept(writer: &Writer) -> String {
+        let read = writer.write(|db| {
+            let all = "SELECT coalesce(group_concat(name, ' ' ORDER BY name), '') FROM kept";
+            Ok(db.query_row(all, (), |row| row.get(0))?)
+        });
+        read.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_write_that_panics_leaves_nothing_and_the_others_of_its_batch_are_kept() {
+        let (writer, _folder) = start();
+        // Holds the thread until the others wait behind it, so that they come in one batch.
+        let (go, wait) = mpsc::channel::<()>();
+        let first = writer.write(move |db| {
+            let _ = wait.recv();
+            keep(db, "a")
+        });
+        let panics = writer.write(|db| -> Result<(), StoreError> {
+            keep(db, "b")?;
+            panic!("a job of the tests")
+        });
+        let last = writer.write(|db| keep(db, "c"));
+        let (first, panicked, last, ()) = tokio::join!(biased; first, panics, last, async {
+            drop(go);
+        });
+        first.unwrap();
+        last.unwrap();
+        let panicked = panicked.unwrap_err();
+        assert!(matches!(panicked, StoreError::Panicked), "{panicked}");
+        assert!(!writer.failure().is_cancelled());
+        assert_eq!(kept(&writer).await, "a c");
+    }
+
+    #[tokio::test]
+    async fn all_writes_of_a_batch_may_panic_and_the_next_is_made() {
+        let (writer, _folder) = start();
+        for _ in 0..3 {
+            let panics = writer.write(|db| -> Result<(), StoreError> {
+                keep(db, "x")?;
+                panic!("a job of the tests")
+            });
+            panics.await.unwrap_err();
+        }
+        assert!(!writer.failure().is_cancelled());
+        writer.write(|db| keep(db, "y")).await.unwrap();
+        assert_eq!(kept(&writer).await, "y");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_ends_says_so_and_leaves_no_caller_waiting() {
+        let (writer, _folder) = start();
+        // Not by a job, which is caught: what the thread itself does is at fault.
+        let (go, wait) = mpsc::channel::<()>();
+        let write: Write = Box::new(move |_| {
+            let _ = wait.recv();
+            panic!("the thread of the tests")
+        });
+        writer.queue.try_send(write).unwrap();
+        let failure = writer.failure().clone();
+        let queued = writer.write(|db| keep(db, "x"));
+        let (queued, (), ()) = tokio::join!(
+            biased;
+            queued,
+            async { drop(go) },
+            failure.cancelled()
+        );
+        assert!(matches!(queued, Err(StoreError::Closed)), "{queued:?}");
+        let late = writer.write(|db| keep(db, "y")).await;
+        assert!(matches!(late, Err(StoreError::Closed)), "{late:?}");
+    }
+}
