@@ -14,12 +14,14 @@ mod profile;
 mod read;
 mod signer;
 
-pub use chain::{Certified, certify, read_certificates};
+pub use chain::{Certified, certify, certify_by_ca, read_certificates};
 pub use csr::{CsrProfile, LintedCsr};
 pub use error::CertError;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
 pub use read::{is_self_signed, read, subject_and_names};
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,9 @@ use time::OffsetDateTime;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{
+    AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
+};
 use x509_cert::name::Name;
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
@@ -24,7 +26,14 @@ pub(super) type Parsed = CertificateInner<Raw>;
 /// # Errors
 /// A sentence about the certificate, when it is damaged or its key is of a kind that keypaird does not keep.
 pub fn read(certificate: &Certificate) -> Result<IssuedCertificate, Refusal> {
-    let parsed = parse(certificate)?;
+    read_parsed(certificate, &parse(certificate)?)
+}
+
+/// Reads what stands in a certificate that was parsed.
+pub(super) fn read_parsed(
+    certificate: &Certificate,
+    parsed: &Parsed,
+) -> Result<IssuedCertificate, Refusal> {
     let tbs = parsed.tbs_certificate();
     let spki = tbs.subject_public_key_info().to_der();
     let time = |time: x509_cert::time::Time| {
@@ -39,7 +48,7 @@ pub fn read(certificate: &Certificate) -> Result<IssuedCertificate, Refusal> {
         serial_number: decimal(tbs.serial_number().as_bytes()),
         subject_dn: dn(tbs.subject()),
         issuer_dn: dn(tbs.issuer()),
-        subject_alternative_names: general_names(&parsed).iter().map(shown).collect(),
+        subject_alternative_names: general_names(parsed).iter().map(shown).collect(),
         validity: Validity {
             not_before: time(tbs.validity().not_before)?,
             not_after: time(tbs.validity().not_after)?,
@@ -49,8 +58,7 @@ pub fn read(certificate: &Certificate) -> Result<IssuedCertificate, Refusal> {
 
 /// Tells whether a certificate was issued under its own name and signed by its own key.
 pub fn is_self_signed(certificate: &Certificate) -> bool {
-    super::chain::issued(certificate, certificate)
-        || super::chain::issued_itself_with_sha_1(certificate)
+    super::chain::issued_itself(certificate) || super::chain::issued_itself_with_sha_1(certificate)
 }
 
 /// Returns the subject and the alternative names of a certificate, as another certificate could have them. None when
@@ -83,8 +91,19 @@ pub fn subject_and_names(
     whole.then_some((subject, names))
 }
 
+/// Parses a certificate: the one way to do it, so that all bounds hold.
+///
+/// # Errors
+/// When it is damaged, or its serial number is longer than [`SERIAL_NUMBER_BYTES_MAX`].
 pub(super) fn parse(certificate: &Certificate) -> Result<Parsed, Refusal> {
-    Parsed::from_der(certificate.der()).map_err(|_| damaged())
+    let parsed = Parsed::from_der(certificate.der()).map_err(|_| damaged())?;
+    let serial_number = parsed.tbs_certificate().serial_number().as_bytes().len();
+    match serial_number {
+        ..=SERIAL_NUMBER_BYTES_MAX => Ok(parsed),
+        _ => Err(Refusal::new(format!(
+            "has a certificate with a serial number of {serial_number} bytes; at most {SERIAL_NUMBER_BYTES_MAX} are read, and RFC 5280 allows 20"
+        ))),
+    }
 }
 
 /// Returns the subject alternative names of the kinds that we write.
@@ -113,6 +132,16 @@ pub(super) fn may_issue(parsed: &Parsed, below: usize) -> bool {
         found.ca && below <= room
     });
     is_ca && extension::<KeyUsage>(parsed).is_none_or(|usage| usage.key_cert_sign())
+}
+
+/// Returns the identifier of a certificate's key, and that of the key it was signed by (RFC 5280
+/// sections 4.2.1.1 and 4.2.1.2), as far as it names them.
+pub(super) fn key_identifiers(parsed: &Parsed) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let own = extension::<SubjectKeyIdentifier>(parsed).map(|found| found.0);
+    let authority = extension::<AuthorityKeyIdentifier>(parsed);
+    let authority = authority.and_then(|found| found.key_identifier);
+    let bytes = |id: der::asn1::OctetString| id.as_bytes().to_vec();
+    (own.map(bytes), authority.map(bytes))
 }
 
 fn damaged() -> Refusal {
@@ -199,7 +228,8 @@ fn hex(bytes: &[u8]) -> String {
     digits.concat()
 }
 
-/// Shows a number in two's complement, big-endian, in decimal digits.
+/// Shows a number in two's complement, big-endian, in decimal digits. Takes time that grows with the
+/// square of its length, which is bounded by [`SERIAL_NUMBER_BYTES_MAX`].
 fn decimal(bytes: &[u8]) -> String {
     let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
     let mut magnitude = bytes.to_vec();
@@ -247,6 +277,10 @@ pub(super) fn signature_name(algorithm: &AlgorithmIdentifierOwned) -> String {
     let named = SIGNATURES.iter().find(|(oid, _)| *oid == algorithm.oid);
     named.map_or_else(|| algorithm.oid.to_string(), |(_, name)| (*name).to_owned())
 }
+
+/// How long a serial number may be, in bytes. RFC 5280 section 4.1.2.2 allows 20; some CAs have used
+/// more.
+const SERIAL_NUMBER_BYTES_MAX: usize = 64;
 
 const fn oid(text: &str) -> ObjectIdentifier {
     ObjectIdentifier::new_unwrap(text)

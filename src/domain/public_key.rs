@@ -62,6 +62,12 @@ impl PublicKey {
         let spec = match spki.algorithm.oid {
             RSA_ENCRYPTION => {
                 let key = RsaPublicKey::from_der(bits).map_err(|_| damaged())?;
+                let exponent_bits = significant_bits(key.public_exponent.as_bytes());
+                if exponent_bits > EXPONENT_BITS_MAX {
+                    return Err(Refusal::new(format!(
+                        "is an RSA key with a public exponent of {exponent_bits} bits; FIPS 186-5 allows {EXPONENT_BITS_MAX}"
+                    )));
+                }
                 let bits = significant_bits(key.modulus.as_bytes());
                 KeyAlgorithm::Rsa.known_spec(bits).ok_or_else(|| {
                     Refusal::new(format!(
@@ -261,6 +267,8 @@ fn significant_bits(number: &[u8]) -> i32 {
     i32::try_from(bits.saturating_sub(leading.into())).unwrap_or(i32::MAX)
 }
 
+/// FIPS 186-5 appendix A.1.1: a public exponent is less than 2^256.
+const EXPONENT_BITS_MAX: i32 = 256;
 /// SEC 1 section 2.3.3.
 const UNCOMPRESSED: u8 = 4;
 /// RFC 3279 section 2.3.1.

@@ -178,10 +178,10 @@ impl KeyPairService for KeyPairGrpc {
         &self,
         request: Request<ImportCsrResponseRequest>,
     ) -> Result<Response<ImportCsrResponseResponse>, Status> {
-        let request = request.get_ref();
+        let request = request.into_inner();
         let certified = self
             .service
-            .import_csr_response(&request.id, &request.file_data, &request.etag)
+            .import_csr_response(&request.id, request.file_data.into(), &request.etag)
             .await;
         answer(certified.map(|certified| ImportCsrResponseResponse {
             key_pair: Some(convert::key_pair_view(certified.view)),

@@ -139,6 +139,8 @@ pub(super) async fn csr_response(
     Json(answer): Json<CsrResponse>,
 ) -> Result<axum::Json<KeyPairView>, Refused> {
     let certificates = file_data("fileData", &answer.file_data)?;
-    let certified = service.import_csr_response(&id, &certificates, "").await?;
+    let certified = service
+        .import_csr_response(&id, certificates.into(), "")
+        .await?;
     Ok(axum::Json(certified.view.into()))
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tracing::info;
 
 use super::{KeyPairView, Service, ServiceError};
-use crate::certs::{self, CertError, CsrProfile};
+use crate::certs::{self, CertError, Certified, CsrProfile};
 use crate::domain::{
-    EventKind, KeyPair, Refusal, SubjectAlternativeName, SubjectSettings, Violations,
+    Clock, EventKind, KeyPair, PublicKey, Refusal, SubjectAlternativeName, SubjectSettings,
+    Violations,
 };
 use crate::providers::SigningOrder;
 
@@ -84,16 +86,19 @@ impl Service {
     pub async fn import_csr_response(
         self: &Arc<Self>,
         id: &str,
-        file_data: &[u8],
+        file_data: Bytes,
         etag: &str,
     ) -> Result<CaCertified, ServiceError> {
+        // Once, however often the change is tried: it is work, and the answer fits one key alone.
+        let public_key = self.changeable(id, etag).await?.current.public_key;
+        let certified = self.read_answer(public_key.clone(), file_data).await?;
+        let certified = Arc::new((public_key, certified));
         let (becomes, rotation_ended) = self
             .change_found(id, etag, |service, was| {
-                let certified = service
-                    .certified_by_answer(&was, file_data)
-                    .map_err(|refusal| ServiceError::invalid("fileData", refusal));
+                let certified = Arc::clone(&certified);
                 async move {
-                    let becomes = certified?;
+                    let becomes = recertified(&was, &certified)
+                        .map_err(|refusal| ServiceError::invalid("fileData", refusal))?;
                     let rotation_ended = was.rotation.is_some();
                     let change = service.change(Some(EventKind::CertificateUpdated));
                     service.replace(&was, &becomes, change).await?;
@@ -114,24 +119,49 @@ impl Service {
         })
     }
 
-    fn certified_by_answer(&self, was: &KeyPair, file_data: &[u8]) -> Result<KeyPair, Refusal> {
+    /// Reads the answer of a CA, and verifies it for a public key.
+    async fn read_answer(
+        &self,
+        public_key: PublicKey,
+        file_data: Bytes,
+    ) -> Result<Certified, ServiceError> {
         if file_data.is_empty() {
-            return Err(Refusal::new("is required"));
-        }
-        let certificates = certs::read_certificates(file_data)?;
-        let current = &was.current;
-        let certified = certs::certify(&current.public_key, certificates, self.clock.now())?;
-        if certs::is_self_signed(&certified.leaf.certificate) {
-            return Err(Refusal::new(
-                "has a self-signed certificate; give the one that the CA issued",
+            return Err(ServiceError::invalid(
+                "fileData",
+                Refusal::new("is required"),
             ));
         }
-        Ok(KeyPair {
-            revision: was.revision + 1,
-            // What comes from a CA is renewed by that CA.
-            rotation: None,
-            current: current.clone().recertified(certified.leaf, certified.chain),
-            ..was.clone()
-        })
+        let clock = Arc::clone(&self.clock);
+        let read = move || certified_by_answer(&public_key, &file_data, &*clock);
+        self.file_work(move || read().map_err(|refusal| ServiceError::invalid("fileData", refusal)))
+            .await
     }
+}
+
+fn certified_by_answer(
+    public_key: &PublicKey,
+    file_data: &[u8],
+    clock: &dyn Clock,
+) -> Result<Certified, Refusal> {
+    let certificates = certs::read_certificates(file_data)?;
+    certs::certify_by_ca(public_key, certificates, clock.now())
+}
+
+/// Puts a certificate in the place of a key pair's own, which must be of the same key.
+fn recertified(was: &KeyPair, certified: &(PublicKey, Certified)) -> Result<KeyPair, Refusal> {
+    let (public_key, certified) = certified;
+    if *public_key != was.current.public_key {
+        // It was rotated meanwhile.
+        return Err(Refusal::new(
+            "has no certificate of this key pair's public key",
+        ));
+    }
+    let Certified { leaf, chain } = certified.clone();
+    Ok(KeyPair {
+        revision: was.revision + 1,
+        // What comes from a CA is renewed by that CA.
+        rotation: None,
+        current: was.current.clone().recertified(leaf, chain),
+        ..was.clone()
+    })
 }

@@ -60,8 +60,9 @@ impl Service {
         key_pair.provider() == ProviderKind::Local && self.config.allow_export
     }
 
-    /// Does work on a key file, which takes its time to derive a key from a password. What is more than a
-    /// machine can do at once waits, and what is more than may wait is refused.
+    /// Does work on a file of a caller: it takes its time to derive a key from a password, and to verify
+    /// the certificates of others. What is more than a machine can do at once waits, and what is more
+    /// than may wait is refused.
     pub(super) async fn file_work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,

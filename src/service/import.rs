@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use time::OffsetDateTime;
 
 use super::create::{Creation, Made, stored_precision};
 use super::{KeyPairView, Service, ServiceError};
@@ -48,9 +49,9 @@ impl Service {
         if let Some(id) = &id {
             self.refuse_taken(id).await?;
         }
-        let file = self.read_key_file(request).await?;
+        let (file, certified) = self.read_key_file(request).await?;
         let making = Making {
-            certified: self.certified(&file)?,
+            certified,
             private_key: file.private_key,
             labels,
             clock: Arc::clone(&self.clock),
@@ -86,31 +87,35 @@ impl Service {
         }
     }
 
-    /// Reads a file, which takes up to seconds for the derivation of the key of its encryption.
-    async fn read_key_file(&self, request: ImportRequest) -> Result<KeyFile, ServiceError> {
+    /// Reads a file, which takes up to seconds for the derivation of the key of its encryption, and
+    /// verifies the certificates in it.
+    async fn read_key_file(
+        &self,
+        request: ImportRequest,
+    ) -> Result<(KeyFile, Certified), ServiceError> {
+        let clock = Arc::clone(&self.clock);
         let read = move || {
-            keyfiles::read(&request.file_data, request.format, &request.password)
-                .map_err(ServiceError::from)
+            let file = keyfiles::read(&request.file_data, request.format, &request.password)?;
+            let certified = certified(&file, clock.now())
+                .map_err(|refusal| ServiceError::invalid("fileData", refusal))?;
+            Ok((file, certified))
         };
         self.file_work(read).await
     }
+}
 
-    /// Finds the certificate of the key, and its chain.
-    ///
-    /// That it is expired is shown by its status, and does not keep it out: it was relied on once.
-    fn certified(&self, file: &KeyFile) -> Result<Certified, ServiceError> {
-        let public_key = file.private_key.public_key();
-        let now = file
-            .certificates
-            .iter()
-            .filter_map(|certificate| certs::read(certificate).ok())
-            .find(|issued| issued.public_key == *public_key)
-            .map_or(self.clock.now(), |issued| {
-                self.clock.now().min(issued.validity.not_after)
-            });
-        certs::certify(public_key, file.certificates.clone(), now)
-            .map_err(|refusal| ServiceError::invalid("fileData", refusal))
-    }
+/// Finds the certificate of the key, and its chain.
+///
+/// That it is expired is shown by its status, and does not keep it out: it was relied on once.
+fn certified(file: &KeyFile, now: OffsetDateTime) -> Result<Certified, Refusal> {
+    let public_key = file.private_key.public_key();
+    let own = file
+        .certificates
+        .iter()
+        .filter_map(|certificate| certs::read(certificate).ok())
+        .find(|issued| issued.public_key == *public_key);
+    let now = own.map_or(now, |issued| now.min(issued.validity.not_after));
+    certs::certify(public_key, file.certificates.clone(), now)
 }
 
 /// All that the import of a key needs, so that it can be one job on a provider's thread.

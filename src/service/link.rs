@@ -188,17 +188,25 @@ impl Service {
         }
         let id = id.as_deref().map(KeyPairId::parse).transpose();
         let id = id.map_err(|refusal| ServiceError::invalid("id", refusal))?;
-        let refused = |refusal| ServiceError::invalid("certificate", refusal);
-        let certificates = match certificate.is_empty() {
-            false => certs::read_certificates(&certificate).map_err(refused)?,
-            true => certificates_of(handle, found.key.id.clone()).await?,
+        let on_token = match certificate.is_empty() {
+            false => None,
+            true => Some(certificates_of(handle, found.key.id.clone()).await?),
         };
-        if certificates.is_empty() {
-            return Err(refused(Refusal::new(
-                "is required: give the key's certificate, or settings of a self-signed one; the token has none beside the key",
-            )));
-        }
-        let certified = certs::certify(&found.public_key, certificates, now).map_err(refused)?;
+        let public_key = found.public_key.clone();
+        let certify = move || {
+            let certificates = match on_token {
+                None => certs::read_certificates(&certificate)?,
+                Some(none) if none.is_empty() => {
+                    return Err(Refusal::new(
+                        "is required: give the key's certificate, or settings of a self-signed one; the token has none beside the key",
+                    ));
+                }
+                Some(certificates) => certificates,
+            };
+            certs::certify(&public_key, certificates, now)
+        };
+        let refused = |refusal| ServiceError::invalid("certificate", refusal);
+        let certified = self.file_work(move || certify().map_err(refused)).await?;
         Ok((id, Source::Issued(Box::new(certified))))
     }
 

@@ -32,11 +32,7 @@ impl Service {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let was = self.find(id).await?;
-            if !was.is_still(etag) {
-                return Err(ServiceError::EtagMismatch(id.to_owned()));
-            }
-            self.provider_of(&was)?;
+            let was = self.changeable(id, etag).await?;
             let changing = change(Arc::clone(self), was);
             let changing = changing.instrument(Call::current_span());
             match self.tasks.spawn(changing).await? {
@@ -44,6 +40,19 @@ impl Service {
                 changed => return changed,
             }
         }
+    }
+
+    /// Finds a key pair that is to be changed: what it is now, or only what it was when the caller saw its etag.
+    ///
+    /// # Errors
+    /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::EtagMismatch`]; [`ServiceError::ProviderOff`].
+    pub(super) async fn changeable(&self, id: &str, etag: &str) -> Result<KeyPair, ServiceError> {
+        let found = self.find(id).await?;
+        if !found.is_still(etag) {
+            return Err(ServiceError::EtagMismatch(id.to_owned()));
+        }
+        self.provider_of(&found)?;
+        Ok(found)
     }
 
     /// Records a changed key pair, and tells the token of its certificates.

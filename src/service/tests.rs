@@ -479,3 +479,28 @@ async fn only_so_much_work_on_files_waits() {
     }
     service.file_work(|| Ok(())).await.unwrap();
 }
+
+#[tokio::test]
+async fn certificates_of_others_are_read_only_where_there_is_room_for_work_on_files() {
+    let setup = Setup::new(8);
+    setup.generate().await.unwrap();
+    let service = &setup.service;
+    let at_once = u32::try_from(FILES_AT_ONCE).unwrap();
+    let held = service.file_work.acquire_many(at_once).await.unwrap();
+    // As many shares as work that is done and that waits would have.
+    let full: Vec<_> = (0..=FILES_AT_ONCE + export::FILES_WAITING_MAX)
+        .map(|_| Arc::clone(&service.file_work))
+        .collect();
+    let answer = || service.import_csr_response("x", "answer".into(), "");
+    let refused = answer().await;
+    assert!(
+        matches!(refused, Err(ServiceError::Overloaded)),
+        "{refused:?}"
+    );
+    drop((held, full));
+    let refused = answer().await;
+    assert!(
+        matches!(refused, Err(ServiceError::Invalid(_))),
+        "{refused:?}"
+    );
+}

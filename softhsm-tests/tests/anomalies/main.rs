@@ -123,7 +123,10 @@ impl UseCase {
             Self::MakeCsr(_) => csr(stage).await.map(drop),
             Self::AnswerCsr(_) => {
                 let answer = fs::read(folder.join("answer.pem")).unwrap();
-                service.import_csr_response(ID, &answer, "").await.map(drop)
+                service
+                    .import_csr_response(ID, answer.into(), "")
+                    .await
+                    .map(drop)
             }
             Self::MakePending(_) => rotate(stage, false).await,
             Self::Activate(_) => rotate(stage, true).await,
