@@ -8,8 +8,10 @@ mod generate;
 mod key_encryption_key;
 mod sign;
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
 
@@ -30,6 +32,28 @@ pub struct LocalProvider {
     key_encryption_key: KeyEncryptionKey,
     /// Keys that were used lately.
     ready: Cache<KeyRef, Arc<SoftwareKey>>,
+    destroyed: Mutex<Destroyed>,
+}
+
+/// The keys that were destroyed last. A signature that was begun before may still have the encrypted
+/// form of one, and must not put it among those that are ready.
+#[derive(Debug, Default)]
+struct Destroyed {
+    keys: HashSet<KeyRef>,
+    oldest_first: VecDeque<KeyRef>,
+}
+
+impl Destroyed {
+    fn add(&mut self, key_ref: KeyRef) {
+        if self.keys.insert(key_ref) {
+            self.oldest_first.push_back(key_ref);
+        }
+        if self.oldest_first.len() > DESTROYED_MAX
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+    }
 }
 
 impl LocalProvider {
@@ -38,6 +62,7 @@ impl LocalProvider {
         Self {
             key_encryption_key,
             ready: Cache::new(READY_MAX),
+            destroyed: Mutex::default(),
         }
     }
 
@@ -55,7 +80,11 @@ impl LocalProvider {
             )
         })?;
         let ready = Arc::new(ready);
-        self.ready.insert(key.name.key_ref, Arc::clone(&ready));
+        // Under the lock, so that it is not destroyed in between.
+        let destroyed = self.destroyed.lock();
+        if !destroyed.keys.contains(&key.name.key_ref) {
+            self.ready.insert(key.name.key_ref, Arc::clone(&ready));
+        }
         Ok(ready)
     }
 
@@ -177,6 +206,8 @@ impl CryptoProvider for LocalProvider {
 
     /// Forgets the key. It ends when the store deletes what it has of it.
     fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError> {
+        let mut destroyed = self.destroyed.lock();
+        destroyed.add(key_ref);
         self.ready.remove(&key_ref);
         Ok(())
     }
@@ -188,3 +219,54 @@ fn error(operation: Operation, kind: ProviderErrorKind, why: &'static str) -> Pr
 
 /// How many keys are kept ready: a few kilobytes each.
 const READY_MAX: usize = 4096;
+/// How many destroyed keys are remembered, of a hundred bytes each: more than are destroyed while a
+/// signature waits for its turn.
+const DESTROYED_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Generation, KeyPairId};
+
+    #[test]
+    fn a_key_that_was_destroyed_does_not_come_back_into_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = KeyEncryptionKey::create(&folder.path().join("kek")).unwrap();
+        let provider = LocalProvider::new(kek);
+        let name = KeyName {
+            id: KeyPairId::parse("x").unwrap(),
+            generation: Generation::FIRST,
+            key_ref: KeyRef::from_random([7; 16]),
+        };
+        let made = provider.generate(&name, KeySpec::Ed25519).unwrap();
+        let key = StoredKey {
+            name: name.clone(),
+            public_key: made.public_key,
+            sealed: made.sealed,
+        };
+        let algorithm = SignatureAlgorithm::Ed25519;
+        let sign = || {
+            let message = SigningInput::Message(b"message"[..].into());
+            provider.sign(&key, algorithm, &message).unwrap()
+        };
+        sign();
+        assert_eq!(provider.ready.len(), 1);
+        // One that is under way has the key, and makes its signature.
+        provider.destroy(name.key_ref).unwrap();
+        sign();
+        assert_eq!(provider.ready.len(), 0);
+    }
+
+    #[test]
+    fn the_keys_destroyed_last_are_remembered() {
+        let key = |number: usize| KeyRef::from_slice(&number.to_be_bytes()).unwrap();
+        let mut destroyed = Destroyed::default();
+        for number in 0..=DESTROYED_MAX {
+            destroyed.add(key(number));
+            destroyed.add(key(number));
+        }
+        assert_eq!(destroyed.keys.len(), DESTROYED_MAX);
+        assert!(!destroyed.keys.contains(&key(0)));
+        assert!(destroyed.keys.contains(&key(1)) && destroyed.keys.contains(&key(DESTROYED_MAX)));
+    }
+}
