@@ -5,7 +5,7 @@ use cryptoki::session::Session;
 use der::{Decode, Encode};
 
 use super::error::Failure;
-use super::generate::ec_point;
+use super::generate::{ec_point, significant_bits};
 use super::mechanism;
 use crate::domain::{Certificate, Curve, KeyAlgorithm, KeySpec, PublicKey, TokenAttributes};
 use crate::providers::{KeySearch, TokenKey};
@@ -126,10 +126,14 @@ fn rsa(session: &Session, handle: ObjectHandle) -> Option<PublicKey> {
     let Attribute::PublicExponent(exponent) = exponent else {
         return None;
     };
-    let significant = modulus.iter().skip_while(|byte| **byte == 0).count();
-    let bits = i32::try_from(significant * 8).ok()?;
+    rsa_key(&modulus, &exponent)
+}
+
+/// Makes an RSA key of a size that keypaird keeps, as it is told in bits.
+fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Option<PublicKey> {
+    let bits = i32::try_from(significant_bits(modulus)).ok()?;
     let spec = KeyAlgorithm::Rsa.known_spec(bits)?;
-    PublicKey::rsa(spec, &modulus, &exponent)
+    PublicKey::rsa(spec, modulus, exponent)
 }
 
 fn ec(session: &Session, handle: ObjectHandle) -> Option<PublicKey> {
@@ -160,4 +164,24 @@ fn point(session: &Session, handle: ObjectHandle, len: usize) -> Option<Vec<u8>>
 /// have, or does not tell, must not hide the others.
 fn stated(session: &Session, handle: ObjectHandle, kind: AttributeType) -> Option<Attribute> {
     session.get_attributes(handle, &[kind]).ok()?.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_an_rsa_key_is_counted_in_bits() {
+        let spec = |first: u8, zeros: usize| {
+            let modulus = [vec![0; zeros], vec![first], vec![1; 255]].concat();
+            rsa_key(&modulus, &[1, 0, 1]).map(|key| key.spec().bits())
+        };
+        for zeros in [0, 1] {
+            assert_eq!(spec(0x80, zeros), Some(2048));
+            assert_eq!(spec(0xff, zeros), Some(2048));
+            // 2,047 and 2,041 bits.
+            assert_eq!(spec(0x7f, zeros), None);
+            assert_eq!(spec(0x01, zeros), None);
+        }
+    }
 }

@@ -110,7 +110,7 @@ pub(super) fn ec_point(attribute: &[u8], len: usize) -> Option<&[u8]> {
     (head.first() == Some(&0x04) && point.len() == len).then_some(point)
 }
 
-fn significant_bits(number: &[u8]) -> usize {
+pub(super) fn significant_bits(number: &[u8]) -> usize {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let rest = number.get(zeros..).unwrap_or_default();
     let leading = rest.first().map_or(0, |byte| byte.leading_zeros());
