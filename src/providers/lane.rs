@@ -293,14 +293,37 @@ async fn sign_together(
         let Some(signer) = provider.async_signer() else {
             return;
         };
-        let begun = Instant::now();
-        let mut signatures = signer.sign_all(orders).await.into_iter();
+        let (begun, asked) = (Instant::now(), orders.len());
+        let signed = signer.sign_all(orders).await;
+        let mut signatures = counted(provider.kind(), asked, signed).into_iter();
         portion_max.store(affordable(effort, begun.elapsed()), Ordering::Relaxed);
         for (count, reply) in waiting {
             // The caller may have left meanwhile.
             let _ = reply.send(signatures.by_ref().take(count).collect());
         }
     }
+}
+
+/// Refuses signatures of which there are not as many as were asked for. They are dealt out by their
+/// position, and callers would get those of others.
+fn counted(
+    kind: ProviderKind,
+    asked: usize,
+    signed: Vec<Result<Vec<u8>, ProviderError>>,
+) -> Vec<Result<Vec<u8>, ProviderError>> {
+    if signed.len() == asked {
+        return signed;
+    }
+    let sentence = format!(
+        "{} signatures were returned for {asked} orders",
+        signed.len()
+    );
+    error!(provider = %kind, "{sentence}; none is handed out");
+    let refused = || {
+        let failed = ProviderErrorKind::Failed;
+        Err(ProviderError::new(kind, Operation::Sign, failed).because(sentence.clone()))
+    };
+    (0..asked).map(|_| refused()).collect()
 }
 
 /// Returns how much may be signed together by a token that took so long for so much. On a slow one, nobody waits for the
@@ -361,3 +384,20 @@ const SLOW_FACTOR: u32 = 10;
 const GRACE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 /// How nice the threads are that take long (`nice(2)`, per thread on Linux).
 const MANAGE_NICE: i32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_are_dealt_out_only_if_there_are_as_many_as_orders() {
+        let signed = |count: u8| (0..count).map(|one| Ok(vec![one])).collect::<Vec<_>>();
+        let counted = |count| counted(ProviderKind::Hsm, 3, signed(count));
+        assert!(counted(3).iter().all(Result::is_ok));
+        for wrong in [0, 2, 4] {
+            let refused = counted(wrong);
+            assert_eq!(refused.len(), 3);
+            assert!(refused.iter().all(Result::is_err), "{wrong}");
+        }
+    }
+}

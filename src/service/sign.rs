@@ -8,7 +8,7 @@ use crate::domain::{
     CertificateValidity, Generation, KeySpec, Refusal, SignatureAlgorithm, SignatureEncoding,
     SigningInput, Violations,
 };
-use crate::providers::{ProviderError, ProviderErrorKind, SigningOrder};
+use crate::providers::{Operation, ProviderError, ProviderErrorKind, SigningOrder};
 
 /// A signature as a caller asked for it.
 #[derive(Clone, Debug)]
@@ -117,11 +117,22 @@ impl Service {
                     signatures[index] = signature;
                 }
             }
-            for ((index, checked), signature) in ours.into_iter().zip(signatures) {
+            let mut signatures = signatures.into_iter();
+            let missing = || {
+                let failed = ProviderErrorKind::Failed;
+                let error = ProviderError::new(handle.kind(), Operation::Sign, failed);
+                Err(error.because("a signature is missing"))
+            };
+            for (index, checked) in ours {
+                let signature = signatures.next().unwrap_or_else(missing);
                 results[index] = Some(checked.finish(signature));
             }
         }
-        results.into_iter().flatten().collect()
+        // Each has one: of a provider that runs, or from before.
+        let results = results.into_iter();
+        results
+            .map(|result| result.unwrap_or(Err(ServiceError::Panicked)))
+            .collect()
     }
 
     /// Finds the key, and checks all of a request at once.

@@ -21,7 +21,7 @@ use serde_bytes::ByteBuf;
 
 pub use process::WorkerCommand;
 use process::{Process, ProcessError};
-use wire::{Begin, Fault, Request};
+use wire::{Begin, Fault, Request, Signatures};
 pub use worker::serve;
 
 use super::pkcs11::{Login, Pkcs11Config, Rehearsal, TokenIdentity};
@@ -198,8 +198,8 @@ impl CryptoProvider for IsolatedPkcs11Provider {
             algorithm,
             input: input.clone(),
         };
-        let request = Request::Sign(vec![order]);
-        let mut signed: Signatures = self.ask(Lane::Sign, Operation::Sign, &request)?;
+        let process = self.connected(Operation::Sign)?;
+        let mut signed = settle(Operation::Sign, process.ask_to_sign_blocking(vec![order]))?;
         signed.pop().map_or_else(
             || Err(error(Operation::Sign, ProviderErrorKind::Failed)),
             received,
@@ -306,9 +306,6 @@ impl TokenObjects for IsolatedPkcs11Provider {
     }
 }
 
-/// Signatures in the order of what they were asked for.
-type Signatures = Vec<Result<ByteBuf, Fault>>;
-
 fn received(signature: Result<ByteBuf, Fault>) -> Result<Vec<u8>, ProviderError> {
     Ok(signature?.into_vec())
 }
@@ -337,3 +334,6 @@ fn gone(operation: Operation, cause: ProcessError) -> ProviderError {
 fn error(operation: Operation, kind: ProviderErrorKind) -> ProviderError {
     ProviderError::new(ProviderKind::Hsm, operation, kind)
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::de::DeserializeOwned;
 use tracing::{debug, error};
 
-use super::wire::{AsyncChannel, Begin, Channel, Connected, Fault, Reply, Request};
+use super::wire::{AsyncChannel, Begin, Channel, Connected, Fault, Reply, Request, Signatures};
 use crate::providers::{Lane, SigningOrder};
 
 /// How the process is started.
@@ -94,14 +94,27 @@ impl Process {
         self.judge(self.exchange(lane, request))
     }
 
-    /// Has the process sign, with errors as those of [`Process::ask`].
-    pub(super) async fn ask_to_sign<T: DeserializeOwned>(
+    /// Has the process sign, with errors as those of [`Process::ask`]. There are as many signatures as
+    /// orders, in their order.
+    pub(super) async fn ask_to_sign(
         &self,
         orders: Vec<SigningOrder>,
-    ) -> Result<Result<T, Fault>, ProcessError> {
+    ) -> Result<Result<Signatures, Fault>, ProcessError> {
+        let count = orders.len();
         let request = Request::Sign(orders);
         let exchanged = tokio::time::timeout(self.call_max, self.exchange_to_sign(&request)).await;
-        self.judge(exchanged.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+        let exchanged = exchanged.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        self.judge(exchanged.and_then(|reply| counted(reply, count)))
+    }
+
+    /// Does the same as [`Process::ask_to_sign`], and blocks.
+    pub(super) fn ask_to_sign_blocking(
+        &self,
+        orders: Vec<SigningOrder>,
+    ) -> Result<Result<Signatures, Fault>, ProcessError> {
+        let count = orders.len();
+        let exchanged = self.exchange(Lane::Sign, &Request::Sign(orders));
+        self.judge(exchanged.and_then(|reply| counted(reply, count)))
     }
 
     /// Sees what an exchange says of the process.
@@ -174,6 +187,25 @@ impl Process {
         let farewell = [Word::Farewell.byte()];
         let said = rustix::net::send(&self.control, &farewell, SendFlags::NOSIGNAL);
         (said.is_ok() && self.leash.state.ends_within(FAREWELL_MAX)) || self.leash.end_at_once()
+    }
+}
+
+/// Refuses an answer with another number of signatures than were asked for. They belong to their
+/// orders by position, often to several callers: each would get the signature of another. A process
+/// that answers so is damaged, and is killed like one that does not speak our language.
+fn counted(reply: Reply<Signatures>, count: usize) -> io::Result<Reply<Signatures>> {
+    match &reply.result {
+        Ok(signatures) if signatures.len() != count => {
+            let answered = signatures.len();
+            error!(
+                asked = count,
+                answered,
+                "the process of the PKCS#11 module answered with the wrong number of signatures; it is killed"
+            );
+            let sentence = format!("{answered} signatures for {count} orders");
+            Err(io::Error::new(io::ErrorKind::InvalidData, sentence))
+        }
+        _ => Ok(reply),
     }
 }
 

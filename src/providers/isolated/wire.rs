@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -75,6 +76,9 @@ pub(super) struct Reply<T> {
     /// What became of the request.
     pub(super) result: Result<T, Fault>,
 }
+
+/// Signatures in the order of what they were asked for.
+pub(super) type Signatures = Vec<Result<ByteBuf, Fault>>;
 
 /// A [`ProviderError`] on its way.
 #[derive(Serialize, Deserialize)]

@@ -69,7 +69,7 @@ pub fn serve(control: OwnedFd) -> io::Result<()> {
 }
 
 /// Receives a word, and the socket that comes with it.
-fn receive(control: &UnixStream) -> io::Result<(Word, Option<OwnedFd>)> {
+pub(super) fn receive(control: &UnixStream) -> io::Result<(Word, Option<OwnedFd>)> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
