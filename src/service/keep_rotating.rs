@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::clock_watch::ClockWatch;
 use super::{Service, ServiceError};
-use crate::domain::{KeyPairId, Lifecycle, ProviderKind, RotationAction};
+use crate::domain::{DueStep, KeyPairId, Lifecycle, ProviderKind, RotationAction};
 use crate::telemetry::chain;
 
 /// How the rotation of key pairs goes.
@@ -49,6 +50,15 @@ impl RotationMetrics {
     }
 }
 
+/// What came of catching up with a key pair.
+#[derive(Debug, Default)]
+struct CaughtUp {
+    /// How many steps were taken.
+    steps: usize,
+    /// Whether a generation is to be retired, for which the clock cannot be trusted yet.
+    waits: bool,
+}
+
 /// Key pairs with which something could not be done, and when it is tried again.
 #[derive(Debug, Default)]
 pub(super) struct Setbacks(HashMap<KeyPairId, Setback>);
@@ -78,17 +88,21 @@ impl Service {
         let interval = self.config.rotation.check_interval;
         let work = async {
             let mut setbacks = Setbacks::default();
+            let mut clock_watch = ClockWatch::default();
             let mut events_forgotten = None;
             loop {
+                let trusted = clock_watch.trusted(self.clock.now(), interval);
                 // A step is never left half done: only the waiting is broken off.
                 let service = Arc::clone(&self);
                 let pass = self.tasks.spawn(async move {
-                    service.do_what_is_due(&mut setbacks).await;
+                    service.do_what_is_due(&mut setbacks, trusted).await;
                     setbacks
                 });
                 setbacks = pass.await.unwrap_or_default();
-                if events_forgotten.is_none_or(|then: Instant| then.elapsed() > FORGET_INTERVAL) {
-                    self.forget_old_events().await;
+                if let Some(trusted) = trusted
+                    && events_forgotten.is_none_or(|then: Instant| then.elapsed() > FORGET_INTERVAL)
+                {
+                    self.forget_old_events(trusted).await;
                     events_forgotten = Some(Instant::now());
                 }
                 tokio::select! {
@@ -100,22 +114,35 @@ impl Service {
         stop.run_until_cancelled(work).await;
     }
 
-    /// Does what is due at this moment.
-    pub(super) async fn do_what_is_due(&self, setbacks: &mut Setbacks) {
+    /// Does what is due at this moment. What cannot be undone is done only if it is due by `trusted`, the
+    /// time of a clock that is known to be steady.
+    pub(super) async fn do_what_is_due(
+        &self,
+        setbacks: &mut Setbacks,
+        trusted: Option<OffsetDateTime>,
+    ) {
         if self.config.rotation.enabled
-            && let Err(error) = self.rotate_due(setbacks).await
+            && let Err(error) = self.rotate_due(setbacks, trusted).await
         {
             warn!(cause = chain(&error), "the rotation is put off");
         }
-        if let Err(error) = self.tell_of_expiry().await {
+        if let Some(trusted) = trusted
+            && let Err(error) = self.tell_of_expiry(trusted).await
+        {
             warn!(cause = chain(&error), "the telling of expiries is put off");
         }
     }
 
-    async fn rotate_due(&self, setbacks: &mut Setbacks) -> Result<(), ServiceError> {
+    async fn rotate_due(
+        &self,
+        setbacks: &mut Setbacks,
+        trusted: Option<OffsetDateTime>,
+    ) -> Result<(), ServiceError> {
+        // Key pairs of which only a generation is to be retired, when the clock can be trusted.
+        let mut waiting = HashSet::new();
         loop {
             let now = self.clock.now();
-            let known = u32::try_from(setbacks.0.len()).unwrap_or(u32::MAX);
+            let known = u32::try_from(setbacks.0.len() + waiting.len()).unwrap_or(u32::MAX);
             let due = self
                 .store
                 .due(now, AT_ONCE_MAX.saturating_add(known))
@@ -124,13 +151,16 @@ impl Service {
             setbacks.0.retain(|id, _| still_due.contains(id));
             let mut done = 0;
             for id in due {
-                if !self.is_to_be_tried(setbacks, &id) {
+                if waiting.contains(&id) || !self.is_to_be_tried(setbacks, &id) {
                     continue;
                 }
-                match self.catch_up(&id).await {
-                    Ok(steps) => {
+                match self.catch_up(&id, trusted).await {
+                    Ok(caught_up) => {
                         setbacks.0.remove(&id);
-                        done += steps;
+                        done += caught_up.steps;
+                        if caught_up.waits {
+                            waiting.insert(id);
+                        }
                     }
                     Err(error) => self.put_off(setbacks, &id, &error).await,
                 }
@@ -140,22 +170,45 @@ impl Service {
                 break;
             }
         }
+        let waiting = u64::try_from(waiting.len()).unwrap_or_default();
+        if waiting > 0 {
+            info!(
+                key_pairs = waiting,
+                "generations are retired when the clock has been steady for a while"
+            );
+        }
         let overdue = self.store.count_due(self.clock.now()).await?;
         self.rotation_metrics
             .overdue
-            .store(overdue, Ordering::Relaxed);
+            .store(overdue.saturating_sub(waiting), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Does all that is due with a key pair, in order, and returns how many steps these were.
-    async fn catch_up(&self, id: &KeyPairId) -> Result<usize, ServiceError> {
-        let mut steps = 0;
+    /// Does all that is due with a key pair, in order. What is to be retired waits for a clock that can be
+    /// trusted, and keeps nothing else waiting.
+    async fn catch_up(
+        &self,
+        id: &KeyPairId,
+        trusted: Option<OffsetDateTime>,
+    ) -> Result<CaughtUp, ServiceError> {
+        let mut caught_up = CaughtUp::default();
         let Some(mut key_pair) = self.store.key_pair(id).await? else {
-            return Ok(steps);
+            return Ok(caught_up);
         };
-        while let Some(step) = Lifecycle::of(&key_pair).next()
-            && step.time <= self.clock.now()
-        {
+        loop {
+            let lifecycle = Lifecycle::of(&key_pair);
+            let now = self.clock.now();
+            let is_due = |step: &DueStep| step.time <= now;
+            let next = lifecycle.next().filter(is_due);
+            caught_up.waits = next.is_some_and(|step| {
+                step.action == RotationAction::Retire
+                    && trusted.is_none_or(|trusted| step.time > trusted)
+            });
+            let next = match caught_up.waits {
+                false => next,
+                true => lifecycle.next_without_retirement().filter(is_due),
+            };
+            let Some(step) = next else { break };
             key_pair = match self.take_step(&key_pair, step).await {
                 // Somebody else was faster. What is due now is found anew.
                 Err(ServiceError::EtagMismatch(_) | ServiceError::KeyPairNotFound(_)) => break,
@@ -164,9 +217,9 @@ impl Service {
             self.rotation_metrics
                 .counter(step.action)
                 .fetch_add(1, Ordering::Relaxed);
-            steps += 1;
+            caught_up.steps += 1;
         }
-        Ok(steps)
+        Ok(caught_up)
     }
 
     fn is_to_be_tried(&self, setbacks: &Setbacks, id: &KeyPairId) -> bool {
@@ -214,9 +267,8 @@ impl Service {
     }
 
     /// Tells of certificates that expire, or did.
-    async fn tell_of_expiry(&self) -> Result<(), ServiceError> {
+    async fn tell_of_expiry(&self, now: OffsetDateTime) -> Result<(), ServiceError> {
         loop {
-            let now: OffsetDateTime = self.clock.now();
             let days = &self.config.rotation.expiry_warning_days;
             let unwarned = self.store.unwarned(now, days, AT_ONCE_MAX).await?;
             let mut told = 0;
@@ -239,8 +291,8 @@ impl Service {
         }
     }
 
-    async fn forget_old_events(&self) {
-        let before = self.clock.now() - EVENTS_KEPT;
+    async fn forget_old_events(&self, now: OffsetDateTime) {
+        let before = now.saturating_sub(EVENTS_KEPT);
         if let Err(error) = self.store.forget_events(before).await {
             warn!(%error, "old events could not be forgotten");
         }

@@ -4,6 +4,7 @@
 //! gRPC nor HTTP. What it returns as an error is put into the caller's terms in one place, [`report`].
 
 mod canary;
+mod clock_watch;
 mod connect;
 mod create;
 mod csr;
@@ -247,6 +248,8 @@ impl Service {
 /// How many key files are read or written at once: a key derived from a password takes a processor for a second.
 const FILES_AT_ONCE: usize = 2;
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod events_tests;
 #[cfg(test)]

@@ -19,7 +19,12 @@ async fn two_workers_on_one_store_make_one_successor_of_each() {
         stage.set_day(day);
         let workers = stage.services.iter().map(|service| {
             let service = Arc::clone(service);
-            tokio::spawn(async move { service.do_what_is_due(&mut Setbacks::default()).await })
+            let trusted = Some(service.clock.now());
+            tokio::spawn(async move {
+                service
+                    .do_what_is_due(&mut Setbacks::default(), trusted)
+                    .await;
+            })
         });
         for worker in workers.collect::<Vec<_>>() {
             worker.await.unwrap();

@@ -87,10 +87,17 @@ impl Stage {
     }
 
     /// Sets the clock to a day after the start, and has everything done that is due.
-    async fn day(&self, day: i64) {
+    pub(super) async fn day(&self, day: i64) {
         self.set_day(day);
+        let trusted = Some(self.now());
         let service = self.service();
-        service.do_what_is_due(&mut Setbacks::default()).await;
+        service
+            .do_what_is_due(&mut Setbacks::default(), trusted)
+            .await;
+    }
+
+    pub(super) fn now(&self) -> OffsetDateTime {
+        self.clock.now()
     }
 
     pub(super) fn set_day(&self, day: i64) {
@@ -103,7 +110,7 @@ impl Stage {
             .await;
     }
 
-    async fn generate_with(
+    pub(super) async fn generate_with(
         &self,
         id: &str,
         provider: ProviderKind,
@@ -319,13 +326,16 @@ async fn a_step_that_fails_leaves_nothing_is_counted_and_is_done_when_it_can_be(
     let metrics = service.rotation_metrics();
     let mut setbacks = Setbacks::default();
     stage.set_day(75);
+    let trusted = Some(stage.now());
     for (attempt, operation) in [Operation::Generate, Operation::Sign]
         .into_iter()
         .enumerate()
     {
         *stage.hsm.fault.lock() = Fault::Fails(operation);
         // Each with its own patience: the second try would be put off.
-        service.do_what_is_due(&mut Setbacks::default()).await;
+        service
+            .do_what_is_due(&mut Setbacks::default(), trusted)
+            .await;
         assert_eq!(stage.generations("x").await, "1 - []", "{operation}");
         assert_eq!(stage.keys(), 1, "{operation}");
         assert_eq!(metrics.overdue(), 1);
@@ -337,11 +347,11 @@ async fn a_step_that_fails_leaves_nothing_is_counted_and_is_done_when_it_can_be(
     // Away: it is not tried over and over, and at once when it is back.
     *stage.hsm.fault.lock() = Fault::Fails(Operation::Connect);
     for _ in 0..5 {
-        service.do_what_is_due(&mut setbacks).await;
+        service.do_what_is_due(&mut setbacks, trusted).await;
     }
     assert_eq!(metrics.failures(), 3);
     *stage.hsm.fault.lock() = Fault::None;
-    service.do_what_is_due(&mut setbacks).await;
+    service.do_what_is_due(&mut setbacks, trusted).await;
     assert_eq!(stage.generations("x").await, "1 2 []");
     assert_eq!((metrics.overdue(), stage.keys()), (0, 2));
 

@@ -110,7 +110,8 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns the last event that was forgotten, and the last one there is.
     async fn event_span(&self) -> Result<(i64, i64), StoreError>;
 
-    /// Forgets the events before the first one that is not older than a time.
+    /// Forgets the events before the first one that is not older than a time, and the requests that were answered
+    /// before it.
     async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError>;
 
     /// Tells when there may be new events.

@@ -18,7 +18,7 @@ use keypaird::providers::{
     CryptoProvider, KeyName, Lane, Lanes, Operation, ProviderError, ProviderHandle, Registry,
     StoredKey, TokenObjectClass,
 };
-use keypaird::service::{DeleteRequest, Service, ServiceConfig, SignRequest};
+use keypaird::service::{DeleteRequest, RotationConfig, Service, ServiceConfig, SignRequest};
 use keypaird::store::EmbeddedStore;
 use rand::RngCore;
 use softhsm_tests::faults::FaultyModule;
@@ -104,7 +104,14 @@ impl Stage {
             Registry::new(policy, handles.into()),
             clock.clone(),
             Arc::new(SomeEntropy),
-            ServiceConfig::default(),
+            ServiceConfig {
+                // A generation is retired by the second look at the clock.
+                rotation: RotationConfig {
+                    check_interval: Duration::from_millis(40),
+                    ..RotationConfig::default()
+                },
+                ..ServiceConfig::default()
+            },
         );
         Self {
             service: Arc::new(service),

@@ -266,6 +266,8 @@ impl MetadataStore for EmbeddedStore {
                          coalesce((SELECT min(sequence) FROM events WHERE time >= ?1), 9223372036854775807)",
                 )?
                 .execute([rows::to_micros(before)])?;
+                db.prepare_cached("DELETE FROM requests WHERE made_at < ?1")?
+                    .execute([before.unix_timestamp()])?;
                 Ok(())
             })
             .await

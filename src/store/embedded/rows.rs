@@ -257,14 +257,15 @@ pub(super) fn request(row: &Row<'_>, request_id: RequestId) -> Result<AnsweredRe
     })
 }
 
-/// Writes an answered request, over an outdated one of the same name, and forgets the outdated ones.
+/// Writes an answered request, over an outdated one of the same name. Others are forgotten with old events, when the clock is known
+/// to be right.
 pub(super) fn insert_request(db: &Connection, request: &AnsweredRequest) -> Result<(), StoreError> {
     let outdated = request
         .made_at
         .saturating_sub(REQUESTS_KEPT)
         .unix_timestamp();
-    db.prepare_cached("DELETE FROM requests WHERE made_at < ?1")?
-        .execute([outdated])?;
+    db.prepare_cached("DELETE FROM requests WHERE request_id = ?1 AND made_at < ?2")?
+        .execute(params![request.request_id.as_str(), outdated])?;
     db.prepare_cached(
         "INSERT INTO requests (request_id, settings_digest, key_pair_id, made_at)
          VALUES (?1, ?2, ?3, ?4)",

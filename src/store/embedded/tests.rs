@@ -255,6 +255,26 @@ async fn requests_are_known_for_a_day() {
     assert!(known(NOW).await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_request_is_forgotten_with_old_events_and_not_when_a_later_one_is_answered() {
+    let (store, _folder) = open();
+    let year = Duration::days(365);
+    for (id, byte, time) in [("a", 1, NOW), ("b", 2, NOW + year)] {
+        let made = NewKeyPair {
+            request: Some(request(id, id, time)),
+            ..new(pair(id, [byte; 16]))
+        };
+        store.complete_creation(made).await.unwrap();
+    }
+    let name = RequestId::parse("a").unwrap();
+    let is_known = async || store.answered_request(&name, NOW).await.unwrap().is_some();
+    assert!(is_known().await);
+    store.forget_events(NOW).await.unwrap();
+    assert!(is_known().await);
+    store.forget_events(NOW + Duration::SECOND).await.unwrap();
+    assert!(!is_known().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_at_once_under_one_id_one_succeeds_and_failures_do_not_touch_their_neighbours() {
     let (store, _folder) = open();
