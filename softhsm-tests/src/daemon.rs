@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -141,29 +141,52 @@ impl Home {
 
     /// Starts the daemon and waits until it answers.
     pub fn start_without_token(&self) -> Daemon {
-        let mut child = self
-            .command(&["serve"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let child = self.serve(writer);
         let log = Log::default();
-        let reader = BufReader::new(child.stderr.take().unwrap());
+        let reader = BufReader::new(reader);
         let reading = std::thread::spawn({
             let log = log.clone();
             move || log.follow(reader)
         });
-        let mut daemon = Daemon {
+        let mut daemon = self.daemon(child, log);
+        daemon.reading = Some(reading);
+        daemon.is_serving();
+        daemon
+    }
+
+    /// Starts the daemon, reads its log until all of these messages have come, the one that it
+    /// serves among them, and then reads no further.
+    pub fn start_unread(&self, messages: &[&str]) -> (Daemon, BufReader<PipeReader>) {
+        let (reader, writer) = io::pipe().unwrap();
+        let child = self.serve(writer);
+        let mut daemon = self.daemon(child, Log::default());
+        let mut reader = BufReader::new(reader);
+        while messages.iter().any(|one| daemon.log.find(one).is_none()) {
+            let mut line = String::new();
+            let length = reader.read_line(&mut line).unwrap();
+            assert!(length > 0, "the daemon ended; it logged:\n{}", daemon.log());
+            daemon.log.0.lock().unwrap().push_str(&line);
+        }
+        daemon.is_serving();
+        (daemon, reader)
+    }
+
+    /// Runs `serve` with its log going into a pipe.
+    pub fn serve(&self, log: PipeWriter) -> Child {
+        let mut command = self.command(&["serve"]);
+        command.stdout(Stdio::null()).stderr(log);
+        command.spawn().unwrap()
+    }
+
+    fn daemon(&self, child: Child, log: Log) -> Daemon {
+        Daemon {
             child,
             log,
-            reading: Some(reading),
+            reading: None,
             _folder: Arc::clone(&self.folder),
             address: ([127, 0, 0, 1], 0).into(),
-        };
-        let serving = daemon.wait_for_log("serving");
-        let address = serving["address"].as_str().unwrap();
-        daemon.address = address.split(' ').next().unwrap().parse().unwrap();
-        daemon
+        }
     }
 
     /// Writes the configuration, and returns the path of its file.
@@ -247,6 +270,13 @@ impl Daemon {
         self.log.0.lock().unwrap().clone()
     }
 
+    /// Waits until it serves, and notes where.
+    fn is_serving(&mut self) {
+        let serving = self.wait_for_log("serving");
+        let address = serving["address"].as_str().unwrap();
+        self.address = address.split(' ').next().unwrap().parse().unwrap();
+    }
+
     /// Waits for a log line with this message and returns it.
     pub fn wait_for_log(&self, message: &str) -> Value {
         let begun = Instant::now();
@@ -309,7 +339,9 @@ impl Daemon {
     pub fn stop(mut self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
-        self.reading.take().unwrap().join().unwrap();
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
         (status, self.log())
     }
 }

@@ -1,15 +1,19 @@
 //! The daemon as an operator meets it: configuration, TLS, sockets, signals, logs, exit codes.
 
 use std::fs;
+use std::future::Future;
+use std::io::{self, BufRead, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use keypaird::proto::{CryptoProvider, NewKeyPairSettings};
+use keypaird::proto::{CryptoProvider, NewKeyPairSettings, SignRequest, sign_request};
+use keypaird::telemetry::{self, FlushOnDrop, LogFormat, TelemetryConfig};
 use serde_json::{Value, json};
 use softhsm_tests::client::{Client, settings};
-use softhsm_tests::daemon::{Home, Isolation, binary};
+use softhsm_tests::daemon::{Daemon, Home, Isolation, binary};
+use softhsm_tests::http::send;
 use softhsm_tests::measure::children;
 use softhsm_tests::token::{LABEL, PIN, SO_PIN, Token};
 use softhsm_tests::tools::{Grpcurl, run};
@@ -549,6 +553,182 @@ async fn log_lines_carry_the_request_id_and_no_secret() {
     assert!(!log.contains(PIN), "the PIN is in the log");
     assert!(!log.contains("PRIVATE KEY"), "a private key is in the log");
 }
+
+/// Has a daemon log a lot.
+fn talkative(home: Home) -> Home {
+    home.replacing("telemetry.log_filter", "telemetry.log_filter = \"trace\"")
+}
+
+fn signature_with(id: &str) -> SignRequest {
+    SignRequest {
+        id: id.to_owned(),
+        input: Some(sign_request::Input::Message(b"message"[..].into())),
+        ..SignRequest::default()
+    }
+}
+
+/// Returns the answer of a daemon whose log is not read, which must not take long.
+async fn answered<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(20);
+    let answer = tokio::time::timeout(limit, call).await;
+    answer.unwrap_or_else(|_| panic!("{what} is not answered"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_read_stops_neither_answers_nor_the_end_of_the_daemon() {
+    let token = Token::fresh();
+    for isolation in Isolation::ALL {
+        let home = talkative(Home::hybrid(&token)).isolating(isolation);
+        let (daemon, _unread) = home.start_unread(&["serving", "connected to the token"]);
+        let client = daemon.client().await;
+        let made = client.generate(settings(CryptoProvider::Hsm));
+        let id = answered("Generate", made).await.unwrap().id;
+        for _ in 0..4 {
+            let batch = client.sign_batch(vec![signature_with("unknown"); 1000]);
+            assert_eq!(answered("BatchSign", batch).await.unwrap().len(), 1000);
+        }
+        answered("Sign", client.sign(signature_with(&id)))
+            .await
+            .unwrap();
+        let healthz = || send(&daemon, "GET", "/healthz", &[], b"").status;
+        assert_eq!(tokio::task::block_in_place(healthz), 200);
+
+        let begun = Instant::now();
+        let (status, _) = tokio::task::block_in_place(|| daemon.stop());
+        assert!(
+            status.success() && begun.elapsed() < Duration::from_secs(2),
+            "{isolation:?}: {status} after {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+/// Returns how many log lines a daemon says it lost.
+fn lost_lines(daemon: &Daemon) -> u64 {
+    let metrics = send(daemon, "GET", "/metrics", &[], b"");
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    let name = "keypaird_log_lines_lost_total ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_that_are_lost_are_counted_and_reported_when_the_log_is_read_again() {
+    let (daemon, mut unread) = talkative(Home::local()).start_unread(&["serving"]);
+    let client = daemon.client().await;
+    assert_eq!(tokio::task::block_in_place(|| lost_lines(&daemon)), 0);
+    let mut lost = 0;
+    for _ in 0..200 {
+        for _ in 0..100 {
+            answered("Get", client.get("unknown")).await.unwrap_err();
+        }
+        lost = tokio::task::block_in_place(|| lost_lines(&daemon));
+        if lost > 0 {
+            break;
+        }
+    }
+    assert!(lost > 0);
+
+    let (reported, report) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let mut lines = Vec::new();
+        let mut line = String::new();
+        while unread.read_line(&mut line).unwrap() > 0 {
+            let read: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"));
+            if read["message"] == "log lines were lost" {
+                reported.send(read["count"].as_u64().unwrap()).unwrap();
+            }
+            lines.push(read);
+            line.clear();
+        }
+        lines
+    });
+    let mut count = 0;
+    while count < lost {
+        count += report.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    let counted = tokio::task::block_in_place(|| lost_lines(&daemon));
+    assert!(counted >= count, "{count} of {counted} were reported");
+    let (status, _) = tokio::task::block_in_place(|| daemon.stop());
+    assert!(status.success());
+    // Those before the end come too, in their order.
+    let lines = reading.join().unwrap();
+    let said = lines
+        .iter()
+        .filter(|line| line["target"] == "keypaird::app");
+    let said: Vec<_> = said.map(|line| &line["message"]).collect();
+    assert!(
+        said.ends_with(&[&json!("stopping"), &json!("stopped")]),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_panic_is_a_log_line_like_any_other() {
+    let here = "a_panic_is_a_log_line_like_any_other";
+    if std::env::var_os(PANICS).is_some() {
+        let _log = FlushOnDrop;
+        let config = TelemetryConfig {
+            log_format: LogFormat::Json,
+            log_filter: "info".into(),
+        };
+        telemetry::start(&config).unwrap();
+        let thread = std::thread::Builder::new().name("fragile".into());
+        let panicked = thread.spawn(|| panic!("a fault of ours")).unwrap().join();
+        panicked.unwrap_err();
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([here, "--exact", "--nocapture"])
+        .env(PANICS, "1")
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let line: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(
+        (
+            &line["level"],
+            &line["message"],
+            &line["thread"],
+            &line["said"]
+        ),
+        (
+            &json!("ERROR"),
+            &json!("a thread panicked"),
+            &json!("fragile"),
+            &json!("a fault of ours")
+        )
+    );
+    assert!(line["location"].as_str().unwrap().contains("daemon.rs:"));
+}
+
+/// Tells a test that it is in a process of its own.
+const PANICS: &str = "KEYPAIRD_TEST_PANICS";
+
+#[test]
+fn a_start_that_fails_ends_with_its_code_when_the_log_is_not_read() {
+    let home = Home::local();
+    let daemon = home.start();
+    let (_unread, mut log) = io::pipe().unwrap();
+    log.write_all(&[b'x'; PIPE_LEN]).unwrap();
+    let mut second = home.serve(log);
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = second.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_secs(10) {
+            second.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(69), "{status}");
+    daemon.stop();
+}
+
+/// What a new pipe holds (pipe(7)).
+const PIPE_LEN: usize = 65_536;
 
 #[test]
 fn the_service_manager_is_told_when_the_daemon_is_ready_and_when_it_stops() {

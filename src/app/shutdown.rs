@@ -8,6 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::telemetry;
+
 /// Returns a token that is cancelled by SIGTERM or SIGINT. A second signal ends the process at once.
 ///
 /// From here on, SIGXFSZ ends nothing.
@@ -25,6 +27,7 @@ pub fn stop_signal() -> std::io::Result<CancellationToken> {
             };
             if count > 0 {
                 warn!(signal = name, "ending at once");
+                telemetry::flush(LAST_LINES_MAX);
                 std::process::exit(EXIT_BY_SECOND_SIGNAL);
             }
             info!(signal = name, "asked to stop");
@@ -71,3 +74,5 @@ fn notify(state: NotifyState<'_>) {
 
 /// 128 and the number of SIGTERM, as shells show it.
 const EXIT_BY_SECOND_SIGNAL: i32 = 143;
+/// How long the end at once waits for the reader of the log.
+const LAST_LINES_MAX: Duration = Duration::from_millis(100);

@@ -1,10 +1,6 @@
 //! The daemon: `serve`, and what an operator needs beside it.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is a program's main file"
-)]
+#![expect(clippy::print_stdout, reason = "this is a program's main file")]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -16,7 +12,7 @@ use keypaird::config::Config;
 use keypaird::domain::ProviderMode;
 use keypaird::providers::pkcs11::{PinSource, TokenSelector, init_token};
 use keypaird::providers::wait_for_turn_when_woken;
-use keypaird::telemetry::{self, LogFormat, TelemetryConfig, chain};
+use keypaird::telemetry::{self, FlushOnDrop, LogFormat, TelemetryConfig, chain};
 
 /// Key management daemon: signing key pairs in a PKCS#11 token or in software, over gRPC.
 #[derive(Debug, Parser)]
@@ -99,6 +95,8 @@ fn log_format(name: &str) -> Result<LogFormat, &'static str> {
 }
 
 fn main() -> ExitCode {
+    // Also when this thread panics.
+    let _log = FlushOnDrop;
     let result = match Cli::parse().command {
         Command::Serve(file) => serve(&file),
         Command::CheckConfig(command) => check_config(&command),
@@ -113,7 +111,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("keypaird: {}", failure.message);
+            telemetry::print(&format!("keypaird: {}", failure.message));
             ExitCode::from(failure.code)
         }
     }
@@ -171,7 +169,8 @@ fn pkcs11_module(logging: Pkcs11Module) -> Result<(), Failure> {
         log_format: logging.log_format,
         log_filter: logging.log_filter,
     };
-    telemetry::start(&telemetry).map_err(|error| StartError::Logging(error.to_string()))?;
+    telemetry::start_in_child(&telemetry)
+        .map_err(|error| StartError::Logging(error.to_string()))?;
     app::serve_module().map_err(|_| Failure {
         message: "this command is for keypaird serve, which starts it".to_owned(),
         code: 64,

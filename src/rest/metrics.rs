@@ -14,12 +14,18 @@ use prometheus_client::registry::Registry;
 use super::api_result::Refused;
 use crate::domain::RotationAction;
 use crate::service::{ProviderState, Service};
+use crate::telemetry::lost_log_lines;
 
 /// Returns all metrics.
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Result<Response, Refused> {
     let mut registry = Registry::with_prefix("keypaird");
     rotation(&service, &mut registry);
     providers(&service, &mut registry);
+    registry.register(
+        "log_lines_lost",
+        "Log lines that were not read fast enough, or could not be written",
+        ConstCounter::new(lost_log_lines()),
+    );
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|_| {
         let message = "the metrics could not be written";

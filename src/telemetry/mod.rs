@@ -1,18 +1,25 @@
 //! Log lines: structured, on standard error, in text or JSON.
 //!
+//! The daemon never waits for the reader of its log: lines go through a bounded queue, and a thread of
+//! its own writes them.
+//!
 //! Secrets are of types whose `Debug` says nothing, so none can be logged by mistake.
 
 mod call;
+mod log_queue;
+mod log_writer;
 mod seldom;
 
 use std::error::Error;
 use std::io;
 
 pub use call::{Call, CallId, CallIds};
+pub use log_writer::{FlushOnDrop, flush, log_pipe, lost_log_lines, print};
 pub use seldom::Seldom;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 /// What the daemon tells of itself.
@@ -52,14 +59,30 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("cryptoki=off,{directives}"))
 }
 
-/// Begins to write log lines. To be called once.
+/// Begins to write the log of the daemon, panics included. To be called once.
+///
+/// Nothing that is logged waits for the reader of standard error. What comes faster than it is read
+/// is lost, counted, and reported later.
 pub fn start(config: &TelemetryConfig) -> Result<(), Box<dyn Error + Send + Sync>> {
+    subscribe(config, log_writer::start()?)
+}
+
+/// Begins to write the log lines of a child process to its standard error, which is the
+/// [`log_pipe`] of the daemon. To be called once.
+pub fn start_in_child(config: &TelemetryConfig) -> Result<(), Box<dyn Error + Send + Sync>> {
+    subscribe(config, io::stderr)
+}
+
+fn subscribe<W>(config: &TelemetryConfig, writer: W) -> Result<(), Box<dyn Error + Send + Sync>>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(&config.log_filter)?)
         .with_span_events(FmtSpan::NONE)
         // A line that cannot be written, as on a full disk, is lost. To say so would be one more such line, and a panic.
         .log_internal_errors(false)
-        .with_writer(io::stderr);
+        .with_writer(writer);
     match config.log_format {
         LogFormat::Text => lines.with_ansi(false).try_init(),
         LogFormat::Json => lines

@@ -21,6 +21,7 @@ use tracing::{debug, error};
 
 use super::wire::{AsyncChannel, Begin, Channel, Connected, Fault, Reply, Request, Signatures};
 use crate::providers::{Lane, SigningOrder};
+use crate::telemetry;
 
 /// How the process is started.
 #[derive(Clone, Debug)]
@@ -235,6 +236,9 @@ impl From<io::Error> for ProcessError {
 }
 
 /// Starts the process, with one end of the returned socket as its standard input.
+///
+/// Its standard error joins the log, so that neither it nor the module, which may write there too,
+/// waits for the reader of the log.
 fn spawn(command: &WorkerCommand) -> io::Result<(UnixStream, Leash)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut process = Command::new(&command.program);
@@ -243,6 +247,7 @@ fn spawn(command: &WorkerCommand) -> io::Result<(UnixStream, Leash)> {
         .args(&command.arguments)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
+        .stderr(telemetry::log_pipe()?.map_or_else(Stdio::inherit, Stdio::from))
         // What a terminal sends to the daemon is for the daemon alone.
         .process_group(0);
     Ok((ours, Leash::of(process.spawn()?)?))
