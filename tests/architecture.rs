@@ -33,7 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("rest", &["domain", "service", "telemetry"]),
     (
         "server",
-        &["config", "grpc", "rest", "service", "telemetry"],
+        &["config", "domain", "grpc", "rest", "service", "telemetry"],
     ),
     ("cli", &["proto"]),
 ];

@@ -14,6 +14,7 @@ mod jwk;
 mod key_pair;
 mod labels;
 mod list;
+mod origin;
 mod private_key;
 mod provider;
 mod public_key;
@@ -37,6 +38,7 @@ pub use key_pair::{
 };
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
+pub use origin::{Origin, Peer};
 pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
 pub(crate) use public_key::digest_algorithm;

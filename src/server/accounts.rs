@@ -382,6 +382,7 @@ const OVERDUE: &str = "the message did not come to its end in time";
 mod tests {
     use super::super::connections::Connections;
     use super::*;
+    use crate::domain::Peer;
 
     #[test]
     fn messages_are_told_apart_however_they_are_cut() {
@@ -433,7 +434,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_a_call_is_let_go_when_it_is_not_kept_any_more() {
         let all = Connections::new(1, 0);
-        let place = all.place().unwrap();
+        let place = all.place(Peer::Unknown).unwrap();
         let connection = place.connection();
         let call = CallUnderWay::begin(connection);
         call.asks(20_000, 9000);

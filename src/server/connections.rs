@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::domain::{Origin, Peer};
 use crate::telemetry::Seldom;
 
 /// All open connections.
@@ -62,10 +63,10 @@ impl Connections {
 
     /// Gives a new connection its place. Where there is none, those make room that have no call under way: first who
     /// never made one, then who made none for longest. Where all have, the new one is refused.
-    pub(super) async fn admit(self: &Arc<Self>) -> Option<Place> {
+    pub(super) async fn admit(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         loop {
             let freed = self.freed.notified();
-            if let Some(place) = self.place() {
+            if let Some(place) = self.place(peer) {
                 return Some(place);
             }
             let making_room = self.make_room();
@@ -76,7 +77,7 @@ impl Connections {
         }
     }
 
-    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let mut open = self.open.lock();
         if open.connections.len() >= self.max {
             return None;
@@ -84,6 +85,8 @@ impl Connections {
         let cut = CancellationToken::new();
         let connection = Arc::new(Connection {
             number: self.opened.fetch_add(1, Ordering::Relaxed),
+            address: peer,
+            identity: OnceLock::new(),
             all: Arc::clone(self),
             opened: Instant::now(),
             greeted: AtomicBool::new(false),
@@ -263,6 +266,9 @@ impl fmt::Display for Ending {
 #[derive(Debug)]
 pub(super) struct Connection {
     number: u64,
+    /// The peer by its address, and by its client certificate when it has shown one.
+    address: Peer,
+    identity: OnceLock<Peer>,
     all: Arc<Connections>,
     opened: Instant,
     /// It has begun to speak HTTP, and HTTP has its own time limits.
@@ -286,6 +292,20 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Notes the identity that the peer has proved in the handshake of TLS.
+    pub(super) fn identify(&self, peer: Peer) {
+        // There is one handshake.
+        let _ = self.identity.set(peer);
+    }
+
+    /// Returns where the calls of this connection come from.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            connection: self.number,
+            peer: *self.identity.get().unwrap_or(&self.address),
+        }
+    }
+
     /// Notes that it speaks HTTP.
     pub(super) fn greets(&self) {
         self.greeted.store(true, Ordering::Relaxed);
@@ -437,8 +457,11 @@ mod tests {
     #[test]
     fn who_makes_room_is_asked_to_go_and_cut_off_only_if_it_misbehaves() {
         let all = Connections::new(2, 0);
-        let (first, second) = (all.place().unwrap(), all.place().unwrap());
-        assert!(all.place().is_none());
+        let (first, second) = (
+            all.place(Peer::Unknown).unwrap(),
+            all.place(Peer::Unknown).unwrap(),
+        );
+        assert!(all.place(Peer::Unknown).is_none());
         second.connection().call_begins();
         assert!(all.make_room());
         assert!(first.connection().is_ending() && !first.connection().is_cut());
@@ -450,7 +473,7 @@ mod tests {
         first.connection().end(Ending::TakesNothing);
         assert!(first.connection().is_cut());
         drop(first);
-        let third = all.place().unwrap();
+        let third = all.place(Peer::Unknown).unwrap();
         assert!(all.make_room());
         assert!(third.connection().is_ending() && !second.connection().is_ending());
     }
@@ -458,7 +481,10 @@ mod tests {
     #[test]
     fn the_one_that_most_is_kept_for_is_cut_off_however_small_its_pieces_are() {
         let all = Connections::new(2, 0);
-        let (small, large) = (all.place().unwrap(), all.place().unwrap());
+        let (small, large) = (
+            all.place(Peer::Unknown).unwrap(),
+            all.place(Peer::Unknown).unwrap(),
+        );
         small.connection().asks(KEPT_MAX / 4);
         std::thread::sleep(2 * LOOK_AGAIN);
         for _ in 0..KEPT_MAX / 1024 {
@@ -471,7 +497,7 @@ mod tests {
     #[test]
     fn twice_the_largest_request_may_be_kept() {
         let all = Connections::new(1, KEPT_MAX);
-        let one = all.place().unwrap();
+        let one = all.place(Peer::Unknown).unwrap();
         one.connection().asks(2 * KEPT_MAX);
         std::thread::sleep(2 * LOOK_AGAIN);
         all.sum_up();

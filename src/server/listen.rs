@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use sha2::{Digest, Sha256};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio_rustls::rustls::CommonState;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -21,6 +23,7 @@ use super::front::Front;
 use super::serve::Http;
 use super::tls::Tls;
 use crate::config::ServerConfig;
+use crate::domain::Peer;
 
 /// The open addresses.
 #[derive(Debug)]
@@ -134,7 +137,11 @@ impl Door {
     async fn accept_unix(self: &Arc<Self>, listener: &UnixListener) {
         loop {
             let accepted = listener.accept().await;
-            let Some((stream, place)) = self.admit(accepted.map(|(stream, _)| stream)).await else {
+            let accepted = accepted.map(|(stream, _)| {
+                let peer = unix_peer(&stream);
+                (stream, peer)
+            });
+            let Some((stream, place)) = self.admit(accepted).await else {
                 continue;
             };
             let door = Arc::clone(self);
@@ -150,7 +157,8 @@ impl Door {
     async fn accept_tcp(self: &Arc<Self>, listener: &TcpListener, tls: Option<&Tls>) {
         loop {
             let accepted = listener.accept().await;
-            let Some((stream, place)) = self.admit(accepted.map(|(stream, _)| stream)).await else {
+            let accepted = accepted.map(|(stream, from)| (stream, Peer::at(from.ip())));
+            let Some((stream, place)) = self.admit(accepted).await else {
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true) {
@@ -170,7 +178,12 @@ impl Door {
                     () = door.stop.cancelled() => return,
                 };
                 match shaken {
-                    Ok(stream) => http.serve(stream, connection, &door.stop).await,
+                    Ok(stream) => {
+                        if let Some(peer) = tls_peer(stream.get_ref().1) {
+                            connection.identify(peer);
+                        }
+                        http.serve(stream, connection, &door.stop).await;
+                    }
                     Err(error) => debug!(%error, "a TLS handshake failed"),
                 }
             });
@@ -178,9 +191,12 @@ impl Door {
     }
 
     /// Gives an accepted connection its place. One that could not be accepted, or has none, is let go.
-    async fn admit<Io>(&self, accepted: io::Result<Io>) -> Option<(Io, Place)> {
+    async fn admit<Io>(&self, accepted: io::Result<(Io, Peer)>) -> Option<(Io, Place)> {
         match accepted {
-            Ok(io) => self.connections.admit().await.map(|place| (io, place)),
+            Ok((io, peer)) => {
+                let place = self.connections.admit(peer).await;
+                place.map(|place| (io, place))
+            }
             Err(error) => {
                 self.connections.count(&format!("not accepted: {error}"));
                 if matches!(
@@ -195,6 +211,20 @@ impl Door {
             }
         }
     }
+}
+
+/// Returns the peer at the other end of a Unix socket.
+fn unix_peer(stream: &UnixStream) -> Peer {
+    stream
+        .peer_cred()
+        .map_or(Peer::Unknown, |credentials| Peer::User(credentials.uid()))
+}
+
+/// Returns the peer that has proved a client certificate.
+fn tls_peer(tls: &CommonState) -> Option<Peer> {
+    let chain = tls.peer_certificates()?;
+    let certificate = chain.first()?;
+    Some(Peer::Certificate(Sha256::digest(certificate).into()))
 }
 
 /// Takes a TCP address.

@@ -129,8 +129,9 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
     type Error = Infallible;
     type Future = Reply;
 
-    fn call(&self, request: Request<Incoming>) -> Reply {
+    fn call(&self, mut request: Request<Incoming>) -> Reply {
         let transport = self.front.transport(&request);
+        request.extensions_mut().insert(self.connection.origin());
         Reply {
             call: CallUnderWay::begin(&self.connection),
             unbegun: Some((request, transport, self.turns.wait())),
