@@ -96,15 +96,19 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         time: OffsetDateTime,
     ) -> Result<bool, StoreError>;
 
-    /// Records what happened to a provider.
+    /// Records that a provider cannot be used, or can be used again, unless its last event says the
+    /// same. A provider without events can be used.
+    ///
+    /// Returns whether it was recorded.
     async fn note_provider_event(
         &self,
         kind: EventKind,
         provider: ProviderKind,
         time: OffsetDateTime,
-    ) -> Result<(), StoreError>;
+    ) -> Result<bool, StoreError>;
 
-    /// Returns the events after one, in their order.
+    /// Returns the events after one, in their order: up to `limit`, and fewer when they are large.
+    /// None only when there are no more.
     async fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Event>, StoreError>;
 
     /// Returns the last event that was forgotten, and the last one there is.

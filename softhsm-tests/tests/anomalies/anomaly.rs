@@ -137,7 +137,7 @@ store! {
     fn count_due(before: OffsetDateTime) -> u64;
     fn unwarned(now: OffsetDateTime, days: &[u16], limit: u32) -> Vec<(KeyPairId, u16)>;
     fn note_warning(key_pair: &KeyPair, days: u16, time: OffsetDateTime) -> bool;
-    fn note_provider_event(kind: EventKind, provider: ProviderKind, time: OffsetDateTime) -> ();
+    fn note_provider_event(kind: EventKind, provider: ProviderKind, time: OffsetDateTime) -> bool;
     fn events_after(sequence: i64, limit: u32) -> Vec<Event>;
     fn event_span() -> (i64, i64);
     fn forget_events(before: OffsetDateTime) -> ();

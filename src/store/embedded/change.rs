@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::generation::{GenerationRow, RETIRED};
-use super::{Intent, StoreError, delete_intent, events, rows};
+use super::{Intent, StoreError, delete_intent, rows};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
 
 /// Puts a key pair in the place of what it was. Returns false when it was changed since.
@@ -16,7 +16,6 @@ pub(super) fn replace(
     let Some(sequence) = rows::update_key_pair(db, was, becomes)? else {
         return Ok(false);
     };
-    events::preserve(db, was)?;
     // There is one current and one pending generation at most, at any moment within the transaction too.
     db.prepare_cached("UPDATE generations SET state = 3 WHERE key_pair = ?1 AND state < 3")?
         .execute([sequence])?;
@@ -86,7 +85,6 @@ pub(super) fn delete(
     if removed == 0 {
         return Ok(false);
     }
-    events::preserve(db, pair)?;
     for (_, generation) in pair.generations() {
         condemn(db, pair, generation, destroy_linked)?;
     }

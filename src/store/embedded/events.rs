@@ -1,18 +1,12 @@
 //! What happened, and what key pairs were after it.
 
-use rusqlite::{Connection, params};
-use serde::{Deserialize, Serialize};
+use rusqlite::{Connection, OptionalExtension, params};
 use time::{Duration, OffsetDateTime};
 
 use super::StoreError;
-use super::generation::{self, GenerationRow};
-use super::rows::{
-    self, StoredRotation, from_micros, generation_number, json, provider, provider_number, to_json,
-    to_micros,
-};
-use crate::domain::{
-    Event, EventKind, EventSubject, GenerationState, KeyPair, KeyPairId, Labels, ProviderKind,
-};
+use super::rows::{self, from_micros, provider, provider_number, to_micros};
+use super::snapshots::{self, Parts, Unfinished};
+use crate::domain::{Event, EventKind, EventSubject, KeyPair, KeyPairId, ProviderKind};
 
 /// Records what happened to a key pair.
 pub(super) fn insert(
@@ -22,97 +16,157 @@ pub(super) fn insert(
     id: &KeyPairId,
     after: Option<&KeyPair>,
 ) -> Result<(), StoreError> {
+    let snapshot = after.map(|pair| snapshots::write(db, pair)).transpose()?;
     db.prepare_cached(
-        "INSERT INTO events (time, kind, key_pair_id, revision) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO events (time, kind, key_pair_id, revision, key_pair) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
     .execute(params![
         to_micros(time),
         kind_number(kind),
         id.as_str(),
-        after.map(|pair| pair.revision)
+        after.map(|pair| pair.revision),
+        snapshot
     ])?;
     Ok(())
 }
 
-/// Writes what a key pair is into the events after which it is that, before it changes or goes.
-pub(super) fn preserve(db: &Connection, pair: &KeyPair) -> Result<(), StoreError> {
-    let told: bool = db
-        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM events {OF_NOW})"))?
-        .query_row([pair.id.as_str()], |row| row.get(0))?;
-    if told {
-        let snapshot = to_json(&KeyPairJson::new(pair)?)?;
-        db.prepare_cached(&format!("UPDATE events SET key_pair = ?2 {OF_NOW}"))?
-            .execute(params![pair.id.as_str(), snapshot])?;
-    }
-    Ok(())
-}
-
-/// The events after which a key pair is what it is.
-const OF_NOW: &str = "WHERE key_pair_id = ?1 AND revision IS NOT NULL AND key_pair IS NULL";
-
-/// Records what happened to a provider.
+/// Records what happened to a provider, unless that is what its last event says. One without events
+/// serves. Returns whether it was recorded.
 pub(super) fn insert_of_provider(
     db: &Connection,
     kind: EventKind,
     time: OffsetDateTime,
     provider: ProviderKind,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
+    let (kind, provider) = (kind_number(kind), provider_number(provider));
+    let last: Option<i32> = db
+        .prepare_cached("SELECT kind FROM provider_states WHERE provider = ?1")?
+        .query_row([provider], |row| row.get(0))
+        .optional()?;
+    if kind == last.unwrap_or(kind_number(EventKind::ProviderRecovered)) {
+        return Ok(false);
+    }
+    db.prepare_cached("INSERT OR REPLACE INTO provider_states (provider, kind) VALUES (?1, ?2)")?
+        .execute(params![provider, kind])?;
     db.prepare_cached("INSERT INTO events (time, kind, provider) VALUES (?1, ?2, ?3)")?
-        .execute(params![
-            to_micros(time),
-            kind_number(kind),
-            provider_number(provider)
-        ])?;
-    Ok(())
+        .execute(params![to_micros(time), kind, provider])?;
+    Ok(true)
 }
 
-/// Reads the events after one, in their order.
+/// Reads the events after one, in their order: up to `limit`, and fewer when they are large.
 pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
-    // One view of the database for the events and what the key pairs are.
-    let view = db.unchecked_transaction()?;
-    let mut statement = view.prepare_cached(
-        "SELECT sequence, time, kind, key_pair_id, provider, revision, key_pair FROM events
-         WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-    )?;
+    let mut statement = db.prepare_cached(AFTER)?;
     let mut rows = statement.query(params![sequence, limit])?;
-    let mut events = Vec::new();
+    let mut parts = Parts::default();
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    let mut last: Option<Reading> = None;
     while let Some(row) = rows.next()? {
+        let sequence: i64 = row.get(0)?;
+        let reading = match last.take() {
+            Some(reading) if reading.sequence == sequence => last.insert(reading),
+            other => {
+                events.extend(other.map(Reading::finish).transpose()?);
+                if bytes >= READ_BYTES_MAX {
+                    return Ok(events);
+                }
+                last.insert(Reading::begin(row)?)
+            }
+        };
+        if let Some(after) = &mut reading.after {
+            bytes += parts.add(after, row, 6)?;
+        }
+    }
+    events.extend(last.map(Reading::finish).transpose()?);
+    Ok(events)
+}
+
+/// Events with their snapshots: a row for each generation of each.
+const AFTER: &str = "
+    SELECT events.sequence, events.time, events.kind, events.key_pair_id, events.provider, snapshots.value,
+           snapshot_generations.number, snapshot_generations.state, snapshot_generations.activate_time,
+           snapshot_parts.part, snapshot_parts.value
+    FROM events
+    LEFT JOIN snapshots USING (key_pair, revision)
+    LEFT JOIN snapshot_generations USING (key_pair, revision)
+    LEFT JOIN snapshot_parts USING (part)
+    WHERE events.sequence > ?1
+      AND events.sequence <= (SELECT max(sequence) FROM
+              (SELECT sequence FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2))
+    ORDER BY events.sequence";
+
+/// How many bytes of generations are read together, when it is more than one event.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// An event of which not all rows were read yet.
+struct Reading {
+    sequence: i64,
+    time: OffsetDateTime,
+    kind: EventKind,
+    of: Of,
+    after: Option<Unfinished>,
+}
+
+/// What an event is of.
+enum Of {
+    KeyPair(KeyPairId),
+    Provider(ProviderKind),
+}
+
+impl Reading {
+    fn begin(row: &rusqlite::Row<'_>) -> Result<Self, StoreError> {
         let kind: i32 = row.get(2)?;
         let of_provider: Option<i64> = row.get(4)?;
-        events.push(Event {
+        let value: Option<String> = row.get(5)?;
+        Ok(Self {
             sequence: row.get(0)?,
             time: from_micros(row.get(1)?)?,
             kind: EventKind::ALL
                 .into_iter()
                 .find(|known| kind_number(*known) == kind)
                 .ok_or(StoreError::Corrupt("kind"))?,
-            subject: match of_provider {
-                Some(number) => EventSubject::Provider(provider(number)?),
-                None => {
-                    let id = rows::id(row, 3)?;
-                    let after = snapshot(&view, &id, row.get(5)?, row.get(6)?)?;
-                    EventSubject::KeyPair { id, after }
-                }
+            of: match of_provider {
+                Some(number) => Of::Provider(provider(number)?),
+                None => Of::KeyPair(rows::id(row, 3)?),
             },
-        });
+            after: value.as_deref().map(Parts::begin).transpose()?,
+        })
     }
-    Ok(events)
+
+    fn finish(self) -> Result<Event, StoreError> {
+        let after = self.after.map(Unfinished::finish).transpose()?;
+        Ok(Event {
+            sequence: self.sequence,
+            time: self.time,
+            kind: self.kind,
+            subject: match self.of {
+                Of::Provider(provider) => EventSubject::Provider(provider),
+                Of::KeyPair(id) => EventSubject::KeyPair {
+                    id,
+                    after: after.map(Box::new),
+                },
+            },
+        })
+    }
 }
 
-/// Reads what a key pair was after an event.
-fn snapshot(
-    db: &Connection,
-    id: &KeyPairId,
-    revision: Option<u32>,
-    preserved: Option<String>,
-) -> Result<Option<Box<KeyPair>>, StoreError> {
-    let pair = match (revision, preserved) {
-        (None, _) => return Ok(None),
-        (_, Some(text)) => json::<KeyPairJson>(&text, "key_pair")?.key_pair()?,
-        (Some(_), None) => rows::find_key_pair(db, id)?.ok_or(StoreError::Corrupt("revision"))?,
-    };
-    Ok(Some(Box::new(pair)))
+/// Forgets some of the events before the first one that is not older than a time. Returns whether
+/// there may be more.
+///
+/// Only ever a beginning, so that no watcher misses what is in between when the clock was wrong for
+/// a while.
+pub(super) fn forget_some(db: &Connection, before: OffsetDateTime) -> Result<bool, StoreError> {
+    let forgotten = db
+        .prepare_cached(
+            "DELETE FROM events WHERE sequence IN (
+                 SELECT sequence FROM events WHERE sequence <
+                     coalesce((SELECT min(sequence) FROM events WHERE time >= ?1), 9223372036854775807)
+                 ORDER BY sequence LIMIT ?2)",
+        )?
+        .execute(params![to_micros(before), FORGOTTEN_AT_ONCE])?;
+    Ok(forgotten == usize::from(FORGOTTEN_AT_ONCE))
 }
+
+const FORGOTTEN_AT_ONCE: u16 = 500;
 
 /// Returns the last event that was forgotten, and the last one there is.
 pub(super) fn span(db: &Connection) -> Result<(i64, i64), StoreError> {
@@ -178,59 +232,6 @@ pub(super) fn warn(
         insert(db, event, time, &pair.id, Some(pair))?;
     }
     Ok(noted == 1)
-}
-
-/// A key pair in the types that JSON knows.
-#[derive(Deserialize, Serialize)]
-struct KeyPairJson {
-    id: String,
-    labels: serde_json::Value,
-    create_time: i64,
-    revision: u32,
-    rotation: Option<StoredRotation>,
-    last_number: u32,
-    current: GenerationRow,
-    others: Vec<GenerationRow>,
-}
-
-impl KeyPairJson {
-    fn new(pair: &KeyPair) -> Result<Self, StoreError> {
-        let others = pair.generations().skip(1);
-        Ok(Self {
-            id: pair.id.to_string(),
-            labels: serde_json::to_value(pair.labels.as_map())
-                .map_err(|_| StoreError::Corrupt("labels"))?,
-            create_time: to_micros(pair.create_time),
-            revision: pair.revision,
-            rotation: pair.rotation.as_ref().map(StoredRotation::new),
-            last_number: pair.last_number.number(),
-            current: GenerationRow::new(GenerationState::Current, &pair.current)?,
-            others: others
-                .map(|(state, generation)| GenerationRow::new(state, generation))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-
-    fn key_pair(self) -> Result<KeyPair, StoreError> {
-        let labels = serde_json::from_value(self.labels);
-        let (_, current) = self.current.generation()?;
-        let mut pair = KeyPair {
-            id: KeyPairId::parse(&self.id).map_err(|_| StoreError::Corrupt("id"))?,
-            labels: Labels::from_stored(labels.map_err(|_| StoreError::Corrupt("labels"))?),
-            create_time: from_micros(self.create_time)?,
-            revision: self.revision,
-            rotation: self.rotation.map(StoredRotation::rotation).transpose()?,
-            current,
-            pending: None,
-            previous: Vec::new(),
-            last_number: generation_number(self.last_number)?,
-        };
-        for other in self.others {
-            let (state, generation) = other.generation()?;
-            generation::place(&mut pair, state, generation);
-        }
-        Ok(pair)
-    }
 }
 
 const fn kind_number(kind: EventKind) -> i32 {

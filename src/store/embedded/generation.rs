@@ -98,6 +98,16 @@ impl GenerationRow {
         })
     }
 
+    /// Leaves out what changes in the life of a generation: it looks like a current one that was
+    /// never activated.
+    pub(super) fn unchanging(self) -> Self {
+        Self {
+            state: state_number(GenerationState::Current),
+            activate_time: None,
+            ..self
+        }
+    }
+
     /// Reads [`COLUMNS`] from the one at `first` on.
     pub(super) fn read(row: &Row<'_>, first: usize) -> Result<Self, StoreError> {
         Ok(Self {
@@ -177,10 +187,7 @@ impl GenerationRow {
         let spec = algorithm(self.key_algorithm)?
             .known_spec(self.key_size)
             .ok_or(StoreError::Corrupt("key_size"))?;
-        let state = GenerationState::ALL
-            .into_iter()
-            .find(|state| state_number(*state) == self.state)
-            .ok_or(StoreError::Corrupt("state"))?;
+        let state = state(self.state)?;
         let generation = KeyPairGeneration {
             number: Generation::new(self.number).ok_or(StoreError::Corrupt("number"))?,
             provider: provider(self.provider)?,
@@ -220,7 +227,14 @@ pub(super) fn place(key_pair: &mut KeyPair, state: GenerationState, generation: 
 /// The state of a generation of which only the public part is left.
 pub(super) const RETIRED: i64 = 4;
 
-const fn state_number(state: GenerationState) -> i64 {
+pub(super) fn state(number: i64) -> Result<GenerationState, StoreError> {
+    GenerationState::ALL
+        .into_iter()
+        .find(|state| state_number(*state) == number)
+        .ok_or(StoreError::Corrupt("state"))
+}
+
+pub(super) const fn state_number(state: GenerationState) -> i64 {
     match state {
         GenerationState::Current => 1,
         GenerationState::Pending => 2,

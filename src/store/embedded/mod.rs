@@ -12,6 +12,7 @@ mod list;
 mod open;
 mod reader;
 mod rows;
+mod snapshots;
 mod writer;
 
 use std::fs::File;
@@ -50,6 +51,7 @@ impl EmbeddedStore {
         let lock = open::lock(path)?;
         let mut connection = open::open(path)?;
         open::migrate(path, &mut connection)?;
+        snapshots::rewrite_old_events(&mut connection)?;
         connection.execute("UPDATE intents SET condemned = 1", ())?;
         Ok(Self {
             readers: Readers::new(path),
@@ -242,7 +244,7 @@ impl MetadataStore for EmbeddedStore {
         kind: EventKind,
         provider: ProviderKind,
         time: OffsetDateTime,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.write_news(move |db| events::insert_of_provider(db, kind, time, provider))
             .await
     }
@@ -258,14 +260,14 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError> {
+        // A few at a time, so that other writes do not wait for a month of events.
+        while self
+            .writer
+            .write(move |db| events::forget_some(db, before))
+            .await?
+        {}
         self.writer
             .write(move |db| {
-                // Only ever a beginning, so that nobody misses what is in between when the clock was wrong for a while.
-                db.prepare_cached(
-                    "DELETE FROM events WHERE sequence <
-                         coalesce((SELECT min(sequence) FROM events WHERE time >= ?1), 9223372036854775807)",
-                )?
-                .execute([rows::to_micros(before)])?;
                 db.prepare_cached("DELETE FROM requests WHERE made_at < ?1")?
                     .execute([before.unix_timestamp()])?;
                 Ok(())

@@ -108,6 +108,10 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_key_pairs.sql"),
     include_str!("../migrations/0002_certified_key_pairs.sql"),
     include_str!("../migrations/0003_rotation.sql"),
+    // 0004 and 0005 are made elsewhere, and come by a merge.
+    "",
+    "",
+    include_str!("../migrations/0006_snapshots.sql"),
 ];
 
 #[cfg(test)]
