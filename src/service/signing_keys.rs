@@ -5,9 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
+use super::get::parse_id;
 use super::{Service, ServiceError};
 use crate::domain::{
-    Generation, GenerationState, KeyPair, KeyPairGeneration, KeyPairId, ProviderKind, PublicKey,
+    Generation, GenerationState, KeyPair, KeyPairGeneration, KeyPairId, PublicKey,
     SignatureAlgorithm, Validity,
 };
 use crate::providers::{KeyName, ProviderHandle, StoredKey};
@@ -111,15 +112,16 @@ impl Service {
         &self,
         id: &str,
     ) -> Result<(KeyPair, StoredKey), ServiceError> {
-        loop {
-            let key_pair = self.find(id).await?;
-            let key = self.stored_key(&key_pair.id, &key_pair.current).await?;
-            let is_whole = key.sealed.is_some() || key_pair.provider() == ProviderKind::Hsm;
-            // Otherwise it moved into the token meanwhile, or was deleted.
-            if is_whole || self.find(id).await?.revision == key_pair.revision {
-                return Ok((key_pair, key));
-            }
-        }
+        let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
+        let parsed = parse_id(id)?.ok_or_else(not_found)?;
+        let found = self.store.signing_key(&parsed).await?;
+        let (key_pair, sealed) = found.ok_or_else(not_found)?;
+        let key = StoredKey {
+            name: KeyName::of(&key_pair.id, &key_pair.current),
+            public_key: key_pair.current.public_key.clone(),
+            sealed,
+        };
+        Ok((key_pair, key))
     }
 
     /// Returns the key of a generation as its provider wants it.

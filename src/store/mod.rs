@@ -139,6 +139,13 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns a key pair.
     async fn key_pair(&self, id: &KeyPairId) -> Result<Option<KeyPair>, StoreError>;
 
+    /// Returns a key pair with the encrypted private key that signs, when the store has it: both as
+    /// they are at one moment. It waits for no other kind of read.
+    async fn signing_key(
+        &self,
+        id: &KeyPairId,
+    ) -> Result<Option<(KeyPair, Option<SealedKey>)>, StoreError>;
+
     /// Returns one page of a list. `now` decides what is expired.
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
 

@@ -145,6 +145,7 @@ store! {
     fn condemned() -> Vec<Intent>;
     fn end_intent(key_ref: KeyRef) -> ();
     fn key_pair(id: &KeyPairId) -> Option<KeyPair>;
+    fn signing_key(id: &KeyPairId) -> Option<(KeyPair, Option<SealedKey>)>;
     fn list(query: ListQuery, now: OffsetDateTime) -> Page;
     fn begin_deletion(key_pair: &KeyPair, destroy_linked: bool, time: OffsetDateTime) -> bool;
     fn take_back(key_pair: &KeyPair, time: OffsetDateTime) -> bool;

@@ -54,7 +54,7 @@ impl EmbeddedStore {
         snapshots::rewrite_old_events(&mut connection)?;
         connection.execute("UPDATE intents SET condemned = 1", ())?;
         Ok(Self {
-            readers: Readers::new(path),
+            readers: Readers::new(path)?,
             news: watch::Sender::new(()),
             writer: Writer::start(connection).map_err(|source| StoreError::Open {
                 path: path.to_owned(),
@@ -251,7 +251,7 @@ impl MetadataStore for EmbeddedStore {
 
     async fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.readers
-            .read(move |db| events::after(db, sequence, limit))
+            .read_history(move |db| events::after(db, sequence, limit))
             .await
     }
 
@@ -321,9 +321,27 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
+    async fn signing_key(
+        &self,
+        id: &KeyPairId,
+    ) -> Result<Option<(KeyPair, Option<SealedKey>)>, StoreError> {
+        let id = id.clone();
+        self.readers
+            .read_signing_key(move |db| {
+                // Both as they are at one moment.
+                let view = db.unchecked_transaction()?;
+                let Some(pair) = rows::find_key_pair(&view, &id)? else {
+                    return Ok(None);
+                };
+                let sealed = sealed_key(&view, pair.current.key_ref)?;
+                Ok(Some((pair, sealed)))
+            })
+            .await
+    }
+
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError> {
         self.readers
-            .read(move |db| list::page(db, &query, now))
+            .read_list(move |db| list::page(db, &query, now))
             .await
     }
 

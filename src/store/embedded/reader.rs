@@ -1,4 +1,7 @@
 //! Connections that read beside the writer.
+//!
+//! Each kind of read has connections of its own, so no kind can keep another one waiting: signing
+//! goes on while clients list key pairs and watchers read what happened weeks ago.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,20 +13,81 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{StoreError, open};
 
-/// A few connections for reading, lent to blocking tasks.
+/// The connections for reading.
 #[derive(Debug)]
 pub(super) struct Readers {
+    /// Keys that calls wait for to sign.
+    signing_keys: Pool,
+    /// What is small.
+    single: Pool,
+    /// Pages of lists.
+    lists: Pool,
+    /// Pages of events.
+    history: Pool,
+}
+
+impl Readers {
+    /// Opens the connection for signing keys, and the others when they are first needed.
+    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
+        let signing_keys = Pool::new(path, 1);
+        // Signing shall not fail because there are no more descriptors when a key is read for the
+        // first time.
+        signing_keys.idle.lock().push(open::open(path)?);
+        Ok(Self {
+            signing_keys,
+            single: Pool::new(path, SINGLE_MAX),
+            lists: Pool::new(path, LISTS_MAX),
+            history: Pool::new(path, 1),
+        })
+    }
+
+    /// Reads what is small: see [`Pool::read`].
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.single.read(work).await
+    }
+
+    /// Reads a key to sign with.
+    pub(super) async fn read_signing_key<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.signing_keys.read(work).await
+    }
+
+    /// Reads a page of a list.
+    pub(super) async fn read_list<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.lists.read(work).await
+    }
+
+    /// Reads a page of events.
+    pub(super) async fn read_history<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.history.read(work).await
+    }
+}
+
+/// A few connections, lent to blocking tasks in the order in which they are asked for.
+#[derive(Debug)]
+struct Pool {
     path: PathBuf,
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
 }
 
-impl Readers {
-    pub(super) fn new(path: &Path) -> Self {
+impl Pool {
+    fn new(path: &Path, connections_max: usize) -> Self {
         Self {
             path: path.to_owned(),
             idle: Arc::default(),
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            permits: Arc::new(Semaphore::new(connections_max)),
         }
     }
 
@@ -31,7 +95,7 @@ impl Readers {
     ///
     /// It is done by a task of its own. A caller may stop to poll, as the answer to a client does that takes nothing; if it had its
     /// turn then, it would keep the connection from all others.
-    pub(super) async fn read<T: Send + 'static>(
+    async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -56,4 +120,5 @@ impl Readers {
     }
 }
 
-const CONNECTIONS: usize = 4;
+const SINGLE_MAX: usize = 3;
+const LISTS_MAX: usize = 2;
