@@ -45,7 +45,7 @@ pub(crate) use public_key::digest_algorithm;
 pub use public_key::{PublicKey, SignatureMismatch};
 pub use rotation::{GenerationTemplate, RotatedFrom, Rotation, RotationSettings};
 pub use san::SubjectAlternativeName;
-pub use schedule::{DueStep, Lifecycle, RotationAction};
+pub use schedule::{DueStep, GENERATIONS_MAX, Lifecycle, RotationAction};
 pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};
 pub use signing::{LARGE_LEN, SignatureEncoding, SigningInput, ecdsa_der};
 pub use violation::{Refusal, Violation, Violations};

@@ -88,11 +88,21 @@ impl Lifecycle {
 
     /// Returns the next step. None when nothing is ever to be done.
     pub fn next(&self) -> Option<DueStep> {
+        // At the same time a generation retires before another takes its place.
         let retired = self.previous.iter().filter_map(retirement);
-        self.rotation()
-            .into_iter()
-            .chain(retired)
-            .min_by_key(|step| step.time)
+        retired.chain(self.rotation()).min_by_key(|step| step.time)
+    }
+
+    /// Returns when there is room for another published generation, which is when enough of the
+    /// former ones have retired. None when there is room. One whose certificate has no end stands in
+    /// the way until the end of time.
+    pub fn room(&self) -> Option<OffsetDateTime> {
+        let published = 1 + self.previous.len() + usize::from(self.pending.is_some());
+        let in_the_way = published.checked_sub(GENERATIONS_MAX)?;
+        let end = |span: &Span| span.validity.end().unwrap_or(span.validity.not_after);
+        let mut ends: Vec<_> = self.previous.iter().map(end).collect();
+        ends.sort_unstable();
+        ends.get(in_the_way).copied()
     }
 
     /// Returns the next step that destroys no private key.
@@ -109,11 +119,7 @@ impl Lifecycle {
             return Some(DueStep {
                 action: RotationAction::CreatePending,
                 generation: self.last_number.next(),
-                time: self
-                    .current
-                    .validity
-                    .not_after
-                    .saturating_sub(self.buffers?.creation),
+                time: self.creation(self.buffers?),
             });
         };
         let end = pending.validity.end();
@@ -172,6 +178,17 @@ impl Lifecycle {
         }
     }
 
+    /// The next generation is made the creation buffer before the current one expires, and not
+    /// before there is room for it. But a key pair that stops signing is worse than one generation
+    /// too many, so it is made on the last day in any case.
+    fn creation(&self, buffers: Buffers) -> OffsetDateTime {
+        let expiry = self.current.validity.not_after;
+        let planned = expiry.saturating_sub(buffers.creation);
+        self.room().map_or(planned, |room| {
+            planned.max(room.min(expiry.saturating_sub(Duration::DAY)))
+        })
+    }
+
     /// A generation signs the activation buffer before its predecessor expires, and not before it was published for
     /// as long as the buffers differ. But when it was made too late for that, it signs at the last moment before its
     /// predecessor cannot. It never signs before it is valid, which may be later than now when the clock has gone back.
@@ -195,6 +212,10 @@ impl Lifecycle {
 /// How long before the expiry of a certificate its successor signs at the latest: longer than it takes to see that
 /// this is due.
 const LAST_MOMENT: Duration = Duration::hours(1);
+
+/// How many generations of a key pair are published at a time: the current one, the pending one,
+/// the former ones.
+pub const GENERATIONS_MAX: usize = 16;
 
 /// A generation is retired when its certificate is expired, and never if that has no end.
 fn retirement(span: &Span) -> Option<DueStep> {
@@ -282,6 +303,54 @@ mod tests {
         assert_eq!(
             plan(lifecycle(30, 10, 100), 400, 3),
             ["400 CreatePending 2", "400 Activate 2", "400 Retire 1"]
+        );
+    }
+
+    #[test]
+    fn a_rotation_that_is_due_each_day_waits_for_room_and_nothing_expires() {
+        for (creation, activation) in [(364, 364), (364, 363), (364, 200), (364, 1)] {
+            let mut pair = lifecycle(creation, activation, 365);
+            let mut most = 0;
+            for day in 0..365 * 8 {
+                let now = START + Duration::days(day) + Duration::minutes(1);
+                while let Some(step) = pair.next()
+                    && step.time <= now
+                {
+                    pair.take(step.action, step.generation, now);
+                    let pending = usize::from(pair.pending.is_some());
+                    most = most.max(1 + pair.previous.len() + pending);
+                }
+                assert!(
+                    pair.current.validity.end().is_none_or(|end| end > now),
+                    "day {day} of {creation}, {activation}"
+                );
+            }
+            assert!(
+                most <= GENERATIONS_MAX,
+                "{most} of {creation}, {activation}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_made_by_hand_for_long_does_not_have_a_key_pair_expire() {
+        // Fifteen that are published for years, and one that is not.
+        let mut pair = lifecycle(5, 5, 10);
+        let long = |number| Span {
+            number: generation(number),
+            validity: Validity::days_from(START, 9999),
+        };
+        pair.previous = (1..16).map(long).collect();
+        pair.current.number = generation(16);
+        pair.last_number = generation(16);
+        assert_eq!(
+            plan(pair, 0, 4),
+            [
+                "9 CreatePending 17",
+                "9 Activate 17",
+                "10 Retire 16",
+                "18 CreatePending 18"
+            ]
         );
     }
 

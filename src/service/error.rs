@@ -65,6 +65,17 @@ pub enum ServiceError {
     /// More calls come in than can be begun.
     #[error("too many calls wait to be begun")]
     Overloaded,
+    /// As many watch as may, on this connection or in all.
+    #[error("too many watch")]
+    TooManyWatchers,
+    /// A key pair has as many published generations as it may have.
+    #[error("the key pair {id} has as many published generations as it may have")]
+    TooManyGenerations {
+        /// The key pair.
+        id: String,
+        /// When there is room for another.
+        until: time::OffsetDateTime,
+    },
     /// The daemon stops.
     #[error("the daemon stops")]
     Stopping,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use time::macros::format_description;
+use time::{OffsetDateTime, UtcOffset};
 use tracing::{error, warn};
 
 use super::ServiceError;
-use crate::domain::{CertificateValidity, ProviderKind, Violations};
+use crate::domain::{CertificateValidity, GENERATIONS_MAX, ProviderKind, Violations};
 use crate::providers::{ProviderError, ProviderErrorKind};
 use crate::store::StoreError;
 use crate::telemetry::{Call, Seldom, chain};
@@ -50,26 +52,94 @@ pub enum Code {
     Unavailable,
 }
 
-/// Puts an error into the caller's terms, and logs it with all its causes: once, here. What there is no room for is logged
-/// once a second, and counted.
+/// Puts an error into the caller's terms, and logs it with all its causes: once, here. What there
+/// is no room for is counted, and logged once a second.
 pub fn report(error: &ServiceError) -> Report {
     let report = describe(error);
-    // Too many calls would be too many lines, and cost those calls the time that can be answered.
-    if report.code == Code::ResourceExhausted {
-        if let Some(refused) = full(error).say() {
-            let error = chain(error);
-            warn!(reason = report.reason, error, refused, "calls were refused");
-        }
+    if is_said_with_others(error, &report) {
         return report;
     }
     let error = chain(error);
-    Call::current_span().in_scope(|| match report.code {
-        Code::Internal | Code::Unavailable => {
-            error!(reason = report.reason, error, "a call failed");
-        }
-        _ => warn!(reason = report.reason, error, "a call was refused"),
+    Call::current_span().in_scope(|| match is_ours(report.code) {
+        true => error!(reason = report.reason, error, "a call failed"),
+        false => warn!(reason = report.reason, error, "a call was refused"),
     });
     report
+}
+
+/// Tells whether an error is one of those of which too many would be too many lines, and cost the
+/// calls that can be answered their time. They are counted, and logged once a second.
+fn is_said_with_others(error: &ServiceError, report: &Report) -> bool {
+    if report.code != Code::ResourceExhausted {
+        return false;
+    }
+    if let Some(refused) = full(error).say() {
+        let error = chain(error);
+        warn!(reason = report.reason, error, refused, "calls were refused");
+    }
+    true
+}
+
+/// Tells whether we or an operator must mend what is wrong.
+const fn is_ours(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::Unavailable)
+}
+
+/// Reports the errors of the items of one call, such as a batch, and logs them in one line.
+#[derive(Debug, Default)]
+pub struct ItemReports {
+    refused: usize,
+    /// The first error, or the first one that is ours.
+    first: Option<FirstError>,
+}
+
+#[derive(Debug)]
+struct FirstError {
+    code: Code,
+    reason: &'static str,
+    chain: String,
+}
+
+impl ItemReports {
+    /// Puts an error into the caller's terms, and counts it.
+    pub fn report(&mut self, error: &ServiceError) -> Report {
+        let report = describe(error);
+        if is_said_with_others(error, &report) {
+            return report;
+        }
+        self.refused += 1;
+        let is_known = |first: &FirstError| is_ours(first.code) || !is_ours(report.code);
+        if !self.first.as_ref().is_some_and(is_known) {
+            self.first = Some(FirstError {
+                code: report.code,
+                reason: report.reason,
+                chain: chain(error),
+            });
+        }
+        report
+    }
+
+    /// Tells whether there is nothing to be logged.
+    pub const fn is_empty(&self) -> bool {
+        self.refused == 0
+    }
+
+    /// Logs how many items were refused since it was last called, and the first reason.
+    pub fn say(&mut self) {
+        let Self { refused, first } = std::mem::take(self);
+        let Some(FirstError {
+            code,
+            reason,
+            chain: error,
+        }) = first
+        else {
+            return;
+        };
+        Call::current_span().in_scope(|| match is_ours(code) {
+            true => error!(refused, reason, error, "items of a call failed"),
+            false => warn!(refused, reason, error, "items of a call were refused"),
+        });
+    }
 }
 
 /// Returns what is said of calls for which there is no room, by where there is none: each has lines of its own.
@@ -158,6 +228,19 @@ fn describe(error: &ServiceError) -> Report {
             "PROVIDER_BUSY",
             "more calls come in than can be answered; try again",
         ),
+        ServiceError::TooManyWatchers => Report::later(
+            Code::ResourceExhausted,
+            "PROVIDER_BUSY",
+            "as many watch as may, on this connection or in all; end a watch, or try again later",
+        ),
+        ServiceError::TooManyGenerations { id, until } => Report::new(
+            FailedPrecondition,
+            "TOO_MANY_GENERATIONS",
+            format!(
+                "the key pair {id} has {GENERATIONS_MAX} published generations and may have no more: the next one to end ends on {}; wait until then, or generate another key pair",
+                in_words(*until)
+            ),
+        ),
         ServiceError::Stopping => Report::later(
             Code::Unavailable,
             "SHUTTING_DOWN",
@@ -189,6 +272,14 @@ fn describe(error: &ServiceError) -> Report {
         | ServiceError::Panicked
         | ServiceError::Lost(_) => Report::new(Internal, "INTERNAL", INTERNAL),
     }
+}
+
+/// Writes a time as a person reads it.
+fn in_words(time: OffsetDateTime) -> String {
+    let form = format_description!("[year]-[month]-[day] at [hour]:[minute]:[second] UTC");
+    // The fields that the form names, every time has.
+    let written = time.to_offset(UtcOffset::UTC).format(form);
+    written.unwrap_or_default()
 }
 
 fn describe_validity(id: &str, status: CertificateValidity) -> Report {

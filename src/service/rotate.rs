@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use super::generation::{MadeGeneration, NewGeneration};
@@ -9,8 +10,9 @@ use super::rotation::certifies_itself;
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs::{self, SerialNumber};
 use crate::domain::{
-    CertificateValidity, DueStep, EventKind, Generation, GenerationTemplate, KeyPair,
-    KeyPairGeneration, KeyRef, RotatedFrom, RotationAction, RotationSettings, Violations,
+    CertificateValidity, DueStep, EventKind, GENERATIONS_MAX, Generation, GenerationTemplate,
+    KeyPair, KeyPairGeneration, KeyRef, Lifecycle, RotatedFrom, RotationAction, RotationSettings,
+    Violations,
 };
 use crate::providers::{KeyName, Operation, ProviderHandle};
 use crate::store::Change;
@@ -32,7 +34,8 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::NotSelfSigned`]; [`ServiceError::EtagMismatch`];
-    /// [`ServiceError::Invalid`]; [`ServiceError::ProviderOff`]; [`ServiceError::Provider`].
+    /// [`ServiceError::Invalid`]; [`ServiceError::ProviderOff`]; [`ServiceError::Provider`];
+    /// [`ServiceError::TooManyGenerations`].
     pub async fn rotate(
         self: &Arc<Self>,
         request: RotateRequest,
@@ -59,12 +62,33 @@ impl Service {
             key_pair = self.retire(&key_pair, number).await?;
         }
         if key_pair.pending.is_none() {
+            key_pair = self.make_room(key_pair, now).await?;
             key_pair = self.create_pending(&key_pair).await?;
         }
         match activate {
             true => self.activate_pending(key_pair).await,
             false => Ok(key_pair),
         }
+    }
+
+    /// Retires former generations that have expired when there is no room for another generation.
+    async fn make_room(
+        &self,
+        mut key_pair: KeyPair,
+        now: OffsetDateTime,
+    ) -> Result<KeyPair, ServiceError> {
+        while let Some(until) = Lifecycle::of(&key_pair).room() {
+            let expired = key_pair
+                .previous
+                .iter()
+                .find(|one| one.validity.at(now) == CertificateValidity::Expired);
+            let Some(number) = expired.map(|one| one.number) else {
+                let id = key_pair.id.to_string();
+                return Err(ServiceError::TooManyGenerations { id, until });
+            };
+            key_pair = self.retire(&key_pair, number).await?;
+        }
+        Ok(key_pair)
     }
 
     /// Has the generation sign that is pending, whatever else is changed of the key pair meanwhile.
@@ -122,6 +146,14 @@ impl Service {
                 key = %pending.public_key.spec(),
                 certificate = pending.certificate.sha256_fingerprint(),
                 "made the next generation of a key pair"
+            );
+        }
+        if becomes.rotation.is_some()
+            && let Some(until) = Lifecycle::of(&becomes).room()
+        {
+            warn!(
+                key_pair = %becomes.id, %until, generations = GENERATIONS_MAX,
+                "a key pair has as many published generations as it may have; its next rotation waits until one retires"
             );
         }
         self.publish_replaced(&becomes).await;
