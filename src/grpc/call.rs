@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 use tracing::{Level, debug, enabled, error};
 
 use super::status::{complete, internal, to_status};
-use crate::service::ServiceError;
+use crate::service::{Caller, ServiceError};
 use crate::telemetry::{Call, CallIds};
 
 /// Puts [`CallService`] around the routes.
@@ -133,6 +133,11 @@ impl Deadline {
             .take_until(tokio::time::sleep_until(self.0))
             .chain(futures_util::stream::once(passed).filter_map(std::future::ready))
     }
+}
+
+/// Returns from where a call came: what the server put into its extensions, if anything.
+pub(super) fn caller<T>(request: &tonic::Request<T>) -> Caller {
+    request.extensions().get().copied().unwrap_or_default()
 }
 
 /// Adds details to an error that has none.

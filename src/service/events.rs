@@ -1,15 +1,17 @@
 //! Tells those who watch what happens.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use tokio::sync::broadcast::{self, error::RecvError};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::get::parse_id;
+use super::recent_events::RecentEvents;
+use super::share::{Caller, Place, Places, Turns};
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{Event, EventKind, EventSubject, KeyPairId, ProviderKind, Refusal};
 use crate::telemetry::chain;
@@ -21,6 +23,8 @@ pub struct WatchRequest {
     pub id: String,
     /// `since`; empty for from now on.
     pub since: String,
+    /// From where the call came.
+    pub caller: Caller,
 }
 
 /// What a caller is told.
@@ -41,18 +45,50 @@ pub struct ToldEvent {
     pub view: Option<Box<KeyPairView>>,
 }
 
-/// Hands each event that is recorded to all who watch: it is read once, however many they are.
+/// What all watchers have in common. An event is read from the store once, however many they are,
+/// as long as there is room for it in memory.
 #[derive(Debug)]
 pub(super) struct EventHub {
-    latest: broadcast::Sender<Arc<Event>>,
+    /// The last event that was recorded, as far as that is known.
+    newest: watch::Sender<i64>,
+    recent: Mutex<RecentEvents>,
+    /// The right to watch.
+    places: Arc<Places>,
+    /// The right to read what happened before.
+    history: Turns,
+    /// What the last event of each provider says: whether it serves. None before the store was
+    /// asked.
+    recorded: [tokio::sync::Mutex<Option<bool>>; 2],
     stopping: CancellationToken,
 }
 
 impl Default for EventHub {
     fn default() -> Self {
         Self {
-            latest: broadcast::Sender::new(WAITING_MAX),
+            newest: watch::Sender::new(0),
+            recent: Mutex::new(RecentEvents::new(RECENT_BYTES_MAX)),
+            places: Places::new(WATCHERS_MAX, WATCHERS_FOR_CONNECTION_MAX),
+            history: Turns::new(READING_HISTORY_MAX),
+            recorded: Default::default(),
             stopping: CancellationToken::new(),
+        }
+    }
+}
+
+impl EventHub {
+    pub(super) fn next(&self, after: i64) -> Option<Arc<Event>> {
+        self.recent.lock().next(after)
+    }
+
+    fn keep(&self, after: i64, events: Vec<Event>) -> Option<Arc<Event>> {
+        self.recent.lock().keep(after, events)
+    }
+
+    const fn recorded(&self, provider: ProviderKind) -> &tokio::sync::Mutex<Option<bool>> {
+        let [local, hsm] = &self.recorded;
+        match provider {
+            ProviderKind::Local => local,
+            ProviderKind::Hsm => hsm,
         }
     }
 }
@@ -60,13 +96,14 @@ impl Default for EventHub {
 /// One who watches.
 struct Watcher {
     service: Arc<Service>,
+    caller: Caller,
+    _place: Place,
     only: Option<KeyPairId>,
     /// The last event that was told or passed over.
     cursor: i64,
-    latest: broadcast::Receiver<Arc<Event>>,
-    /// Whether there may be events in the store that are not handed out any more.
+    newest: watch::Receiver<i64>,
+    /// Whether the store may have events that are not known to be there.
     catching_up: bool,
-    read: VecDeque<Arc<Event>>,
     begun: bool,
     ended: bool,
 }
@@ -75,7 +112,8 @@ impl Service {
     /// Tells what happens, for as long as the stream is polled, or until the daemon stops.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for an id that cannot be one, and for a token that is none or too old.
+    /// [`ServiceError::Invalid`] for an id that cannot be one, and for a token that is none or too
+    /// old; [`ServiceError::TooManyWatchers`].
     pub async fn watch(
         self: &Arc<Self>,
         request: WatchRequest,
@@ -88,8 +126,10 @@ impl Service {
                 ServiceError::invalid("id", Refusal::of(id, refusal))
             })?),
         };
+        let place = self.events.places.take(request.caller);
+        let place = place.ok_or(ServiceError::TooManyWatchers)?;
         // What is recorded from here on is handed out; what was before is in the store.
-        let latest = self.events.latest.subscribe();
+        let newest_handed_out = self.events.newest.subscribe();
         let (forgotten, newest) = self.store.event_span().await?;
         let cursor = match &*request.since {
             "" => newest,
@@ -98,11 +138,12 @@ impl Service {
         };
         let watcher = Watcher {
             service: Arc::clone(self),
+            caller: request.caller,
+            _place: place,
             only,
             cursor,
-            latest,
+            newest: newest_handed_out,
             catching_up: true,
-            read: VecDeque::new(),
             begun: false,
             ended: false,
         };
@@ -138,48 +179,54 @@ impl Service {
 
     /// Hands out the events after `cursor`, and tells whether there were any.
     async fn tell_what_is_new(&self, cursor: &mut Option<i64>) -> Result<bool, ServiceError> {
-        let latest = &self.events.latest;
+        let watchers = &self.events.newest;
         let Some(last) = *cursor else {
             *cursor = Some(self.store.event_span().await?.1);
             return Ok(true);
         };
-        if latest.receiver_count() == 0 {
+        if watchers.receiver_count() == 0 {
             // While nobody watches, it is enough to know now and then how far it went.
             tokio::time::sleep(UNWATCHED).await;
             let (_, newest) = self.store.event_span().await?;
             // Who came since has read in the store what was up to here, or will.
-            if latest.receiver_count() == 0 {
+            if watchers.receiver_count() == 0 {
                 *cursor = Some(newest);
                 return Ok(false);
             }
         }
         let events = self.store.events_after(last, READ_MAX).await?;
-        let any = !events.is_empty();
-        for event in events {
-            *cursor = Some(event.sequence);
-            // Nobody need be watching.
-            let _ = latest.send(Arc::new(event));
-        }
-        Ok(any)
+        let Some(newest) = events.last().map(|event| event.sequence) else {
+            return Ok(false);
+        };
+        self.events.keep(last, events);
+        *cursor = Some(newest);
+        watchers.send_replace(newest);
+        Ok(true)
     }
 
-    /// Records that a provider does not serve, or does again, when that is news.
+    /// Records that a provider does not serve, or does again, when the last event of it says
+    /// otherwise.
     pub(super) async fn tell_whether_it_serves(&self, provider: ProviderKind, serves: bool) {
-        let told = std::mem::replace(
-            &mut self.health.of(provider).lock().told_unavailable,
-            !serves,
-        );
-        let kind = match (told, serves) {
-            (false, false) => EventKind::ProviderUnavailable,
-            (true, true) => EventKind::ProviderRecovered,
-            _ => return,
+        // One at a time, so that what is known is what was written last.
+        let mut recorded = self.events.recorded(provider).lock().await;
+        if *recorded == Some(serves) {
+            return;
+        }
+        let kind = match serves {
+            false => EventKind::ProviderUnavailable,
+            true => EventKind::ProviderRecovered,
         };
         let now = self.clock.now();
-        if let Err(error) = self.store.note_provider_event(kind, provider, now).await {
-            warn!(
-                cause = chain(&error),
-                "an event of a provider is not recorded"
-            );
+        match self.store.note_provider_event(kind, provider, now).await {
+            Ok(_) => *recorded = Some(serves),
+            // It may be written all the same. The store is asked again the next time.
+            Err(error) => {
+                *recorded = None;
+                warn!(
+                    cause = chain(&error),
+                    "an event of a provider is not recorded; it is tried again"
+                );
+            }
         }
     }
 }
@@ -206,35 +253,45 @@ impl Watcher {
     /// Waits for the next event that is asked for, or for the time at which a sign of life is due.
     async fn tell(&mut self) -> Result<Told, ServiceError> {
         loop {
-            if let Some(event) = self.read.pop_front() {
+            // Others have their turn after each event, so that many who catch up hold up no other
+            // call.
+            tokio::task::yield_now().await;
+            if let Some(event) = self.next_known().await? {
                 self.cursor = event.sequence;
                 if self.is_asked_for(&event) {
                     return Ok(self.event(event));
                 }
-            } else if self.catching_up {
-                let events = self
-                    .service
-                    .store
-                    .events_after(self.cursor, READ_MAX)
-                    .await?;
-                self.catching_up = !events.is_empty();
-                self.read = events.into_iter().map(Arc::new).collect();
+            } else if let Ok(changed) =
+                tokio::time::timeout(SIGN_OF_LIFE, self.newest.changed()).await
+            {
+                changed.map_err(|_| ServiceError::Stopping)?;
             } else {
-                match tokio::time::timeout(SIGN_OF_LIFE, self.latest.recv()).await {
-                    Err(_) => {
-                        self.catching_up = true;
-                        return Ok(self.nothing());
-                    }
-                    Ok(Ok(event)) if event.sequence <= self.cursor => {}
-                    Ok(Ok(event)) if event.sequence == self.cursor + 1 => {
-                        self.read.push_back(event);
-                    }
-                    // Some were not handed out, or not to us.
-                    Ok(Ok(_) | Err(RecvError::Lagged(_))) => self.catching_up = true,
-                    Ok(Err(RecvError::Closed)) => return Err(ServiceError::Stopping),
-                }
+                // An event may have been missed, if only because this daemon did not record it.
+                self.catching_up = true;
+                return Ok(self.nothing());
             }
         }
+    }
+
+    /// Returns the next event, if there is one. It is read from the store only when no other
+    /// watcher has read it lately.
+    async fn next_known(&mut self) -> Result<Option<Arc<Event>>, ServiceError> {
+        let hub = &self.service.events;
+        if let Some(event) = hub.next(self.cursor) {
+            return Ok(Some(event));
+        }
+        if !self.catching_up && self.cursor >= *self.newest.borrow_and_update() {
+            return Ok(None);
+        }
+        let _turn = hub.history.turn(self.caller).await;
+        // Another watcher may have read it meanwhile.
+        if let Some(event) = hub.next(self.cursor) {
+            return Ok(Some(event));
+        }
+        let store = &self.service.store;
+        let events = store.events_after(self.cursor, HISTORY_PAGE).await?;
+        self.catching_up = !events.is_empty();
+        Ok(hub.keep(self.cursor, events))
     }
 
     fn is_asked_for(&self, event: &Event) -> bool {
@@ -297,8 +354,18 @@ fn check_token(token: &str, forgotten: i64, newest: i64) -> Result<i64, Refusal>
 }
 
 const TOKEN_PREFIX: &str = "e";
-const WAITING_MAX: usize = 1024;
+/// How many may watch at a time.
+const WATCHERS_MAX: usize = 4096;
+/// How many of them may be of one connection.
+const WATCHERS_FOR_CONNECTION_MAX: usize = 1024;
+/// How many read history at a time.
+const READING_HISTORY_MAX: usize = 2;
+/// How many events of the history are read at a time.
+const HISTORY_PAGE: u32 = 32;
+/// How many events are read at a time as they come.
 const READ_MAX: u32 = 256;
+/// How much of the events is kept in memory.
+const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RETRY: Duration = Duration::from_secs(1);
 const UNWATCHED: Duration = Duration::from_millis(100);
 /// How long nothing is told at most.

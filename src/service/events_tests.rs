@@ -48,6 +48,7 @@ impl Telling {
         let request = WatchRequest {
             id: id.into(),
             since: since.into(),
+            caller: Caller::default(),
         };
         let mut watching = Box::pin(self.stage.service().watch(request).await.unwrap());
         let begun = watching.next().await.unwrap().unwrap();
@@ -57,8 +58,8 @@ impl Telling {
 
     async fn refused(&self, since: &str) -> String {
         let request = WatchRequest {
-            id: String::new(),
             since: since.into(),
+            ..WatchRequest::default()
         };
         match self.stage.service().watch(request).await.map(|_| ()) {
             Err(ServiceError::Invalid(violations)) => violations.to_string(),
@@ -169,4 +170,82 @@ async fn who_watches_is_told_that_the_daemon_stops() {
     telling.task.await.unwrap();
     let last = watching.collect::<Vec<_>>().await;
     assert!(matches!(&*last, [Err(ServiceError::Stopping)]));
+}
+
+#[tokio::test]
+async fn an_outage_that_outlasts_the_daemon_ends_with_one_event() {
+    // Two lives of a daemon on one store.
+    let stage = Stage::new(2);
+    let [before, after] = &stage.services[..] else {
+        panic!("two services");
+    };
+    let hsm = ProviderKind::Hsm;
+    for _ in 0..3 {
+        before.tell_whether_it_serves(hsm, false).await;
+    }
+    for _ in 0..3 {
+        after.tell_whether_it_serves(hsm, true).await;
+    }
+    let events = stage.store.events_after(0, 10).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    assert_eq!(
+        kinds,
+        [EventKind::ProviderUnavailable, EventKind::ProviderRecovered]
+    );
+}
+
+#[tokio::test]
+async fn watchers_have_a_bound_for_a_connection_and_in_all_and_make_room_when_they_end() {
+    let telling = Telling::new();
+    let watch = |connection| {
+        let request = WatchRequest {
+            caller: Caller { connection },
+            ..WatchRequest::default()
+        };
+        let service = Arc::clone(telling.stage.service());
+        async move { service.watch(request).await.map(Box::pin) }
+    };
+    let mut watching = Vec::new();
+    let mut begin = async |connection: u64, count: usize| {
+        for _ in 0..count {
+            watching.push(watch(Some(connection)).await.unwrap());
+        }
+    };
+    begin(1, 1024).await;
+    let refused = |connection| {
+        let watching = watch(connection);
+        async move { matches!(watching.await, Err(ServiceError::TooManyWatchers)) }
+    };
+    assert!(refused(Some(1)).await);
+    for connection in 2..5 {
+        begin(connection, 1024).await;
+    }
+    assert!(refused(Some(9)).await);
+    assert!(refused(None).await);
+    watching.pop();
+    assert!(refused(Some(1)).await);
+    assert!(!refused(Some(9)).await);
+}
+
+#[tokio::test]
+async fn watchers_of_the_same_history_read_it_once() {
+    let telling = Telling::new();
+    for _ in 0..200 {
+        telling.record().await;
+    }
+    let service = telling.stage.service();
+    let mut watching = Vec::new();
+    for _ in 0..100 {
+        watching.push(telling.watch("", "e0").await);
+    }
+    // Side by side, as they come.
+    for count in 1..=200 {
+        for one in &mut watching {
+            assert_eq!(next(one).await, count);
+        }
+        let kept = service.events.next(count - 1).unwrap();
+        // The hub has it, and no watcher has a copy of its own.
+        assert_eq!(kept.sequence, count);
+        assert_eq!(Arc::strong_count(&kept), 2);
+    }
 }

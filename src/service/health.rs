@@ -99,8 +99,6 @@ pub(super) struct Known {
     pub(super) canary_failures: u64,
     /// The key pair that the last canary signed with.
     pub(super) canary_key: Option<KeyPairId>,
-    /// What those who watch were told last: that it does not serve.
-    pub(super) told_unavailable: bool,
 }
 
 /// What the last signature of a provider says, a caller's or a canary's.

@@ -25,6 +25,7 @@ mod link;
 mod list;
 mod migrate;
 mod public_keys;
+mod recent_events;
 mod reconcile;
 mod recorded;
 mod replace;
@@ -32,6 +33,7 @@ pub mod report;
 mod request_lock;
 mod rotate;
 mod rotation;
+mod share;
 mod sign;
 mod signing_keys;
 mod verify;
@@ -59,6 +61,7 @@ pub use list::{KeyPairPage, ListRequest};
 pub use public_keys::{PublicKeysPage, PublicKeysRequest, PublishedKey};
 pub use rotate::RotateRequest;
 pub use rotation::{PlanRequest, UpdateRotationRequest};
+pub use share::Caller;
 pub use sign::{SignRequest, Signed};
 pub use verify::{Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
@@ -75,6 +78,7 @@ use crate::store::MetadataStore;
 use events::EventHub;
 use health::HealthBoard;
 use request_lock::RequestLocks;
+use share::Turns;
 use signing_keys::SigningKeys;
 
 /// What an operator permits.
@@ -132,6 +136,8 @@ pub struct Service {
     request_locks: RequestLocks,
     signing_keys: SigningKeys,
     events: EventHub,
+    /// The right to have a page of a list in memory.
+    lists: Turns,
     health: HealthBoard,
     rotation_metrics: RotationMetrics,
     /// Told whenever a provider was connected.
@@ -160,6 +166,7 @@ impl Service {
             request_locks: RequestLocks::default(),
             signing_keys: SigningKeys::default(),
             events: EventHub::default(),
+            lists: Turns::new(LISTS_AT_ONCE),
             health: HealthBoard::default(),
             rotation_metrics: RotationMetrics::default(),
             provider_came: Notify::new(),
@@ -247,6 +254,8 @@ impl Service {
 
 /// How many key files are read or written at once: a key derived from a password takes a processor for a second.
 const FILES_AT_ONCE: usize = 2;
+/// How many pages of lists are read and written at once, of about 4 MiB each.
+const LISTS_AT_ONCE: usize = 4;
 
 #[cfg(test)]
 mod clock_tests;

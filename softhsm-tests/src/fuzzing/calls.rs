@@ -263,8 +263,8 @@ pub(super) fn page_token(bytes: &[u8]) {
         });
         refuses_at_most(keys.await.map(drop));
         let told = stage.service.watch(WatchRequest {
-            id: String::new(),
             since: text,
+            ..WatchRequest::default()
         });
         refuses_at_most(told.await.map(drop));
     });

@@ -5,10 +5,14 @@ use super::to_timestamp;
 use crate::domain::{EventKind, EventSubject};
 use crate::proto as pb;
 use crate::proto::key_pair_event::Type;
-use crate::service::{Told, ToldEvent, WatchRequest};
+use crate::service::{Caller, Told, ToldEvent, WatchRequest};
 
-pub(in crate::grpc) fn watch_request(request: pb::WatchKeyPairsRequest) -> WatchRequest {
+pub(in crate::grpc) fn watch_request(
+    request: pb::WatchKeyPairsRequest,
+    caller: Caller,
+) -> WatchRequest {
     WatchRequest {
+        caller,
         id: request.id,
         since: request.since,
     }
