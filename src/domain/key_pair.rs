@@ -82,6 +82,15 @@ impl KeyPair {
         generations.find(|generation| generation.key_ref == key_ref)
     }
 
+    /// Returns about how many bytes an answer has with all of its generations, and rather too many
+    /// than too few.
+    pub fn size_estimate(&self) -> usize {
+        let labels = self.labels.as_map().iter();
+        let labels: usize = labels.map(|(key, value)| key.len() + value.len() + 8).sum();
+        let generations = self.generations().map(|(_, one)| one.size_estimate());
+        labels + generations.sum::<usize>()
+    }
+
     /// Tells whether the key pair is the one that a caller saw: by its etag, which may be empty.
     pub fn is_still(&self, etag: &str) -> bool {
         etag.is_empty() || etag == self.etag()
@@ -145,6 +154,20 @@ impl KeyPairGeneration {
         self.provider == ProviderKind::Hsm && self.origin != KeyOrigin::Linked
     }
 
+    /// Returns about how many bytes an answer has with the generation.
+    fn size_estimate(&self) -> usize {
+        let chain = self.chain.iter().map(|one| one.der().len() + 64);
+        let certificates = self.certificate.der().len() + chain.sum::<usize>();
+        let names = self.subject_alternative_names.iter();
+        let names: usize = names.map(|name| name.len() + 8).sum();
+        // In PEM, three bytes are four characters, and each line has one more.
+        certificates * 11 / 8
+            + names
+            + self.subject_dn.len()
+            + self.issuer_dn.len()
+            + REST_OF_GENERATION
+    }
+
     /// Puts a key and its certificate together.
     pub fn new(key: HeldKey, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
         Self {
@@ -196,6 +219,10 @@ impl KeyPairGeneration {
             .unwrap_or_else(|_| spec.algorithm().default_signature_algorithm())
     }
 }
+
+/// How many bytes the other fields have at most: a public key of RSA-4096 in PEM, numbers, times,
+/// fingerprints.
+const REST_OF_GENERATION: usize = 1536;
 
 /// A private key in its provider.
 #[derive(Clone, Copy, Debug)]

@@ -93,23 +93,45 @@ impl ListOrder {
     }
 }
 
-/// How many key pairs a page has at most, 1 to 1000.
+/// Where a page ends: after 1 to 1000 key pairs, or after a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageSize(u16);
+pub struct PageSize {
+    key_pairs: u16,
+    bytes_max: usize,
+}
 
 impl PageSize {
     /// Reads a `pageSize` (AIP-158): 0 means 50, and more than 1000 means 1000.
     pub fn parse(asked: i32) -> Result<Self, Refusal> {
-        match u32::try_from(asked) {
-            Err(_) => Err(Refusal::new("must not be negative; 0 means 50")),
-            Ok(0) => Ok(Self(50)),
-            Ok(asked) => Ok(Self(u16::try_from(asked).unwrap_or(u16::MAX).min(1000))),
+        let key_pairs = match u32::try_from(asked) {
+            Err(_) => return Err(Refusal::new("must not be negative; 0 means 50")),
+            Ok(0) => 50,
+            Ok(asked) => u16::try_from(asked).unwrap_or(u16::MAX).min(1000),
+        };
+        Ok(Self {
+            key_pairs,
+            bytes_max: PAGE_BYTES_MAX,
+        })
+    }
+
+    /// Ends the page after fewer bytes.
+    #[must_use]
+    pub fn within(self, bytes: usize) -> Self {
+        Self {
+            bytes_max: self.bytes_max.min(bytes),
+            ..self
         }
     }
 
-    /// Returns the number.
+    /// Returns the number of key pairs.
     pub const fn get(self) -> u16 {
-        self.0
+        self.key_pairs
+    }
+
+    /// Returns how many bytes the key pairs of a page may have, by
+    /// [`super::KeyPair::size_estimate`]. One key pair may have more, and is then alone.
+    pub const fn bytes_max(self) -> usize {
+        self.bytes_max
     }
 }
 
@@ -159,6 +181,8 @@ fn list_digest(filter: &ListFilter, order: ListOrder) -> [u8; 8] {
 
 const ORDERS: &str =
     "must be create_time, id, expires or subject_dn, with ' desc' behind it for the reverse";
+/// Within the 4 MiB that clients of gRPC take by default.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const TEXT_LEN_MAX: usize = 256;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::Deadline;
+use super::call::{Deadline, caller};
 use super::convert::{malformed, signing as convert};
 use super::status::{answer, complete};
 use crate::proto::signing_service_server::SigningService;
@@ -104,7 +104,8 @@ impl SigningService for SigningGrpc {
         &self,
         request: Request<ListPublicKeysRequest>,
     ) -> Result<Response<ListPublicKeysResponse>, Status> {
-        let request = convert::public_keys_request(request.into_inner());
+        let caller = caller(&request);
+        let request = convert::public_keys_request(request.into_inner(), caller);
         let page = self.service.public_keys(request).await;
         answer(page.map(convert::public_keys_response))
     }

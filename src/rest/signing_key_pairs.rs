@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,11 +12,11 @@ use utoipa::IntoParams;
 
 use super::api_result::{Errors, Refused};
 use super::models::{KeyAlgorithms, KeyPairView, KeyPairViews, NewKeyPairSettings};
-use super::pages::{self, Slice};
+use super::pages::{self, Members};
 use super::request::{Id, Json, Nothing, Query};
 use crate::domain::{Refusal, Violations};
 use crate::service::{
-    DeleteRequest, GenerateOutcome, GenerateRequest, ListRequest, Service, ServiceError,
+    Caller, DeleteRequest, GenerateOutcome, GenerateRequest, ListRequest, Service, ServiceError,
 };
 
 /// Lists what can be done with which kinds of key.
@@ -69,34 +70,55 @@ pub(super) struct ListParameters {
     responses((status = 200, body = KeyPairViews), Errors))]
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
+    caller: Option<Extension<Caller>>,
     Query(parameters): Query<ListParameters>,
 ) -> Result<Response, Refused> {
     let is_page = parameters.page.is_some() || parameters.number_per_page.is_some();
-    let request = parameters.request()?;
-    let first = service.list(request.clone()).await?;
-    let next = match is_page {
-        true => String::new(),
-        false => first.next_page_token.clone(),
+    let request = ListRequest {
+        caller: caller.map(|Extension(caller)| caller).unwrap_or_default(),
+        ..parameters.request()?
     };
-    let rest = stream::unfold(next, move |page_token| {
+    let first = service.list(request.clone()).await?;
+    // A page that is told by its number has as many key pairs as were asked for, however often they
+    // are read.
+    let left = match is_page {
+        true => request.page_size - count(&first.key_pairs),
+        false => i32::MAX,
+    };
+    let begun = (first.next_page_token.clone(), left);
+    let rest = stream::unfold(begun, move |(page_token, left)| {
         let (service, request) = (Arc::clone(&service), request.clone());
-        pages::next(page_token, move |page_token| async move {
-            let page = service
-                .list(ListRequest {
-                    page_token,
-                    ..request
-                })
-                .await?;
-            Ok((page.next_page_token.clone(), slice(page.key_pairs)))
-        })
+        async move {
+            if page_token.is_empty() || left <= 0 {
+                return None;
+            }
+            let request = ListRequest {
+                page_token,
+                page_size: request.page_size.min(left),
+                skip: 0,
+                ..request
+            };
+            Some(match service.list(request).await {
+                Ok(page) => {
+                    let left = left - count(&page.key_pairs);
+                    (Ok(members(page.key_pairs)), (page.next_page_token, left))
+                }
+                // Nothing follows an error.
+                Err(error) => (Err(error), (String::new(), 0)),
+            })
+        }
     });
     let headers = [(header::CONTENT_TYPE, "application/json")];
-    let body = pages::array(r#"{"items":["#, slice(first.key_pairs), rest);
+    let body = pages::array(r#"{"items":["#, members(first.key_pairs), rest);
     Ok((headers, body).into_response())
 }
 
-fn slice(views: Vec<crate::service::KeyPairView>) -> Slice {
-    views.into_iter().map(KeyPairView::from).collect()
+fn members(views: Vec<crate::service::KeyPairView>) -> Members {
+    Members::of(views, KeyPairView::from)
+}
+
+fn count(views: &[crate::service::KeyPairView]) -> i32 {
+    i32::try_from(views.len()).unwrap_or(i32::MAX)
 }
 
 impl ListParameters {
@@ -119,6 +141,7 @@ impl ListParameters {
             page_size: i32::try_from(per_page).unwrap_or(i32::MAX),
             skip: skip.unwrap_or_default(),
             query: self.filter.unwrap_or_default(),
+            bytes_max: pages::READ_BYTES,
             ..ListRequest::default()
         })
     }

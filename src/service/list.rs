@@ -2,6 +2,7 @@
 
 use time::OffsetDateTime;
 
+use super::share::{Caller, Turn};
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{
     CertificateValidity, KeyAlgorithm, ListFilter, ListOrder, ListQuery, PageSize, PageToken,
@@ -11,6 +12,10 @@ use crate::domain::{
 /// A list as a caller asked for it.
 #[derive(Clone, Debug, Default)]
 pub struct ListRequest {
+    /// From where the call came.
+    pub caller: Caller,
+    /// After how many bytes the page ends at the latest; 0 for the most.
+    pub bytes_max: usize,
     /// `pageSize`.
     pub page_size: i32,
     /// `pageToken`; empty for the first page.
@@ -31,8 +36,8 @@ pub struct ListRequest {
     pub query: String,
 }
 
-/// One page of a list.
-#[derive(Clone, Debug)]
+/// One page of a list. As long as it is there, only few others are.
+#[derive(Debug)]
 pub struct KeyPairPage {
     /// The key pairs.
     pub key_pairs: Vec<KeyPairView>,
@@ -40,16 +45,19 @@ pub struct KeyPairPage {
     pub next_page_token: String,
     /// How many key pairs there are over all pages.
     pub total_size: u64,
+    _turn: Turn,
 }
 
 impl Service {
-    /// Returns one page of key pairs. The token is not asked.
+    /// Returns one page of key pairs: as many as were asked for, or fewer when they are large. The
+    /// token is not asked.
     ///
     /// # Errors
     /// [`ServiceError::Invalid`].
     pub async fn list(&self, request: ListRequest) -> Result<KeyPairPage, ServiceError> {
         let query = self.list_query(&request).map_err(ServiceError::Invalid)?;
         let (filter, order) = (query.filter.clone(), query.order);
+        let turn = self.lists.turn(request.caller).await;
         let page = self.store.list(query, self.clock.now()).await?;
         Ok(KeyPairPage {
             key_pairs: page
@@ -62,6 +70,7 @@ impl Service {
                 .map(|token| token.encode(&filter, order))
                 .unwrap_or_default(),
             total_size: page.total,
+            _turn: turn,
         })
     }
 
@@ -100,7 +109,10 @@ impl Service {
             (Some(page_size), Some(order)) if violations.is_empty() => Ok(ListQuery {
                 filter,
                 order,
-                page_size,
+                page_size: match request.bytes_max {
+                    0 => page_size,
+                    bytes => page_size.within(bytes),
+                },
                 after,
                 skip: request.skip,
             }),

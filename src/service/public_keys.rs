@@ -1,6 +1,7 @@
 //! Publishes public keys.
 
 use super::list::ListRequest;
+use super::share::Caller;
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{Generation, GenerationState, Jwk, Validity};
 
@@ -32,6 +33,10 @@ pub struct PublicKeysRequest {
     pub page_size: i32,
     /// `pageToken`; empty for the first page.
     pub page_token: String,
+    /// From where the call came.
+    pub caller: Caller,
+    /// After how many bytes of key pairs the page ends at the latest; 0 for the most.
+    pub bytes_max: usize,
 }
 
 /// One page of public keys.
@@ -66,6 +71,8 @@ impl Service {
                     asked => asked,
                 },
                 page_token: request.page_token,
+                caller: request.caller,
+                bytes_max: request.bytes_max,
                 ..ListRequest::default()
             })
             .await?;

@@ -7,8 +7,8 @@ use crate::domain::{
 };
 use crate::proto as pb;
 use crate::service::{
-    AvailableAlgorithm, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView, ListRequest,
-    Missing, ProviderHealth, ProviderState, ServiceError,
+    AvailableAlgorithm, Caller, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView,
+    ListRequest, Missing, ProviderHealth, ProviderState, ServiceError,
 };
 
 pub(in crate::grpc) fn generate_request(
@@ -48,9 +48,12 @@ pub(super) fn new_key_pair_settings(
 
 pub(in crate::grpc) fn list_request(
     request: pb::ListSigningKeyPairsRequest,
+    caller: Caller,
 ) -> Result<ListRequest, ServiceError> {
     let filter = request.filter.unwrap_or_default();
     Ok(ListRequest {
+        caller,
+        bytes_max: 0,
         page_size: request.page_size,
         page_token: request.page_token,
         skip: 0,

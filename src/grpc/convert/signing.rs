@@ -5,8 +5,8 @@ use crate::domain::{GenerationState, Jwk, JwkKey, SignatureEncoding, SigningInpu
 use crate::grpc::status::{rpc_status, to_status};
 use crate::proto as pb;
 use crate::service::{
-    PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest, Signed, Verified,
-    VerifyRequest,
+    Caller, PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest, Signed,
+    Verified, VerifyRequest,
 };
 
 pub(in crate::grpc) fn sign_request(request: pb::SignRequest) -> Result<SignRequest, ServiceError> {
@@ -97,8 +97,11 @@ pub(in crate::grpc) fn public_keys_response(page: PublicKeysPage) -> pb::ListPub
         public_keys: page.public_keys.into_iter().map(public_key).collect(),
         next_page_token: page.next_page_token,
     }
+    caller: Caller,
 }
 
+        caller,
+        bytes_max: 0,
 fn public_key(key: PublishedKey) -> pb::PublicKey {
     pb::PublicKey {
         id: key.id,

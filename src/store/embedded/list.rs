@@ -4,9 +4,12 @@ use rusqlite::{Connection, ToSql, params_from_iter};
 use time::OffsetDateTime;
 
 use super::{Page, StoreError, rows};
-use crate::domain::{CertificateValidity, ListFilter, ListOrder, ListQuery, OrderField, PageToken};
+use crate::domain::{
+    CertificateValidity, KeyPair, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
+};
 
-/// Reads one page, one row more than fits to learn whether there is another, and the total.
+/// Reads one page, one row more than fits to learn whether there is another, and the total. A page
+/// ends at a number of key pairs or of bytes.
 pub(super) fn page(
     db: &Connection,
     query: &ListQuery,
@@ -23,16 +26,22 @@ pub(super) fn page(
     let sql = page_sql(query, &mut conditions);
     let mut statement = view.prepare_cached(&sql)?;
     let mut rows = statement.query(params_from_iter(&conditions.values))?;
-    let mut key_pairs = Vec::with_capacity(query.page_size.get().into());
-    let mut last_sequence = 0;
+    let mut key_pairs: Vec<KeyPair> = Vec::new();
+    let (mut last_sequence, mut bytes) = (0, 0);
     let mut more = false;
     while let Some(row) = rows.next()? {
         if key_pairs.len() == usize::from(query.page_size.get()) {
             more = true;
             break;
         }
+        let pair = rows::key_pair(&view, row)?;
+        bytes += pair.size_estimate();
+        if bytes > query.page_size.bytes_max() && !key_pairs.is_empty() {
+            more = true;
+            break;
+        }
         last_sequence = row.get(0)?;
-        key_pairs.push(rows::key_pair(&view, row)?);
+        key_pairs.push(pair);
     }
     let next = key_pairs.last().filter(|_| more).map(|last| PageToken {
         sequence: last_sequence,
