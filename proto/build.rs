@@ -27,6 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // `compile_fds` does not write the descriptor set by itself.
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("keypaird.v1.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;
+    let mut config = tonic_prost_build::Config::new();
+    // By them `proto::codec` finds how long the lists of a message may be.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .codec_path("crate::proto::codec::SmallBufferCodec")
         // What tonic-types puts into errors of calls, errors of single signatures are too.
@@ -42,6 +45,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".keypaird.v1.ImportSigningKeyPairRequest",
             ".keypaird.v1.ImportSigningKeyPairSettings",
         ])
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
 }

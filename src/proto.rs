@@ -9,6 +9,7 @@
     rust_2018_idioms
 )]
 
+pub mod bounds;
 pub mod codec;
 
 tonic::include_proto!("keypaird.v1");

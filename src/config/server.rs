@@ -56,7 +56,7 @@ impl Faults {
             "server.max_message_bytes",
             raw.max_message_bytes,
             4 * 1024 * 1024,
-            1024 * 1024 * 1024,
+            MESSAGE_BYTES_MAX,
         );
         let max_connections = self.number(
             "server.max_connections",
@@ -141,3 +141,7 @@ impl Faults {
         }
     }
 }
+
+/// The most that one request may have: it is in memory as a whole, and several times that when it
+/// is decoded.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;

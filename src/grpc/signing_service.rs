@@ -2,9 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Span;
 
 use super::call::{Deadline, caller};
 use super::convert::{malformed, signing as convert};
@@ -15,8 +18,9 @@ use crate::proto::{
     SignRequest, SignResponse, SignStreamRequest, SignStreamResponse, VerifyRequest,
     VerifyResponse,
 };
-use crate::service::Service;
-use crate::telemetry::Call;
+use crate::service::report::ItemReports;
+use crate::service::{Service, ServiceError};
+use crate::telemetry::{Call, Seldom};
 
 /// The service.
 #[derive(Debug)]
@@ -53,8 +57,14 @@ impl SigningService for SigningGrpc {
         let requests = request.into_inner().requests;
         let requests = requests.into_iter().map(convert::sign_request).collect();
         let results = self.service.sign_batch(requests).await;
-        answer(results.map(|results| BatchSignResponse {
-            results: results.into_iter().map(convert::batch_result).collect(),
+        answer(results.map(|results| {
+            let mut reports = ItemReports::default();
+            let results = results
+                .into_iter()
+                .map(|result| convert::batch_result(result, &mut reports))
+                .collect();
+            reports.say();
+            BatchSignResponse { results }
         }))
     }
 
@@ -65,6 +75,7 @@ impl SigningService for SigningGrpc {
         let deadline = request.extensions().get::<Deadline>().copied();
         let service = Arc::clone(&self.service);
         let call = Call::current();
+        let log = StreamLog::new(call.clone());
         let max_message_bytes = self.max_message_bytes;
         let signed = request
             .into_inner()
@@ -72,8 +83,9 @@ impl SigningService for SigningGrpc {
             .ready_chunks(STREAM_PORTION)
             .map(move |messages| {
                 let (service, call) = (Arc::clone(&service), call.clone());
+                let log = Arc::clone(&log);
                 let work = async move {
-                    let responses = stream_responses(&service, messages, max_message_bytes);
+                    let responses = stream_responses(&service, messages, max_message_bytes, &log);
                     stream::iter(responses.await)
                 };
                 match call {
@@ -116,6 +128,7 @@ async fn stream_responses(
     service: &Service,
     messages: Vec<Result<SignStreamRequest, Status>>,
     max_message_bytes: usize,
+    log: &StreamLog,
 ) -> Vec<Result<SignStreamResponse, Status>> {
     let (mut correlation_ids, mut requests, mut end) = (Vec::new(), Vec::new(), None);
     for message in messages {
@@ -134,10 +147,58 @@ async fn stream_responses(
     let signed = service.sign_all(requests).await;
     let results = correlation_ids.into_iter().zip(signed);
     results
-        .map(|(correlation_id, signed)| Ok(convert::stream_result(correlation_id, signed)))
+        .map(|(correlation_id, signed)| {
+            Ok(match signed {
+                Ok(signed) => convert::stream_signed(correlation_id, signed),
+                Err(error) => log.stream_refused(correlation_id, &error),
+            })
+        })
         .chain(end)
         .collect()
 }
+
+/// What the log says of the messages of a stream that were refused: a line now and then with their
+/// number.
+struct StreamLog {
+    call: Option<Arc<Call>>,
+    seldom: Seldom,
+    reports: Mutex<ItemReports>,
+}
+
+impl StreamLog {
+    fn new(call: Option<Arc<Call>>) -> Arc<Self> {
+        Arc::new(Self {
+            call,
+            seldom: Seldom::new(STREAM_LOG_INTERVAL),
+            reports: Mutex::default(),
+        })
+    }
+
+    fn stream_refused(&self, correlation_id: String, error: &ServiceError) -> SignStreamResponse {
+        let mut reports = self.reports.lock();
+        let refused = convert::stream_refused(correlation_id, error, &mut reports);
+        if self.seldom.say().is_some() {
+            reports.say();
+        }
+        refused
+    }
+}
+
+impl Drop for StreamLog {
+    fn drop(&mut self) {
+        let reports = self.reports.get_mut();
+        if !reports.is_empty() {
+            let span = self
+                .call
+                .as_ref()
+                .map_or_else(Span::none, |call| call.span());
+            span.in_scope(|| reports.say());
+        }
+    }
+}
+
+/// How often the log says that messages of a stream were refused.
+const STREAM_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many signatures of one stream are made together.
 const STREAM_PORTION: usize = 4;

@@ -6,8 +6,10 @@ use prost::Message as _;
 use tonic::{Code, Response, Status};
 use tonic_types::{BadRequest, ErrorDetails, FieldViolation, StatusExt};
 
+use crate::domain::{Refusal, Violations};
+use crate::proto::codec::TOO_MANY;
 use crate::service::ServiceError;
-use crate::service::report::{self, Report, report};
+use crate::service::report::{self, ItemReports, Report, report};
 
 /// Turns what came of a use case into what came of a call.
 pub(super) fn answer<T>(result: Result<T, ServiceError>) -> Result<Response<T>, Status> {
@@ -15,13 +17,18 @@ pub(super) fn answer<T>(result: Result<T, ServiceError>) -> Result<Response<T>, 
 }
 
 /// Returns the message that stands for an error inside of a response.
-pub(super) fn rpc_status(status: &Status) -> tonic_types::Status {
+fn rpc_status(status: &Status) -> tonic_types::Status {
     // It is among the details already.
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
         code: i32::from(status.code()),
         message: status.message().to_owned(),
         details: Vec::new(),
     })
+}
+
+/// Reports the error of an item of a call, and returns the message that stands for it.
+pub(super) fn item_status(error: &ServiceError, reports: &mut ItemReports) -> tonic_types::Status {
+    rpc_status(&render(reports.report(error)))
 }
 
 /// Reports an error, and renders the report with all its details.
@@ -54,6 +61,12 @@ fn render(report: Report) -> Status {
 
 /// Gives a status that tonic made by itself the details that every error of ours has.
 pub(super) fn complete(status: &Status, max_message_bytes: usize) -> Status {
+    let too_many = status.metadata().get(TOO_MANY);
+    if let Some(field) = too_many.and_then(|field| field.to_str().ok()) {
+        let refusal = Refusal::new(status.message().to_owned());
+        let violations = Violations::one(field.to_owned(), refusal);
+        return to_status(&ServiceError::Invalid(violations));
+    }
     let (code, reason, message) = match status.code() {
         // What is left of INTERNAL without details is that the request could not be decoded.
         Code::Internal | Code::InvalidArgument => (
@@ -120,7 +133,6 @@ const DOMAIN: &str = "keypaird";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Refusal, Violations};
 
     #[test]
     fn violations_come_with_their_fields_and_every_error_with_its_reason() {

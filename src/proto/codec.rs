@@ -2,9 +2,13 @@
 
 use std::marker::PhantomData;
 
-use prost::Message;
-use tonic::codec::{BufferSettings, Codec};
+use prost::bytes::Buf;
+use prost::{Message, Name};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+use super::bounds::Bounds;
 
 /// `application/grpc+proto`, with buffers that begin small.
 ///
@@ -22,21 +26,57 @@ impl<T, U> Default for SmallBufferCodec<T, U> {
 impl<T, U> Codec for SmallBufferCodec<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Message + Default + Name + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstCodec::<T, U>::raw_encoder(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(buffers())
+        BoundedDecoder {
+            bounds: Bounds::of(U::NAME),
+            inner: ProstCodec::<T, U>::raw_decoder(buffers()),
+        }
     }
 }
+
+/// Decodes messages whose lists are not longer than they may be.
+#[derive(Debug)]
+pub struct BoundedDecoder<U> {
+    bounds: Bounds,
+    inner: ProstDecoder<U>,
+}
+
+impl<U: Message + Default> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // The whole message is in one piece.
+        if let Err(many) = self.bounds.check(buffer.chunk()) {
+            let refused = format!("must be {}, and are {}", many.allowed, many.found);
+            let mut status = Status::invalid_argument(refused);
+            if let Ok(field) = many.field.parse() {
+                status.metadata_mut().insert(TOO_MANY, field);
+            }
+            return Err(status);
+        }
+        self.inner.decode(buffer)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.inner.buffer_settings()
+    }
+}
+
+/// Where a status names the list that is too long. It never leaves the daemon: `grpc::status` makes
+/// a violation of it.
+pub const TOO_MANY: &str = "keypaird-too-many";
 
 fn buffers() -> BufferSettings {
     BufferSettings::new(BUFFER_LEN, YIELD_THRESHOLD)

@@ -6,7 +6,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use utoipa::ToSchema;
 
-use super::request::Object;
+use super::request::{Names, Object};
 use crate::domain::{self, CertificateValidity, KeySpec};
 use crate::service::{AvailableAlgorithm, KeyPairView as View};
 
@@ -64,7 +64,8 @@ pub(super) struct NewKeyPairSettings {
     #[schema(required = true, min_length = 1, max_length = 64)]
     common_name: String,
     /// DNS names, IP addresses, e-mail addresses and URIs.
-    subject_alternative_names: Option<Vec<String>>,
+    #[schema(value_type = Option<Vec<String>>)]
+    subject_alternative_names: Option<Names>,
     /// O.
     #[serde(default)]
     #[schema(required = true, min_length = 1, max_length = 64)]
@@ -111,7 +112,10 @@ impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
             city: settings.city,
             state: settings.state,
             country: settings.country,
-            subject_alternative_names: settings.subject_alternative_names.unwrap_or_default(),
+            subject_alternative_names: settings
+                .subject_alternative_names
+                .map(|Names(names)| names)
+                .unwrap_or_default(),
             valid_days: settings.valid_days,
             key_algorithm: settings.key_algorithm,
             key_size: settings.key_size,

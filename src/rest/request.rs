@@ -14,9 +14,13 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
 use super::api_result::Refused;
+use crate::domain::{Refusal, Violations};
+use crate::service::ServiceError;
 
 /// A body in JSON, and no query parameters.
 pub(super) struct Json<T>(pub(super) T);
@@ -39,6 +43,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let read = serde_path_to_error::deserialize(&mut json);
         let Object(body) = read.map_err(|error| {
             let path = error.path().to_string();
+            if let Some(refusal) = too_many(error.inner()) {
+                return ServiceError::Invalid(Violations::one(path, refusal)).into();
+            }
             let (field, sentence) = explain(error.inner());
             let field = field.unwrap_or(
                 match path
@@ -83,6 +90,56 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
         T::deserialize(MapAccessDeserializer::new(fields))
     }
 }
+
+/// A list of texts, of which no more are kept than there may be.
+pub(super) struct Names(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Names, A::Error> {
+        let mut names = Vec::new();
+        while names.len() < NAMES_MAX {
+            match elements.next_element()? {
+                Some(name) => names.push(name),
+                None => return Ok(Names(names)),
+            }
+        }
+        let mut found = NAMES_MAX;
+        while elements.next_element::<IgnoredAny>()?.is_some() {
+            found += 1;
+        }
+        match found {
+            NAMES_MAX => Ok(Names(names)),
+            found => Err(A::Error::custom(format_args!("{TOO_MANY}{found}"))),
+        }
+    }
+}
+
+/// Returns the refusal of a list that is too long, when that is what is wrong.
+fn too_many(error: &serde_json::Error) -> Option<Refusal> {
+    let said = error.to_string();
+    let found = said.strip_prefix(TOO_MANY)?.split(' ').next()?;
+    Some(Refusal::new(format!(
+        "must be at most {NAMES_MAX} names, and are {found}"
+    )))
+}
+
+const NAMES_MAX: usize = 1000;
+/// How the error of a list that is too long begins. How many elements it has is behind it.
+const TOO_MANY: &str = "too many elements: ";
 
 /// Says what is wrong, and with which field when the path of the error does not tell. The value is not repeated: it
 /// may be a password.
@@ -252,6 +309,40 @@ mod tests {
         ] {
             let wrong = Err((path.to_owned(), sentence.to_owned()));
             assert_eq!(read(text), wrong, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_list_that_is_too_long_no_more_is_kept_than_there_may_be() {
+        #[derive(Deserialize)]
+        struct Body {
+            names: Option<Names>,
+        }
+        let read = |count: usize| {
+            let text = format!(r#"{{"names": [{}]}}"#, vec![r#""""#; count].join(","));
+            let mut json = serde_json::Deserializer::from_str(&text);
+            let read = serde_path_to_error::deserialize::<_, Body>(&mut json);
+            read.map(|body| body.names.map(|Names(names)| names.len()))
+                .map_err(|error| {
+                    let refusal = too_many(error.inner()).unwrap().to_string();
+                    (error.path().to_string(), refusal)
+                })
+        };
+        assert_eq!(read(0), Ok(Some(0)));
+        assert_eq!(read(1000), Ok(Some(1000)));
+        for count in [1001, 200_000] {
+            let refusal = format!("must be at most 1000 names, and are {count}");
+            assert_eq!(read(count), Err(("names".to_owned(), refusal)));
+        }
+        for (text, wanted) in [
+            (r#"{"names": null}"#, None),
+            (r#"{"names": {}}"#, Some("must be a sequence")),
+            (r#"{"names": [1]}"#, Some("must be a string")),
+        ] {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let read = serde_path_to_error::deserialize::<_, Body>(&mut json);
+            let said = read.err().map(|error| explain(error.inner()).1);
+            assert_eq!(said.as_deref(), wanted, "{text}");
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{malformed, number, to_timestamp};
 use crate::domain::{GenerationState, Jwk, JwkKey, SignatureEncoding, SigningInput};
-use crate::grpc::status::{rpc_status, to_status};
+use crate::grpc::status::item_status;
 use crate::proto as pb;
+use crate::service::report::ItemReports;
 use crate::service::{
     Caller, PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest, Signed,
     Verified, VerifyRequest,
@@ -31,27 +32,39 @@ pub(in crate::grpc) fn sign_response(signed: Signed) -> pb::SignResponse {
     }
 }
 
-pub(in crate::grpc) fn batch_result(result: Result<Signed, ServiceError>) -> pb::BatchSignResult {
+pub(in crate::grpc) fn batch_result(
+    result: Result<Signed, ServiceError>,
+    reports: &mut ItemReports,
+) -> pb::BatchSignResult {
     use pb::batch_sign_result::Result as Either;
     pb::BatchSignResult {
         result: Some(match result {
             Ok(signed) => Either::Signed(sign_response(signed)),
-            Err(error) => Either::Error(rpc_status(&to_status(&error))),
+            Err(error) => Either::Error(item_status(&error, reports)),
         }),
     }
 }
 
-pub(in crate::grpc) fn stream_result(
+pub(in crate::grpc) fn stream_signed(
     correlation_id: String,
-    result: Result<Signed, ServiceError>,
+    signed: Signed,
 ) -> pb::SignStreamResponse {
     use pb::sign_stream_response::Result as Either;
     pb::SignStreamResponse {
         correlation_id,
-        result: Some(match result {
-            Ok(signed) => Either::Signed(sign_response(signed)),
-            Err(error) => Either::Error(rpc_status(&to_status(&error))),
-        }),
+        result: Some(Either::Signed(sign_response(signed))),
+    }
+}
+
+pub(in crate::grpc) fn stream_refused(
+    correlation_id: String,
+    error: &ServiceError,
+    reports: &mut ItemReports,
+) -> pb::SignStreamResponse {
+    use pb::sign_stream_response::Result as Either;
+    pb::SignStreamResponse {
+        correlation_id,
+        result: Some(Either::Error(item_status(error, reports))),
     }
 }
 
@@ -84,8 +97,11 @@ pub(in crate::grpc) fn verify_response(verified: Option<Verified>) -> pb::Verify
 
 pub(in crate::grpc) fn public_keys_request(
     request: pb::ListPublicKeysRequest,
+    caller: Caller,
 ) -> PublicKeysRequest {
     PublicKeysRequest {
+        caller,
+        bytes_max: 0,
         id: request.id,
         page_size: request.page_size,
         page_token: request.page_token,
@@ -97,11 +113,8 @@ pub(in crate::grpc) fn public_keys_response(page: PublicKeysPage) -> pb::ListPub
         public_keys: page.public_keys.into_iter().map(public_key).collect(),
         next_page_token: page.next_page_token,
     }
-    caller: Caller,
 }
 
-        caller,
-        bytes_max: 0,
 fn public_key(key: PublishedKey) -> pb::PublicKey {
     pb::PublicKey {
         id: key.id,
