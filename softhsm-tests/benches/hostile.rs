@@ -1,7 +1,8 @@
 //! Hostile clients for as long as it takes, and what becomes of them, of the daemon, and of others.
 //!
-//! `cargo bench -p softhsm-tests --bench hostile` takes eight minutes; words behind `--` choose: `silent`, `slow`, `resets`,
-//! `disk`. It prints tables, and fails when a call of a well-behaved client does, or when somebody stays who has to go. Ten
+//! `cargo bench -p softhsm-tests --bench hostile` takes eight minutes; words behind `--` choose:
+//! `silent`, `slow`, `watchers`, `resets`, `disk`. It prints tables, and fails when a call of a
+//! well-behaved client does, or when somebody stays who has to go. Ten
 //! thousand connections need as many descriptors (`ulimit -Hn`), and a full disk needs the right to mount one.
 
 use std::fs;
@@ -12,18 +13,18 @@ use std::time::{Duration, Instant};
 
 use keypaird::proto::{
     CryptoProvider, ListSigningKeyPairsRequest, NewKeyPairSettings, SignRequest, SignStreamRequest,
-    sign_request,
+    WatchKeyPairsRequest, sign_request,
 };
 use prost::Message;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::frames::{
-    DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer, RST_STREAM, call, frame, grpc,
-    settings_frame,
+    DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer, RST_STREAM, WINDOW_UPDATE, call,
+    frame, grpc, settings_frame,
 };
 use softhsm_tests::load::{self, Call};
-use softhsm_tests::measure::{cpu_time, resident_mib};
+use softhsm_tests::measure::{Samples, cpu_time, ms, resident_mib};
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::self_signed_tls;
 use tonic::Code;
@@ -46,6 +47,9 @@ async fn main() {
     }
     if is_chosen("slow") {
         slow().await;
+    }
+    if is_chosen("watchers") {
+        watchers().await;
     }
     if is_chosen("resets") {
         resets().await;
@@ -582,4 +586,88 @@ fn sign(id: &str) -> SignRequest {
         input: Some(sign_request::Input::Message(vec![7; 64].into())),
         ..SignRequest::default()
     }
+}
+
+/// Watchers that catch up with a history, all at once.
+async fn watchers() {
+    let home = Home::local();
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let mut making = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let client = client.clone();
+        making.spawn(async move {
+            let view = client.generate(settings(CryptoProvider::Unspecified)).await;
+            let id = view.unwrap().id;
+            client.rotate(&id, false).await.unwrap();
+            id
+        });
+    }
+    let ids = making.join_all().await;
+    daemon.stop();
+    // After a restart no key is in memory.
+    let daemon = home.start();
+    let address = daemon.address();
+    println!(
+        "| 2,000 watchers from the first of 600 events, on 2 connections | Get: median, slowest | uncached Sign: median, slowest | memory before, at most, after they went |"
+    );
+    println!("|---|---|---|---|");
+    let watch = WatchKeyPairsRequest {
+        since: "e0".into(),
+        ..WatchKeyPairsRequest::default()
+    };
+    let watch = watch.encode_to_vec();
+    let calls: Vec<u8> = (0..1000)
+        .flat_map(|n| call(2 * n + 1, "/keypaird.v1.EventService/WatchKeyPairs", &watch))
+        .collect();
+    let mut fresh = ids.iter();
+    for (name, reads) in [("that read nothing", false), ("that read all", true)] {
+        let client = daemon.client().await;
+        let before = resident_mib(daemon.pid());
+        let connections: Vec<_> = (0..2)
+            .map(|_| {
+                let window = if reads { 1 << 30 } else { 65_535 };
+                let mut peer = Peer::greeted_with(address, &[(4, window)]);
+                if reads {
+                    peer.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
+                }
+                peer.send(&calls);
+                let stream = peer.into_stream();
+                let reader = reads.then(|| {
+                    let mut stream = stream.try_clone().unwrap();
+                    std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()))
+                });
+                (stream, reader)
+            })
+            .collect();
+        let (mut gets, mut signs) = (Samples::default(), Samples::default());
+        let mut most = before;
+        for id in fresh.by_ref().take(100) {
+            let begun = Instant::now();
+            client.get(id).await.unwrap();
+            gets.add(begun.elapsed());
+            let begun = Instant::now();
+            client.sign(sign(id)).await.unwrap();
+            signs.add(begun.elapsed());
+            most = most.max(resident_mib(daemon.pid()));
+        }
+        for (stream, reader) in connections {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            drop(stream);
+            reader.map(std::thread::JoinHandle::join);
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        println!(
+            "| {name} | {}, {} | {}, {} | {before:.0}, {most:.0}, {:.0} MiB |",
+            ms(gets.median()),
+            ms(gets.quantile(1.0)),
+            ms(signs.median()),
+            ms(signs.quantile(1.0)),
+            resident_mib(daemon.pid())
+        );
+        for slowest in [gets.quantile(1.0), signs.quantile(1.0)] {
+            assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+        }
+    }
+    println!();
 }

@@ -64,11 +64,17 @@ pub fn ms(duration: Duration) -> String {
 
 /// Returns the resident memory of a process in MiB.
 pub fn resident_mib(pid: u32) -> f64 {
+    memory_mib(pid, "VmRSS:")
+}
+
+/// Returns the most resident memory that a process ever had, in MiB.
+pub fn peak_mib(pid: u32) -> f64 {
+    memory_mib(pid, "VmHWM:")
+}
+
+fn memory_mib(pid: u32, name: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib / 1024.0
 }

@@ -14,21 +14,22 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use keypaird::proto::{
     BatchSignRequest, CryptoProvider, ListSigningKeyPairsRequest, NewKeyPairSettings, SignRequest,
-    SignStreamRequest, sign_request,
+    SignStreamRequest, WatchKeyPairsRequest, sign_request,
 };
 use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
-use softhsm_tests::client::{Client, every_method, raw_stream, reason, settings};
+use softhsm_tests::client::{Client, every_method, raw_call, raw_stream, reason, settings};
 use softhsm_tests::daemon::{Daemon, Home, binary};
 use softhsm_tests::faults::FaultyModule;
 use softhsm_tests::frames::{
     CONTINUATION, Code as H2Code, DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc, settings_frame,
 };
+use softhsm_tests::http;
 use softhsm_tests::http2_rules::{bad_beginnings, cases};
-use softhsm_tests::measure::{children, resident_mib};
+use softhsm_tests::measure::{children, peak_mib, resident_mib};
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::self_signed_tls;
 use tokio_stream::StreamExt as _;
@@ -732,4 +733,164 @@ async fn a_request_over_http_1_that_is_never_read_or_never_ends_is_given_up() {
     })
     .await;
     assert!(ended.starts_with("HTTP/1.1 504"), "{ended}");
+}
+
+/// Makes key pairs, each with two events, and returns their ids.
+async fn key_pairs_with_two_events(client: &Client, count: usize) -> Vec<String> {
+    let mut making = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        let client = client.clone();
+        making.spawn(async move {
+            let view = client.generate(settings(CryptoProvider::Unspecified)).await;
+            let id = view.unwrap().id;
+            client.rotate(&id, false).await.unwrap();
+            id
+        });
+    }
+    making.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_2000_watchers_that_catch_up_key_pairs_are_got_and_sign() {
+    let home = Home::local();
+    let daemon = home.start();
+    let ids = key_pairs_with_two_events(&daemon.client().await, 300).await;
+    // After a restart no key is in memory.
+    daemon.stop();
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let watch = WatchKeyPairsRequest {
+        since: "e0".into(),
+        ..WatchKeyPairsRequest::default()
+    };
+    let calls = |count: u32| {
+        let path = "/keypaird.v1.EventService/WatchKeyPairs";
+        let watch = watch.encode_to_vec();
+        let calls = (0..count).map(|number| call(2 * number + 1, path, &watch));
+        calls.collect::<Vec<_>>().concat()
+    };
+    let _watchers: Vec<_> = (0..2)
+        .map(|_| {
+            let mut peer = Peer::greeted(daemon.address());
+            peer.send(&calls(1000));
+            peer.into_stream()
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for id in ids.iter().take(40) {
+        let begun = Instant::now();
+        let called = async {
+            client.get(id).await.unwrap();
+            client.sign(sign(id)).await.unwrap();
+        };
+        let called = tokio::time::timeout(Duration::from_secs(30), called).await;
+        called.unwrap_or_else(|_| panic!("{id}: no answer in 30 s"));
+        slowest = slowest.max(begun.elapsed());
+    }
+    // Under a second for each of the two, with room for a busy machine.
+    assert!(slowest < Duration::from_secs(4), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_two_million_requests_is_counted_before_it_is_decoded() {
+    let (daemon, _, _) = daemon_and_neighbour(&Home::local()).await;
+    let before = peak_mib(daemon.pid());
+    // An empty request takes two bytes.
+    let message = b"\x0a\x00".repeat(2_097_000);
+    let refused = raw_call(&daemon, "/keypaird.v1.SigningService/BatchSign", &message).await;
+    let refused = refused.unwrap_err();
+    let expected = (Code::InvalidArgument, "VALIDATION_FAILED".to_owned());
+    assert_eq!(reason(&refused), expected);
+    assert_eq!(
+        refused.message(),
+        "requests: must be 1 to 1000, and are 2097000"
+    );
+    let grown = peak_mib(daemon.pid()) - before;
+    assert!(grown < 40.0, "{grown} MiB for one call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_ends_at_4_mib_and_the_next_goes_on_where_it_ended() {
+    let (daemon, client, first) = daemon_and_neighbour(&Home::local()).await;
+    let names: Vec<_> = (0..700)
+        .map(|number| format!("n{number}.{}.example.com", "x".repeat(60)))
+        .collect();
+    let mut ids = vec![first];
+    for _ in 0..80 {
+        let large = NewKeyPairSettings {
+            subject_alternative_names: names.clone(),
+            ..settings(CryptoProvider::Unspecified)
+        };
+        ids.push(client.generate(large).await.unwrap().id);
+    }
+    let before = peak_mib(daemon.pid());
+    let (mut listed, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request = ListSigningKeyPairsRequest {
+            page_size: 1000,
+            page_token,
+            ..ListSigningKeyPairsRequest::default()
+        };
+        let page = client.list(request).await.unwrap();
+        assert!(
+            page.encoded_len() <= 4 << 20,
+            "{} bytes",
+            page.encoded_len()
+        );
+        assert_eq!(page.total_size, 81);
+        listed.extend(page.key_pairs.into_iter().map(|view| view.id));
+        pages += 1;
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, ids);
+    assert!(pages > 2, "{pages} pages");
+    let grown = peak_mib(daemon.pid()) - before;
+    assert!(grown < 60.0, "{grown} MiB");
+
+    // Pages by number have the number of key pairs that was asked for, however large they are.
+    let list = |query: &str| {
+        let answer = http::get(&daemon, &format!("/keyPairs/signing{query}")).json();
+        let items = answer["items"].as_array().unwrap();
+        let ids = items
+            .iter()
+            .map(|item| item["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(list(""), ids);
+    assert_eq!(list("?page=1&numberPerPage=70"), ids[..70]);
+    assert_eq!(list("?page=2&numberPerPage=70"), ids[70..]);
+    assert_eq!(list("?page=3&numberPerPage=70"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_or_a_stream_of_refused_items_is_a_line_of_the_log_with_their_number() {
+    let (daemon, client, _) = daemon_and_neighbour(&Home::local()).await;
+    let results = client
+        .sign_batch(vec![sign("unknown"); 1000])
+        .await
+        .unwrap();
+    assert_eq!(results.len(), 1000);
+    let messages = (0..1000).map(|number: u32| SignStreamRequest {
+        correlation_id: number.to_string(),
+        request: Some(sign("unknown")),
+    });
+    let answers = client
+        .signing()
+        .sign_stream(tokio_stream::iter(messages))
+        .await;
+    let answers = answers.unwrap().into_inner();
+    assert_eq!(answers.collect::<Vec<_>>().await.len(), 1000);
+    drop(client);
+    let (_, log) = daemon.stop();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("KEY_PAIR_NOT_FOUND"));
+    let refused: Vec<_> = lines
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["refused"].as_u64())
+        .collect();
+    // One of the batch; of the stream one at once, and one at its end.
+    assert_eq!(refused, [Some(1000), Some(1), Some(999)]);
 }
