@@ -148,6 +148,19 @@ fn every_fault_of_a_configuration_is_named_at_once() {
 }
 
 #[test]
+fn a_request_may_have_64_mib_at_most() {
+    let check = |bytes: u64| {
+        let home = Home::local().with(&format!("server.max_message_bytes = {bytes}"));
+        home.run(&["check-config"])
+    };
+    assert!(check(64 << 20).status.success());
+    let refused = check((64 << 20) + 1);
+    assert_eq!(refused.status.code(), Some(64));
+    let expected = "server.max_message_bytes: must be 1 to 67108864, and is 67108865";
+    assert!(said(&refused).contains(expected), "{}", said(&refused));
+}
+
+#[test]
 fn plaintext_stays_on_loopback_unless_permitted() {
     let open = || Home::local().replacing("server.listen", "server.listen = \"0.0.0.0:0\"");
     let refused = open().run(&["check-config"]);

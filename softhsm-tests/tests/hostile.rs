@@ -27,7 +27,6 @@ use softhsm_tests::frames::{
     CONTINUATION, Code as H2Code, DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc, settings_frame,
 };
-use softhsm_tests::http;
 use softhsm_tests::http2_rules::{bad_beginnings, cases};
 use softhsm_tests::measure::{children, peak_mib, resident_mib};
 use softhsm_tests::token::Token;
@@ -852,7 +851,7 @@ async fn a_page_ends_at_4_mib_and_the_next_goes_on_where_it_ended() {
 
     // Pages by number have the number of key pairs that was asked for, however large they are.
     let list = |query: &str| {
-        let answer = http::get(&daemon, &format!("/keyPairs/signing{query}")).json();
+        let answer = softhsm_tests::http::get(&daemon, &format!("/keyPairs/signing{query}")).json();
         let items = answer["items"].as_array().unwrap();
         let ids = items
             .iter()
