@@ -263,7 +263,10 @@ fn people_at_a_terminal_are_asked_shown_colours_and_a_spinner() {
         unsure.contains("Delete x and destroy its private key? This cannot be undone. [y/N]"),
         "{unsure}"
     );
-    assert!(unsure.contains("nothing was deleted"), "{unsure}");
+    assert!(
+        unsure.contains("nothing was deleted"),
+        "{unsure}"
+    );
     let sure = in_terminal(&daemon, &["delete", "x"], "y\n");
     assert!(
         sure.contains("deleted x; its private key is destroyed"),
@@ -276,6 +279,27 @@ fn people_at_a_terminal_are_asked_shown_colours_and_a_spinner() {
         "{}",
         err(&nobody)
     );
+}
+
+#[test]
+fn a_time_that_is_too_long_is_refused_by_name() {
+    for (flag, arguments) in [
+        ("--timeout", &["--timeout", "20000years", "get", "x"][..]),
+        ("--timeout", &["--timeout", "9999999h", "get", "x"]),
+        ("--duration", &["bench", "x", "--duration", "20000years"]),
+    ] {
+        let output = Command::new(binary("keypairctl"))
+            .args(["--address", "127.0.0.1:1"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = err(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains(flag) && said.contains("at most 365days"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

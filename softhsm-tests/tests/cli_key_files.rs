@@ -1,12 +1,15 @@
 //! keypairctl with keys and certificates from elsewhere, as an operator uses it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
 
-use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::daemon::{Daemon, Home, binary};
 use softhsm_tests::keypairctl::{SUBJECT, command, err, in_terminal, json, out, run, succeeded};
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::{pkcs11_tool, shell};
+use tempfile::TempDir;
 
 fn generate(daemon: &Daemon, id: &str, provider: &str) {
     let arguments = [
@@ -161,6 +164,160 @@ fn a_key_pair_is_certified_exported_imported_migrated_and_linked() {
     assert_eq!(json(&daemon, &linked)["keyPair"]["keyOrigin"], "LINKED");
     succeeded(&daemon, &["delete", "old", "--yes"]);
     assert!(pkcs11_tool(&token, &["--list-objects"]).contains("label:      old"));
+}
+
+/// A daemon with a key pair that may be exported, a folder, and what exports it.
+fn exporting() -> (Daemon, TempDir, String) {
+    let home = Home::local().env("KEYPAIRD__CRYPTO__LOCAL__ALLOW_EXPORT", "true");
+    let daemon = home.start();
+    succeeded(
+        &daemon,
+        &[&["generate", "--id", "a"], &SUBJECT[..]].concat(),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "correct horse\n").unwrap();
+    let password = password.to_str().unwrap().to_owned();
+    (daemon, folder, password)
+}
+
+/// Returns what is in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_with_a_private_key_takes_the_place_of_another_whole_and_is_private() {
+    let (daemon, folder, password) = exporting();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let export = |to: &str, force: bool| {
+        let arguments = ["export", "a", "--password-file", &password, "--out", to];
+        let force: &[&str] = if force { &["--force"] } else { &[] };
+        run(&daemon, &[&arguments[..], force].concat())
+    };
+    let mode = |name: &str| {
+        let entry = fs::symlink_metadata(path(name)).unwrap();
+        assert!(entry.is_file(), "{name}");
+        entry.permissions().mode() & 0o777
+    };
+    // The mode of a file that is there is not kept.
+    fs::write(path("a.p12"), "old").unwrap();
+    fs::set_permissions(path("a.p12"), fs::Permissions::from_mode(0o644)).unwrap();
+    let output = export(&path("a.p12"), true);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(mode("a.p12"), 0o600);
+    // A link is replaced, and not followed.
+    fs::write(path("target"), "old").unwrap();
+    for (link, to) in [("link", "target"), ("dangling", "nowhere")] {
+        symlink(path(to), path(link)).unwrap();
+        let output = export(&path(link), false);
+        assert_eq!(output.status.code(), Some(2), "{}", err(&output));
+        assert!(err(&output).contains("--force replaces it"));
+        let output = export(&path(link), true);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert_eq!(mode(link), 0o600);
+    }
+    assert_eq!(fs::read_to_string(path("target")).unwrap(), "old");
+    // A file that cannot be written to its end leaves the old one.
+    for full in ["a.p12", "new.p12"] {
+        let before = fs::read(path("a.p12")).unwrap();
+        let mut limited = Command::new("sh");
+        let line = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+        limited.args(["-c", line, "sh"]).arg(binary("keypairctl"));
+        limited.args([
+            "export",
+            "a",
+            "--password-file",
+            &password,
+            "--force",
+            "--out",
+        ]);
+        limited.arg(path(full));
+        limited.env("KEYPAIRCTL_ADDRESS", daemon.address().to_string());
+        let output = limited.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+        let expected = format!("keypairctl: --out {}: File too large", path(full));
+        assert!(err(&output).starts_with(&expected), "{}", err(&output));
+        assert_eq!(fs::read(path("a.p12")).unwrap(), before);
+    }
+    // Nothing is left beside them.
+    let expected = ["a.p12", "dangling", "link", "password", "target"];
+    assert_eq!(names(folder.path()), expected);
+}
+
+#[test]
+fn whether_a_file_may_be_written_is_asked_before_the_daemon_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("there"), "old").unwrap();
+    for command in [
+        &["export", "a", "--password-file", &path("there")][..],
+        &["csr", "a"],
+        &["certificate", "a"],
+        &["sign", "a", "--message", &path("there")],
+    ] {
+        for (out, expected) in [
+            (path("there"), "the file is there; --force replaces it"),
+            (path(""), "is a folder"),
+            (path("nowhere/file"), "there is no folder"),
+        ] {
+            let output = Command::new(binary("keypairctl"))
+                .args(command)
+                .args(["--address", "127.0.0.1:1", "--out", &out])
+                .output()
+                .unwrap();
+            let said = err(&output);
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
+            assert!(said.contains(expected), "{command:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_not_replaced() {
+    let (daemon, folder, password) = exporting();
+    let path = |name: &str| folder.path().join(name);
+    let export = [
+        "export",
+        "a",
+        "--format",
+        "pem",
+        "--password-file",
+        &password,
+    ];
+    let is_key = |written: &[u8]| {
+        let written = String::from_utf8_lossy(written);
+        assert!(written.starts_with("-----BEGIN "), "{written}");
+        assert!(written.ends_with("-----\n"), "{written}");
+        assert!(written.contains("BEGIN ENCRYPTED PRIVATE KEY"), "{written}");
+    };
+    for out in ["-", "/dev/stdout"] {
+        let arguments = [&export[..], &["--out", out]].concat();
+        // A pipe.
+        is_key(succeeded(&daemon, &arguments).as_bytes());
+        // A file, which keeps what it has.
+        let file = path("appended");
+        fs::write(&file, "before\n").unwrap();
+        let append = fs::OpenOptions::new().append(true).open(&file).unwrap();
+        let status = command(&daemon, &arguments).stdout(append).status();
+        assert!(status.unwrap().success());
+        let written = fs::read(&file).unwrap();
+        is_key(written.strip_prefix(b"before\n").unwrap());
+    }
+    assert!(fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
+    let fifo = path("fifo");
+    shell(folder.path(), "mkfifo fifo");
+    let reading = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read(fifo).unwrap()
+    });
+    let to_fifo = [&export[..], &["--out", fifo.to_str().unwrap()]].concat();
+    succeeded(&daemon, &to_fifo);
+    is_key(&reading.join().unwrap());
 }
 
 #[test]

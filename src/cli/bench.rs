@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::connect::{Connection, Daemon};
+use super::connect::{Connection, Daemon, parse_duration};
 use super::error::{Failure, code_name};
 use super::input::{Hash, key_pair};
 use super::latencies::Latencies;
@@ -33,7 +33,7 @@ pub(super) struct Bench {
     /// Identifier of the key pair.
     id: String,
     /// How long.
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
     /// How many signatures are asked for at once, 1 to 10000.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]

@@ -47,8 +47,8 @@ pub(super) struct Connection {
         requires = "cert"
     )]
     key: Option<PathBuf>,
-    /// How long to wait for an answer.
-    #[arg(long, global = true, default_value = "60s", value_parser = humantime::parse_duration)]
+    /// How long to wait for an answer, such as 500ms, 30s or 5m.
+    #[arg(long, global = true, default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
 }
 
@@ -143,10 +143,20 @@ impl Daemon {
     }
 }
 
+/// Reads a duration. What nobody waits for is refused: it is longer than a deadline of gRPC can be.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match duration <= DURATION_MAX {
+        true => Ok(duration),
+        false => Err("must be at most 365days".to_owned()),
+    }
+}
+
 fn read(path: &Path, flag: &str) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(|error| Failure::Usage(format!("{flag} {}: {error}", path.display())))
 }
 
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A page of 1000 key pairs with a thousand names each.
 const ANSWER_MAX: usize = 256 * 1024 * 1024;

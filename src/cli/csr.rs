@@ -7,7 +7,8 @@ use clap::Args;
 use super::Context;
 use super::error::Failure;
 use super::input::read_whole;
-use super::output::{Output, write_file};
+use super::out_file::OutFile;
+use super::output::Output;
 use crate::proto::{DistinguishedName, GenerateCsrRequest, ImportCsrResponseRequest, KeyPairView};
 
 /// Print a certificate signing request (PKCS#10) of a key pair in PEM.
@@ -37,16 +38,18 @@ pub(super) struct Csr {
     /// Subject alternative name, instead of those of the current certificate. May be repeated.
     #[arg(long = "san", value_name = "NAME")]
     subject_alternative_names: Vec<String>,
-    /// Write to a file instead.
+    /// Write to a file instead, as a whole or not at all; `-` is standard output. A pipe or a device
+    /// is written to as it is.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace that file if it is there.
+    /// Replace that file if it is there; a symbolic link, and not what it points to.
     #[arg(long, requires = "out")]
     force: bool,
 }
 
 impl Csr {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let out = OutFile::optional(self.out.as_deref(), self.force)?;
         let mut client = context.connection.open().await?.key_pairs();
         let request = context.connection.request(GenerateCsrRequest {
             id: self.id,
@@ -61,8 +64,8 @@ impl Csr {
             subject_alternative_names: self.subject_alternative_names,
         });
         let answer = client.generate_csr(request).await?.into_inner();
-        match (&self.out, context.output) {
-            (Some(path), _) => write_file(path, self.force, answer.csr_pem.as_bytes()),
+        match (out, context.output) {
+            (Some(file), _) => file.write(answer.csr_pem.as_bytes(), context),
             (None, Output::Json) => context.json("GenerateCsrResponse", &answer),
             (None, Output::Table) => Ok(write!(context.out, "{}", answer.csr_pem)?),
         }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -30,6 +31,13 @@ pub(super) enum Failure {
     NotWell,
     /// The answer cannot be written.
     Write(io::Error),
+    /// The answer cannot be written to the file that `--out` names.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The answer is not what it should be.
     Answer(String),
 }
@@ -57,7 +65,10 @@ impl Failure {
                 _ => 1,
             },
             Self::NotValid => 5,
-            Self::NotWell | Self::Write(_) | Self::Answer(_) => 1,
+            Self::NotWell
+            | Self::Write(_)
+            | Self::File { .. }
+            | Self::Answer(_) => 1,
         })
     }
 
@@ -91,6 +102,7 @@ impl Failure {
             Self::NotValid => "the signature is not valid".to_owned(),
             Self::NotWell => "something is wrong".to_owned(),
             Self::Write(error) => format!("the answer cannot be written: {error}"),
+            Self::File { path, error } => format!("--out {}: {error}", path.display()),
         }
     }
 }

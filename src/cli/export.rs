@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::error::Failure;
-use super::output::{Output, write_private_file};
+use super::out_file::OutFile;
+use super::output::Output;
 use super::password::{Asked, PasswordOptions};
 use super::{Context, progress};
 use crate::proto::{ExportSigningKeyPairRequest, KeyFileFormat};
@@ -19,10 +20,11 @@ pub(super) struct Export {
     /// What the file shall be.
     #[arg(long, ignore_case = true, default_value = "pkcs12")]
     format: Format,
-    /// The file to write, readable by you alone.
+    /// The file to write, readable by you alone, as a whole or not at all; `-` is standard output. A
+    /// pipe or a device is written to as it is.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Replace that file if it is there.
+    /// Replace that file if it is there; a symbolic link, and not what it points to.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -52,6 +54,7 @@ impl Format {
 
 impl Export {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let out = OutFile::private(&self.out, self.force)?;
         let password = self.password.read(context, Asked::Twice)?;
         let mut client = context.connection.open().await?.key_pairs();
         let request = context.connection.request(ExportSigningKeyPairRequest {
@@ -64,10 +67,10 @@ impl Export {
         let answer = progress::spin(context.output, message, call)
             .await?
             .into_inner();
-        write_private_file(&self.out, self.force, &answer.file_data)?;
-        match context.output {
-            Output::Json => Ok(()),
-            Output::Table => Ok(writeln!(context.out, "wrote {}", self.out.display())?),
+        out.write(&answer.file_data, context)?;
+        match (context.output, out.is_standard_output()) {
+            (Output::Table, false) => Ok(writeln!(context.out, "wrote {}", self.out.display())?),
+            _ => Ok(()),
         }
     }
 }

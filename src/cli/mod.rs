@@ -23,6 +23,7 @@ mod latencies;
 mod link;
 mod list;
 mod migrate;
+mod out_file;
 mod output;
 mod password;
 mod progress;
@@ -164,7 +165,8 @@ const ABOUT: &str = "Client of keypaird: signing key pairs in a PKCS#11 token or
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  the daemon refused the request, or failed; doctor: something is wrong
+  1  the daemon refused the request, or failed; a question was answered with no; a file cannot
+     be written; doctor: something is wrong
   2  wrong usage
   3  there is no such key pair
   4  the daemon, or the provider, cannot be reached; trying again may help

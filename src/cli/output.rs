@@ -1,10 +1,5 @@
 //! Answers as tables for people, or as protobuf's own JSON for programs.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
 use clap::ValueEnum;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use prost::Message;
@@ -84,38 +79,6 @@ impl Context<'_> {
             None => Cell::new(text),
         }
     }
-}
-
-/// Writes an answer to the file that `--out` names. One that is there is kept, unless it may be replaced.
-pub(super) fn write_file(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
-    write(path, force, READABLE_BY_ALL, bytes)
-}
-
-/// Writes an answer that is for the caller's eyes only.
-pub(super) fn write_private_file(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
-    write(path, force, READABLE_BY_OWNER, bytes)
-}
-
-fn write(path: &Path, force: bool, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .create_new(!force)
-        .truncate(force)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes));
-    written.map_err(|error| {
-        Failure::Usage(match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                format!(
-                    "--out {}: the file is there; --force replaces it",
-                    path.display()
-                )
-            }
-            _ => format!("--out {}: {error}", path.display()),
-        })
-    })
 }
 
 /// What a view shows, in the order of importance. Empty values are left out.
@@ -261,10 +224,6 @@ fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     String::from_utf8(json.into_inner()).map_err(|error| error.to_string())
 }
-
-/// Less the umask.
-const READABLE_BY_ALL: u32 = 0o666;
-const READABLE_BY_OWNER: u32 = 0o600;
 
 #[cfg(test)]
 pub(super) mod tests {

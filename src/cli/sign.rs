@@ -9,7 +9,8 @@ use clap::Args;
 use super::Context;
 use super::error::Failure;
 use super::input::{Input, InputOptions};
-use super::output::{Output, write_file};
+use super::out_file::OutFile;
+use super::output::Output;
 use crate::proto::{SignRequest, sign_request};
 
 /// Sign a message or a digest with a key pair.
@@ -23,10 +24,11 @@ pub(super) struct Sign {
     /// Sign even if the certificate is expired or not yet valid.
     #[arg(long)]
     allow_outside_validity: bool,
-    /// Write the signature to a file instead.
+    /// Write the signature to a file instead, as a whole or not at all; `-` is standard output. A pipe
+    /// or a device is written to as it is.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace that file if it is there.
+    /// Replace that file if it is there; a symbolic link, and not what it points to.
     #[arg(long, requires = "out")]
     force: bool,
     /// Write the signature as base64, on one line, also where it is not for a terminal.
@@ -36,6 +38,7 @@ pub(super) struct Sign {
 
 impl Sign {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let out = OutFile::optional(self.out.as_deref(), self.force)?;
         let beginning = self.input.read()?;
         let daemon = context.connection.open().await?;
         let (input, signature_algorithm) = self
@@ -50,13 +53,13 @@ impl Sign {
             allow_outside_validity: self.allow_outside_validity,
         });
         let answer = daemon.signing().sign(request).await?.into_inner();
-        let as_text = self.base64 || (self.out.is_none() && context.terminal);
+        let as_text = self.base64 || (out.is_none() && context.terminal);
         let written = match as_text {
             true => format!("{}\n", STANDARD.encode(&answer.signature)).into_bytes(),
             false => answer.signature.clone(),
         };
-        match (&self.out, context.output) {
-            (Some(path), _) => write_file(path, self.force, &written),
+        match (out, context.output) {
+            (Some(file), _) => file.write(&written, context),
             (None, Output::Json) => context.json("SignResponse", &answer),
             (None, Output::Table) => Ok(context.out.write_all(&written)?),
         }
