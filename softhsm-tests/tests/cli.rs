@@ -264,7 +264,7 @@ fn people_at_a_terminal_are_asked_shown_colours_and_a_spinner() {
         "{unsure}"
     );
     assert!(
-        unsure.contains("nothing was deleted"),
+        unsure.contains("keypairctl: nothing was deleted"),
         "{unsure}"
     );
     let sure = in_terminal(&daemon, &["delete", "x"], "y\n");
@@ -279,6 +279,66 @@ fn people_at_a_terminal_are_asked_shown_colours_and_a_spinner() {
         "{}",
         err(&nobody)
     );
+}
+
+#[test]
+fn a_deletion_says_what_becomes_of_the_private_key() {
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    for label in ["old", "older", "oldest"] {
+        token.make_foreign_key("EC:prime256v1", label, &format!("0{}", label.len()));
+        let link = ["link", "--private-key-label", label, "--id", label];
+        succeeded(&daemon, &[&link[..], &SUBJECT[..8]].concat());
+    }
+    let kept = in_terminal(&daemon, &["delete", "old"], "y\n");
+    for expected in [
+        "Delete old? Its private key stays on the token. [y/N]",
+        "deleted old; its private key stays on the token",
+    ] {
+        assert!(kept.contains(expected), "{kept}");
+    }
+    let kept = ["delete", "older", "--yes", "--output", "json"];
+    assert_eq!(json(&daemon, &kept)["privateKey"], "LEFT_ON_TOKEN");
+    let destroyed = ["delete", "oldest", "--destroy-linked-key"];
+    let destroyed = in_terminal(&daemon, &destroyed, "y\n");
+    for expected in [
+        "Delete oldest and destroy its private key? This cannot be undone. [y/N]",
+        "deleted oldest; its private key is destroyed",
+    ] {
+        assert!(destroyed.contains(expected), "{destroyed}");
+    }
+    assert_eq!(token.count("Private Key"), 2);
+
+    let made = [&["generate", "--id", "x"], &SUBJECT[..]].concat();
+    succeeded(&daemon, &made);
+    let deleted = ["delete", "x", "--yes", "--output", "json"];
+    assert_eq!(json(&daemon, &deleted)["privateKey"], "DESTROYED");
+    // What is not there is not asked about.
+    let gone = in_terminal(&daemon, &["delete", "x"], "y\n");
+    assert!(gone.contains("there is no key pair \"x\""), "{gone}");
+    assert!(!gone.contains("[y/N]"), "{gone}");
+}
+
+#[test]
+fn a_deletion_that_is_not_confirmed_fails_and_writes_no_answer() {
+    let daemon = Home::local().start();
+    let made = [&["generate", "--id", "x"], &SUBJECT[..]].concat();
+    succeeded(&daemon, &made);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for (output, expected) in [
+        ("table", "keypairctl: nothing was deleted"),
+        ("json", "\"reason\": \"NOT_CONFIRMED\""),
+    ] {
+        let (out, err) = (path("out"), path("err"));
+        let line = ["delete", "x", "--output", output, ">", &out, "2>", &err];
+        let ended = in_terminal(&daemon, &[&line[..], &["; echo code $?"]].concat(), "n\n");
+        assert!(ended.contains("code 1"), "{ended}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "");
+        let said = std::fs::read_to_string(&err).unwrap();
+        assert!(said.contains(expected), "{said}");
+    }
+    succeeded(&daemon, &["get", "x"]);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use keypaird::proto::{CryptoProvider, sign_request};
-use softhsm_tests::client::{reason, settings};
+use keypaird::proto::delete_signing_key_pair_response::PrivateKeyFate;
+use keypaird::proto::{CryptoProvider, DeleteSigningKeyPairRequest, sign_request};
+use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::{Home, Isolation};
-use softhsm_tests::faults::{Stage, is_out_of_time};
+use softhsm_tests::faults::{FaultyModule, Stage, is_out_of_time};
 use softhsm_tests::measure::{children, resident_mib};
 use softhsm_tests::token::Token;
 use tonic::{Code, Status};
@@ -431,4 +432,50 @@ async fn the_process_of_the_module_gives_way_to_nobody_but_where_it_makes_keys()
         };
         assert_eq!(nice(&thread.join("stat")), expected, "{name}");
     }
+}
+
+/// Deletes a key pair, and returns what became of its private key.
+async fn fate(client: &Client, id: &str) -> Result<PrivateKeyFate, Status> {
+    let request = DeleteSigningKeyPairRequest {
+        id: id.to_owned(),
+        ..DeleteSigningKeyPairRequest::default()
+    };
+    let answer = client.key_pairs().delete_signing_key_pair(request).await?;
+    Ok(answer.into_inner().private_key())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_says_whether_the_private_key_is_destroyed_yet() {
+    let (token, module) = (Token::fresh(), FaultyModule::new());
+    let daemon = module.given_to(Home::hybrid(&token)).start();
+    let client = daemon.client().await;
+    let mut ids = Vec::new();
+    for provider in [
+        CryptoProvider::Hsm,
+        CryptoProvider::Hsm,
+        CryptoProvider::Local,
+    ] {
+        ids.push(client.generate(settings(provider)).await.unwrap().id);
+    }
+    // The token fails in the middle: the key pair is gone, its key is not.
+    module.tell("C_DestroyObject 0 0 return 0x30");
+    assert_eq!(
+        fate(&client, &ids[0]).await.unwrap(),
+        PrivateKeyFate::Pending
+    );
+    let gone = (Code::NotFound, "KEY_PAIR_NOT_FOUND".to_owned());
+    assert_eq!(reason(&client.get(&ids[0]).await.unwrap_err()), gone);
+    daemon.wait_for_log("the private key of a deleted key pair is destroyed later");
+    assert_eq!(token.count("Private Key"), 2);
+    module.mend();
+    // Nobody has to ask again.
+    let is_destroyed = async || token.count("Private Key") == 1;
+    daemon
+        .wait_until("it is destroyed later", is_destroyed)
+        .await;
+    assert_eq!(reason(&fate(&client, &ids[0]).await.unwrap_err()), gone);
+    for id in &ids[1..] {
+        assert_eq!(fate(&client, id).await.unwrap(), PrivateKeyFate::Destroyed);
+    }
+    assert_eq!(token.count("Private Key"), 0);
 }

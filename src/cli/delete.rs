@@ -5,9 +5,12 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 
 use super::Context;
+use super::connect::Daemon;
 use super::error::Failure;
+use super::input::key_pair;
 use super::output::Output;
-use crate::proto::DeleteSigningKeyPairRequest;
+use crate::proto::delete_signing_key_pair_response::PrivateKeyFate;
+use crate::proto::{DeleteSigningKeyPairRequest, KeyOrigin};
 
 /// Delete a key pair and destroy its private key.
 #[derive(Debug, Args)]
@@ -28,45 +31,75 @@ pub(super) struct Delete {
 
 impl Delete {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        if !self.yes && !confirmed(&self.id)? {
-            writeln!(context.out, "nothing was deleted")?;
-            return Ok(());
+        if !self.yes && !io::stdin().is_terminal() {
+            return Err(Failure::Usage(
+                "a deletion cannot be undone; --yes confirms it where nobody can be asked"
+                    .to_owned(),
+            ));
         }
-        let mut client = context.connection.open().await?.key_pairs();
+        let daemon = context.connection.open().await?;
+        let etag = match self.yes {
+            true => self.etag.clone(),
+            false => Some(self.confirm(&daemon, context).await?),
+        };
         let request = context.connection.request(DeleteSigningKeyPairRequest {
             id: self.id.clone(),
-            etag: self.etag.unwrap_or_default(),
+            etag: etag.unwrap_or_default(),
             destroy_linked_key: self.destroy_linked_key,
         });
+        let mut client = daemon.key_pairs();
         let answer = client.delete_signing_key_pair(request).await?.into_inner();
         match context.output {
             Output::Json => context.json("DeleteSigningKeyPairResponse", &answer),
             Output::Table => Ok(writeln!(
                 context.out,
-                "deleted {}; its private key is destroyed",
-                self.id
+                "deleted {}; {}",
+                self.id,
+                sentence(answer.private_key())
             )?),
+        }
+    }
+
+    /// Asks the person at the terminal, and returns the etag of the key pair that the answer is about.
+    async fn confirm(&self, daemon: &Daemon, context: &Context<'_>) -> Result<String, Failure> {
+        let view = key_pair(&self.id, daemon, context).await?;
+        let is_kept = view.key_origin() == KeyOrigin::Linked && !self.destroy_linked_key;
+        let question = match is_kept {
+            true => format!("Delete {}? Its private key stays on the token.", self.id),
+            false => format!(
+                "Delete {} and destroy its private key? This cannot be undone.",
+                self.id
+            ),
+        };
+        match answers_yes(&question)? {
+            true => Ok(self.etag.clone().unwrap_or(view.etag)),
+            false => Err(Failure::NotConfirmed("nothing was deleted")),
         }
     }
 }
 
 /// Asks the person at the terminal.
-fn confirmed(id: &str) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "a deletion cannot be undone; --yes confirms it where there is nobody to ask"
-                .to_owned(),
-        ));
-    }
+fn answers_yes(question: &str) -> Result<bool, Failure> {
     let mut err = io::stderr();
-    write!(
-        err,
-        "Delete {id} and destroy its private key? This cannot be undone. [y/N] "
-    )?;
+    write!(err, "{question} [y/N] ")?;
     err.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn sentence(fate: PrivateKeyFate) -> &'static str {
+    match fate {
+        PrivateKeyFate::Destroyed => "its private key is destroyed",
+        PrivateKeyFate::LeftOnToken => "its private key stays on the token",
+        PrivateKeyFate::Pending => {
+            "its private key is NOT destroyed yet: the daemon destroys it as soon as the token permits"
+        }
+        PrivateKeyFate::Scheduled => "its private key will be destroyed later",
+        PrivateKeyFate::Unspecified => {
+            "this daemon does not say whether its private key is destroyed"
+        }
+    }
 }
 
 const EXAMPLES: &str = "\

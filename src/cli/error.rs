@@ -29,6 +29,8 @@ pub(super) enum Failure {
     NotValid,
     /// Something is wrong with the daemon. That is an answer too.
     NotWell,
+    /// What was asked for was not confirmed, and not done.
+    NotConfirmed(&'static str),
     /// The answer cannot be written.
     Write(io::Error),
     /// The answer cannot be written to the file that `--out` names.
@@ -66,6 +68,7 @@ impl Failure {
             },
             Self::NotValid => 5,
             Self::NotWell
+            | Self::NotConfirmed(_)
             | Self::Write(_)
             | Self::File { .. }
             | Self::Answer(_) => 1,
@@ -81,6 +84,7 @@ impl Failure {
                 let reason = match self {
                     Self::Usage(_) => "USAGE",
                     Self::Connect { .. } => "UNREACHABLE",
+                    Self::NotConfirmed(_) => "NOT_CONFIRMED",
                     _ => "CLIENT",
                 };
                 writeln!(
@@ -99,6 +103,7 @@ impl Failure {
             Self::Usage(sentence) | Self::Answer(sentence) => sentence.clone(),
             Self::Connect { address, cause } => connect_sentence(address, cause),
             Self::Refused(status) => status.message().to_owned(),
+            Self::NotConfirmed(sentence) => (*sentence).to_owned(),
             Self::NotValid => "the signature is not valid".to_owned(),
             Self::NotWell => "something is wrong".to_owned(),
             Self::Write(error) => format!("the answer cannot be written: {error}"),

@@ -89,7 +89,9 @@ impl KeyPairService for KeyPairGrpc {
             destroy_linked_key: request.destroy_linked_key,
         });
         let deleted = deleted.await;
-        answer(deleted.map(|()| DeleteSigningKeyPairResponse {}))
+        answer(deleted.map(|fate| DeleteSigningKeyPairResponse {
+            private_key: convert::private_key_fate(fate).into(),
+        }))
     }
 
     async fn list_key_algorithms(

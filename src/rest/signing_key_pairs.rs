@@ -170,6 +170,7 @@ pub(super) async fn delete(
         id,
         ..DeleteRequest::default()
     };
+    // What became of the key is told over gRPC only.
     service.delete(request).await?;
     Ok(StatusCode::NO_CONTENT)
 }

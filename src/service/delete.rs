@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{Instrument, info};
+use tracing::{Instrument, info, warn};
 
 use super::create::stored_precision;
 use super::get::parse_id;
@@ -23,18 +23,32 @@ pub struct DeleteRequest {
     pub destroy_linked_key: bool,
 }
 
+/// What became of the private keys of a deleted key pair: of several, the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrivateKeyFate {
+    /// One could not be destroyed now. It is destroyed as soon as that is possible.
+    Pending,
+    /// One was on the token before it was linked, and stays there.
+    LeftOnToken,
+    /// All are destroyed.
+    Destroyed,
+}
+
 impl Service {
     /// Deletes a key pair and destroys its private key in its provider.
     ///
     /// The record goes first, and its key is condemned with it. So a key pair that is shown always has its
-    /// key, and a key whose destruction is broken off is destroyed later, or when the call is repeated. The key
+    /// key, and a key that cannot be destroyed now is destroyed later, or when the call is repeated. The key
     /// of a linked key pair stays on the token, unless the request says otherwise.
     ///
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`], also for a second delete; [`ServiceError::EtagMismatch`] when
     /// `etag` is not empty and not the key pair's; [`ServiceError::ProviderOff`];
     /// [`ServiceError::Provider`].
-    pub async fn delete(self: &Arc<Self>, request: DeleteRequest) -> Result<(), ServiceError> {
+    pub async fn delete(
+        self: &Arc<Self>,
+        request: DeleteRequest,
+    ) -> Result<PrivateKeyFate, ServiceError> {
         let DeleteRequest {
             id,
             etag,
@@ -71,18 +85,41 @@ impl Service {
         &self,
         key_pair: &KeyPair,
         destroy_linked: bool,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<PrivateKeyFate, ServiceError> {
+        let mut otherwise = PrivateKeyFate::Destroyed;
         for (_, generation) in key_pair.generations() {
-            if (generation.origin != KeyOrigin::Linked || destroy_linked)
-                && let Some(handle) = self.registry.provider(generation.provider)
-            {
+            if generation.origin == KeyOrigin::Linked && !destroy_linked {
+                otherwise = PrivateKeyFate::LeftOnToken;
+            } else if let Some(handle) = self.registry.provider(generation.provider) {
                 handle.availability()?;
             }
         }
         self.record_deletion(key_pair, destroy_linked).await?;
-        self.destroy_all_condemned_of(&key_pair.id).await?;
-        info!(key_pair = %key_pair.id, provider = %key_pair.provider(), "deleted a key pair");
-        Ok(())
+        let fate = self.destroy_now(&key_pair.id, otherwise).await;
+        info!(
+            key_pair = %key_pair.id,
+            provider = %key_pair.provider(),
+            private_key = ?fate,
+            "deleted a key pair"
+        );
+        Ok(fate)
+    }
+
+    /// Destroys the keys of a deleted key pair as far as that is possible now, and says what became of
+    /// them: if none is left to be destroyed, `otherwise`.
+    async fn destroy_now(&self, id: &KeyPairId, otherwise: PrivateKeyFate) -> PrivateKeyFate {
+        let none_left = async {
+            self.destroy_all_condemned_of(id).await?;
+            Ok::<_, ServiceError>(self.store.condemned_of(id).await?.is_empty())
+        };
+        match none_left.await {
+            Ok(true) => otherwise,
+            Ok(false) => PrivateKeyFate::Pending,
+            Err(error) => {
+                warn!(key_pair = %id, %error, "the private key of a deleted key pair is destroyed later");
+                PrivateKeyFate::Pending
+            }
+        }
     }
 
     /// Removes the record of a key pair, and condemns its keys.
@@ -124,12 +161,12 @@ impl Service {
     }
 
     /// Goes on with a deletion that was broken off.
-    async fn finish_deletion(&self, id: &str) -> Result<(), ServiceError> {
+    async fn finish_deletion(&self, id: &str) -> Result<PrivateKeyFate, ServiceError> {
         let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
         let parsed = parse_id(id)?.ok_or_else(not_found)?;
-        match self.destroy_all_condemned_of(&parsed).await? {
-            0 => Err(not_found()),
-            _ => Ok(()),
+        match self.store.condemned_of(&parsed).await?.is_empty() {
+            true => Err(not_found()),
+            false => Ok(self.destroy_now(&parsed, PrivateKeyFate::Destroyed).await),
         }
     }
 

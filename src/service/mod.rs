@@ -48,7 +48,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 pub use csr::{CaCertified, CsrRequest};
-pub use delete::DeleteRequest;
+pub use delete::{DeleteRequest, PrivateKeyFate};
 pub use error::ServiceError;
 pub use events::{Told, ToldEvent, WatchRequest};
 pub use generate::{GenerateOutcome, GenerateRequest};

@@ -140,7 +140,7 @@ impl UseCase {
                     id: ID.into(),
                     ..DeleteRequest::default()
                 };
-                service.delete(request).await
+                service.delete(request).await.map(drop)
             }
             Self::Sign(_) => {
                 let request = SignRequest {

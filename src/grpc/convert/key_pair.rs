@@ -8,8 +8,19 @@ use crate::domain::{
 use crate::proto as pb;
 use crate::service::{
     AvailableAlgorithm, Caller, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView,
-    ListRequest, Missing, ProviderHealth, ProviderState, ServiceError,
+    ListRequest, Missing, PrivateKeyFate, ProviderHealth, ProviderState, ServiceError,
 };
+
+pub(in crate::grpc) fn private_key_fate(
+    fate: PrivateKeyFate,
+) -> pb::delete_signing_key_pair_response::PrivateKeyFate {
+    use pb::delete_signing_key_pair_response::PrivateKeyFate as Fate;
+    match fate {
+        PrivateKeyFate::Pending => Fate::Pending,
+        PrivateKeyFate::LeftOnToken => Fate::LeftOnToken,
+        PrivateKeyFate::Destroyed => Fate::Destroyed,
+    }
+}
 
 pub(in crate::grpc) fn generate_request(
     request: pb::GenerateSigningKeyPairRequest,
