@@ -65,6 +65,12 @@ key_encryption_key_file = "$home/key-encryption-key"
 url = "sqlite://$home/keypaird.db"
 TOML
 
+# Without a store the daemon has never run here, so a token that is there may be half-made. It is put
+# aside and not removed.
+if [ ! -e "$home/keypaird.db" ] && [ -n "$(ls -A "$home/tokens")" ]; then
+    mv "$home/tokens" "$(mktemp -d "$home/former-tokens.XXXXXX")"
+    mkdir "$home/tokens"
+fi
 if [ -z "$(ls -A "$home/tokens")" ]; then
     say "Making a token"
     for pin in pin so-pin; do
@@ -74,6 +80,8 @@ if [ -z "$(ls -A "$home/tokens")" ]; then
 fi
 
 say "Starting the daemon in hybrid mode"
+# The log of a former run must not be read below.
+: >"$home/log"
 "$bin/keypaird" serve --config "$home/keypaird.toml" 2>"$home/log" &
 daemon=$!
 stop() {

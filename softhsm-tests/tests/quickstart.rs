@@ -1,5 +1,6 @@
 //! `deploy/quickstart.sh`: what a newcomer runs first.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,6 +47,26 @@ fn it_shows_a_key_pair_of_each_kind_and_goes_on_with_its_token_the_second_time()
         .filter(|line| line.contains("VALID  "))
         .count();
     assert_eq!(listed, 4, "{second}");
+}
+
+#[test]
+fn a_run_that_was_interrupted_while_it_made_the_token_is_put_right_by_the_next() {
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str| home.path().join(name);
+    fs::create_dir_all(path("tokens/half-made")).unwrap();
+    fs::write(path("tokens/half-made/token.lock"), "").unwrap();
+    // The log of the former run names another address.
+    let former = "2026-11-30T00:00:00Z  INFO keypaird::app: serving address=127.0.0.1:1 mode=hybrid\n\
+                  2026-11-30T00:00:00Z  INFO keypaird: connected to the token\n";
+    fs::write(path("log"), former).unwrap();
+    let output = quickstart(home.path()).arg("--once").output().unwrap();
+    let said = succeeded("quickstart.sh".as_ref(), &output);
+    assert!(
+        said.contains("initialised the token \"quickstart\""),
+        "{said}"
+    );
+    assert!(!said.contains("127.0.0.1:1 "), "{said}");
+    assert!(!path("tokens/half-made").exists());
 }
 
 #[test]
