@@ -6,7 +6,7 @@ use comfy_table::Cell;
 use super::Context;
 use super::error::Failure;
 use super::generate::parse_provider;
-use super::output::Output;
+use super::output::{Output, cell};
 use crate::proto::{CryptoProvider, KeyAlgorithm, ListKeyAlgorithmsRequest};
 
 /// List what each provider can do now.
@@ -56,10 +56,10 @@ fn row(algorithm: &KeyAlgorithm) -> Vec<Cell> {
         provider => provider.as_str_name(),
     };
     vec![
-        Cell::new(&algorithm.name),
-        Cell::new(sizes.collect::<Vec<_>>().join(", ")),
-        Cell::new(signatures.collect::<Vec<_>>().join(", ")),
-        Cell::new(provider),
+        cell(&algorithm.name),
+        cell(sizes.collect::<Vec<_>>().join(", ")),
+        cell(signatures.collect::<Vec<_>>().join(", ")),
+        cell(provider),
     ]
 }
 

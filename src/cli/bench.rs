@@ -19,7 +19,7 @@ use super::connect::{Connection, Daemon, parse_duration};
 use super::error::{Failure, code_name};
 use super::input::{Hash, key_pair};
 use super::latencies::Latencies;
-use super::output::Output;
+use super::output::{Output, cell};
 use super::{Context, progress};
 use crate::proto::{
     BatchSignRequest, SignRequest, SignStreamRequest, batch_sign_result, sign_request,
@@ -348,13 +348,13 @@ impl Tally {
             .map(|(reason, count)| format!("{count} {reason}"))
             .collect();
         vec![
-            Cell::new(self.latencies.count()),
-            Cell::new(format!("{:.1}", self.rate())),
-            Cell::new(ms(self.latencies.percentile(50))),
-            Cell::new(ms(self.latencies.percentile(90))),
-            Cell::new(ms(self.latencies.percentile(99))),
-            Cell::new(ms(self.latencies.max())),
-            Cell::new(match errors.is_empty() {
+            cell(self.latencies.count()),
+            cell(format!("{:.1}", self.rate())),
+            cell(ms(self.latencies.percentile(50))),
+            cell(ms(self.latencies.percentile(90))),
+            cell(ms(self.latencies.percentile(99))),
+            cell(ms(self.latencies.max())),
+            cell(match errors.is_empty() {
                 true => "none".to_owned(),
                 false => errors.join(", "),
             }),

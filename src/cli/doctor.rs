@@ -1,7 +1,7 @@
 //! `keypairctl doctor`.
 
 use clap::Args;
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -10,7 +10,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use super::Context;
 use super::connect::Daemon;
 use super::error::Failure;
-use super::output::{Output, time};
+use super::output::{Output, cell, time};
 use crate::proto::{
     CertificateValidity, CryptoProviderState, CryptoProviderStatus, KeyPairFilter,
     ListCryptoProvidersRequest, ListSigningKeyPairsRequest, MissingAlgorithm,
@@ -123,12 +123,12 @@ impl Context<'_> {
             };
             rows.push(vec![
                 self.cell(check.verdict.name(), Some(colour)),
-                Cell::new(&check.subject),
-                Cell::new(&check.message),
+                cell(&check.subject),
+                cell(&check.message),
             ]);
             if !check.remedy.is_empty() {
                 let remedy = format!("-> {}", check.remedy);
-                rows.push(vec![Cell::new(""), Cell::new(""), Cell::new(remedy)]);
+                rows.push(vec![cell(""), cell(""), cell(remedy)]);
             }
         }
         self.table(&["", "WHAT", "HOW IT IS"], rows)?;

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::output::Output;
+use super::printable::printable;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -136,7 +137,7 @@ fn write_refused(err: &mut dyn Write, status: &Status) -> io::Result<()> {
         .map(|bad| &*bad.field_violations)
         .unwrap_or_default();
     if fields.is_empty() {
-        writeln!(err, "keypairctl: {}", with_remedy(status))?;
+        writeln!(err, "keypairctl: {}", printable(&with_remedy(status)))?;
     } else {
         let these = if fields.len() == 1 { "this" } else { "these" };
         writeln!(
@@ -144,11 +145,13 @@ fn write_refused(err: &mut dyn Write, status: &Status) -> io::Result<()> {
             "keypairctl: the request is refused because of {these}:"
         )?;
         for field in fields {
-            match (&*field.field, flag(&field.field)) {
-                ("", _) => writeln!(err, "  {}", field.description)?,
-                (name, None) => writeln!(err, "  {name}: {}", field.description)?,
-                (name, Some(flag)) => writeln!(err, "  {name} ({flag}): {}", field.description)?,
-            }
+            let named = match (&*field.field, flag(&field.field)) {
+                ("", _) => String::new(),
+                (name, None) => format!("{name}: "),
+                (name, Some(flag)) => format!("{name} ({flag}): "),
+            };
+            let line = format!("  {named}{}", field.description);
+            writeln!(err, "{}", printable(&line))?;
         }
     }
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
@@ -288,6 +291,15 @@ mod tests {
         assert_eq!(json["code"], "INVALID_ARGUMENT");
         assert_eq!(json["reason"], "VALIDATION_FAILED");
         assert_eq!(json["fieldViolations"][0]["field"], "commonName");
+    }
+
+    #[test]
+    fn what_answers_does_not_steer_the_terminal() {
+        let status = Status::new(Code::NotFound, "no\u{1b}[2Jkey pair\r\n");
+        assert_eq!(
+            written(&status.into(), Output::Table),
+            "keypairctl: no\\u{1b}[2Jkey pair\\u{d}\\u{a}\n"
+        );
     }
 
     #[test]

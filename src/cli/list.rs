@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use super::error::Failure;
 use super::generate::parse_provider;
-use super::output::{Output, days_left, key, provider, time};
+use super::output::{Output, cell, days_left, key, provider, time};
 use super::{Context, output};
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::{
@@ -174,11 +174,11 @@ fn row(context: &Context<'_>, view: &KeyPairView, with_provider: bool) -> Vec<Ce
         _ => None,
     };
     let mut row = vec![
-        Cell::new(&view.id),
-        Cell::new(&view.subject_dn),
-        Cell::new(key(view)),
+        cell(&view.id),
+        cell(&view.subject_dn),
+        cell(key(view)),
         context.cell(view.status().as_str_name(), colour),
-        Cell::new(time(view.expires)),
+        cell(time(view.expires)),
         context.cell(
             days_left(view, context.now)
                 .map(|days| days.to_string())
@@ -187,7 +187,7 @@ fn row(context: &Context<'_>, view: &KeyPairView, with_provider: bool) -> Vec<Ce
         ),
     ];
     if with_provider {
-        row.insert(3, Cell::new(provider(view)));
+        row.insert(3, cell(provider(view)));
     }
     row
 }

@@ -26,6 +26,7 @@ mod migrate;
 mod out_file;
 mod output;
 mod password;
+mod printable;
 mod progress;
 mod public_keys;
 mod rotate;

@@ -11,6 +11,7 @@ use time::macros::format_description;
 
 use super::Context;
 use super::error::Failure;
+use super::printable::printable;
 use crate::proto::{
     CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, GenerationState, KeyPairView,
 };
@@ -67,7 +68,7 @@ impl Context<'_> {
     ) -> Result<(), Failure> {
         let width = 21;
         for (name, value) in lines {
-            writeln!(self.out, "{name:width$} {value}")?;
+            writeln!(self.out, "{name:width$} {}", printable(&value))?;
         }
         Ok(())
     }
@@ -75,10 +76,15 @@ impl Context<'_> {
     /// Returns a cell in a colour, where colours are of use.
     pub(super) fn cell(&self, text: impl ToString, colour: Option<Color>) -> Cell {
         match colour.filter(|_| self.colour) {
-            Some(colour) => Cell::new(text).fg(colour),
-            None => Cell::new(text),
+            Some(colour) => cell(text).fg(colour),
+            None => cell(text),
         }
     }
+}
+
+/// Returns a cell without a colour.
+pub(super) fn cell(text: impl ToString) -> Cell {
+    Cell::new(printable(&Cell::new(text).content()))
 }
 
 /// What a view shows, in the order of importance. Empty values are left out.
@@ -191,7 +197,7 @@ pub(super) fn generation_state(state: GenerationState) -> &'static str {
 
 /// Returns how many whole days are left until a certificate expires, negative when it has.
 pub(super) fn days_left(view: &KeyPairView, now: Timestamp) -> Option<i64> {
-    let seconds = view.expires?.seconds - now.seconds;
+    let seconds = view.expires?.seconds.saturating_sub(now.seconds);
     Some(seconds.div_euclid(86_400))
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::error::Failure;
-use super::output::{Output, generation_state, time};
+use super::output::{Output, cell, generation_state, time};
 use crate::proto::{JsonWebKey, ListPublicKeysRequest, ListPublicKeysResponse, PublicKey};
 
 /// List the public keys that signatures are verified with.
@@ -78,15 +78,15 @@ impl PublicKeys {
 fn row(key: &PublicKey) -> Vec<Cell> {
     let jwk = key.jwk.clone().unwrap_or_default();
     vec![
-        Cell::new(&key.id),
-        Cell::new(key.generation),
-        Cell::new(generation_state(key.generation_state())),
-        Cell::new(match &*jwk.crv {
+        cell(&key.id),
+        cell(key.generation),
+        cell(generation_state(key.generation_state())),
+        cell(match &*jwk.crv {
             "" => jwk.kty,
             curve => format!("{} {curve}", jwk.kty),
         }),
-        Cell::new(&key.kid),
-        Cell::new(time(key.expires)),
+        cell(&key.kid),
+        cell(time(key.expires)),
     ]
 }
 

@@ -1,13 +1,12 @@
 //! `keypairctl rotation`.
 
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use tonic::transport::Channel;
 
 use super::Context;
 use super::error::Failure;
 use super::generate::parse_provider;
-use super::output::{Output, time};
+use super::output::{Output, cell, time};
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::{
     CryptoProvider, DeleteRotationSettingsRequest, GetRotationSettingsRequest,
@@ -185,9 +184,9 @@ impl Plan {
             Output::Table => {
                 let row = |step: &RotationStep| {
                     vec![
-                        Cell::new(time(step.time)),
-                        Cell::new(step.generation),
-                        Cell::new(action(step.action())),
+                        cell(time(step.time)),
+                        cell(step.generation),
+                        cell(action(step.action())),
                     ]
                 };
                 let rows = answer.steps.iter().map(row).collect();

@@ -1,7 +1,7 @@
 //! `keypairctl schedule`.
 
 use clap::Args;
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use prost_types::Timestamp;
 use serde_json::json;
 use tonic::Code;
@@ -9,7 +9,7 @@ use tonic::Code;
 use super::Context;
 use super::error::Failure;
 use super::list::all_key_pairs;
-use super::output::{Output, rfc3339, time};
+use super::output::{Output, cell, rfc3339, time};
 use super::rotation::action;
 use crate::proto::{KeyPairView, PlanRotationRequest};
 
@@ -118,15 +118,15 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
             false => None,
         };
         rows.push(vec![
-            Cell::new(shown),
-            Cell::new(hour),
-            Cell::new(match left {
+            cell(shown),
+            cell(hour),
+            cell(match left {
                 ..=0 => "today".to_owned(),
                 1 => "in 1 day".to_owned(),
                 left => format!("in {left} days"),
             }),
-            Cell::new(&entry.id),
-            Cell::new(entry.generation),
+            cell(&entry.id),
+            cell(entry.generation),
             context.cell(entry.what, colour),
         ]);
         date.clone_into(&mut day);

@@ -8,6 +8,7 @@ use tonic::Code;
 use super::Context;
 use super::error::Failure;
 use super::output::{Output, time};
+use super::printable::printable;
 use crate::proto::key_pair_event::Type;
 use crate::proto::{CryptoProvider, KeyPairEvent, WatchKeyPairsRequest, WatchKeyPairsResponse};
 
@@ -80,7 +81,8 @@ fn show(context: &mut Context<'_>, response: &WatchKeyPairsResponse) -> Result<b
             let kind = event.r#type().as_str_name();
             let when = time(event.time);
             let (token, what) = (&response.resume_token, what(event));
-            writeln!(context.out, "{when}  {kind:20}  {what}  ({token})")?;
+            let shown = printable(&format!("{what}  ({token})"));
+            writeln!(context.out, "{when}  {kind:20}  {shown}")?;
         }
     }
     Ok(true)
