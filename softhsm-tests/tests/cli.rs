@@ -1,11 +1,17 @@
 //! keypairctl, as a person and as a script meet it.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use softhsm_tests::daemon::{Home, binary};
+use softhsm_tests::daemon::{Daemon, Home, binary};
 use softhsm_tests::keypairctl::{SUBJECT, command, err, in_terminal, json, out, run, succeeded};
 use softhsm_tests::token::Token;
+use softhsm_tests::tools::self_signed_tls;
 
 #[test]
 fn a_key_pair_is_made_shown_listed_and_deleted() {
@@ -339,6 +345,113 @@ fn a_deletion_that_is_not_confirmed_fails_and_writes_no_answer() {
         assert!(said.contains(expected), "{said}");
     }
     succeeded(&daemon, &["get", "x"]);
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_not_waited_for_without_an_end() {
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = peer.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    self_signed_tls(folder.path());
+    let ca = folder.path().join("server.pem");
+    for (scheme, expected) in [
+        ("http", "Timeout expired; --timeout allows more time"),
+        (
+            "https",
+            "(deadline has elapsed); is keypaird running there?",
+        ),
+    ] {
+        let mut command = Command::new(binary("keypairctl"));
+        command
+            .args(["--address", &format!("{scheme}://{address}"), "--ca"])
+            .arg(&ca)
+            .args(["--timeout", "1s", "get", "x"])
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if begun.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{scheme}: {}", err(&output));
+        assert!(err(&output).contains(expected), "{}", err(&output));
+    }
+}
+
+/// Passes on what comes, until it falls silent.
+fn relay(mut from: TcpStream, mut to: TcpStream, silent: &AtomicBool) {
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut bytes) {
+        if !silent.load(Ordering::SeqCst) && to.write_all(&bytes[..length]).is_err() {
+            break;
+        }
+    }
+}
+
+/// Answers for a daemon, until its first connection falls silent. Later ones are as usual.
+fn proxy(daemon: &Daemon, first_is_silent: &Arc<AtomicBool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (daemon, mut silent) = (daemon.address(), Arc::clone(first_is_silent));
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(daemon).unwrap());
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                let silent = Arc::clone(&silent);
+                std::thread::spawn(move || relay(from, to, &silent));
+            }
+            silent = Arc::default();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_watch_whose_connection_falls_silent_goes_on_over_another_and_misses_nothing() {
+    let daemon = Home::local().start();
+    let is_silent = Arc::default();
+    let address = proxy(&daemon, &is_silent).to_string();
+    let mut watch = Command::new(binary("keypairctl"))
+        .args(["--address", &address, "watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (shown, events) = mpsc::channel();
+    let stdout = BufReader::new(watch.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        stdout
+            .lines()
+            .try_for_each(|line| shown.send(line.unwrap()))
+    });
+    let generate = |id: &str| {
+        succeeded(&daemon, &[&["generate", "--id", id], &SUBJECT[..]].concat());
+    };
+    // It watches when it shows one.
+    let patience = Duration::from_millis(100);
+    for number in 0.. {
+        generate(&format!("before-{number}"));
+        if events.recv_timeout(patience).is_ok() {
+            break;
+        }
+        assert!(number < 100, "it does not watch");
+    }
+    is_silent.store(true, Ordering::SeqCst);
+    generate("meanwhile");
+    let begun = Instant::now();
+    let later = loop {
+        let left = Duration::from_secs(60).saturating_sub(begun.elapsed());
+        match events.recv_timeout(left) {
+            Ok(event) if event.contains("before-") => {}
+            later => break later,
+        }
+    };
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(later.unwrap().contains("meanwhile, CN=Example"));
 }
 
 #[test]

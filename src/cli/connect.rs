@@ -1,5 +1,6 @@
 //! How the daemon is reached.
 
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,9 +57,9 @@ impl Connection {
     /// Connects to the daemon.
     pub(super) async fn open(&self) -> Result<Daemon, Failure> {
         let address = self.normal_address();
-        let failed = |cause: tonic::transport::Error| Failure::Connect {
+        let failed = |cause: Box<dyn Error + Send + Sync>| Failure::Connect {
             address: address.clone(),
-            cause: Box::new(cause),
+            cause,
         };
         let mut endpoint = Endpoint::from_shared(address.clone()).map_err(|_| {
             Failure::Usage(format!(
@@ -67,14 +68,20 @@ impl Connection {
             ))
         })?;
         if address.starts_with("https://") {
-            endpoint = endpoint.tls_config(self.tls()?).map_err(failed)?;
+            let with_tls = endpoint.tls_config(self.tls()?);
+            endpoint = with_tls.map_err(|error| failed(error.into()))?;
         }
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT.min(self.timeout))
-            .connect()
-            .await
-            .map_err(failed)?;
-        Ok(Daemon { channel })
+        // A peer that went away without a word is noticed while an answer is waited for.
+        let endpoint = endpoint
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        let time_limit = CONNECT_TIMEOUT.min(self.timeout);
+        // The endpoint's own limit ends before the TLS handshake begins.
+        match tokio::time::timeout(time_limit, endpoint.connect()).await {
+            Ok(Ok(channel)) => Ok(Daemon { channel }),
+            Ok(Err(error)) => Err(failed(error.into())),
+            Err(elapsed) => Err(failed(elapsed.into())),
+        }
     }
 
     /// Makes a request that ends with the deadline.
@@ -158,6 +165,8 @@ fn read(path: &Path, flag: &str) -> Result<Vec<u8>, Failure> {
 
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of 1000 key pairs with a thousand names each.
 const ANSWER_MAX: usize = 256 * 1024 * 1024;
 

@@ -22,7 +22,7 @@ pub(super) enum Failure {
         /// Where one was looked for.
         address: String,
         /// Why.
-        cause: Box<tonic::transport::Error>,
+        cause: Box<dyn Error + Send + Sync>,
     },
     /// The daemon refused the call.
     Refused(Box<Status>),
@@ -64,7 +64,11 @@ impl Failure {
             Self::Connect { .. } => 4,
             Self::Refused(status) => match status.code() {
                 Code::NotFound => 3,
-                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => 4,
+                // The client's own deadline passes as `Cancelled`.
+                Code::Unavailable
+                | Code::ResourceExhausted
+                | Code::DeadlineExceeded
+                | Code::Cancelled => 4,
                 _ => 1,
             },
             Self::NotValid => 5,
@@ -102,7 +106,7 @@ impl Failure {
     fn sentence(&self) -> String {
         match self {
             Self::Usage(sentence) | Self::Answer(sentence) => sentence.clone(),
-            Self::Connect { address, cause } => connect_sentence(address, cause),
+            Self::Connect { address, cause } => connect_sentence(address, &**cause),
             Self::Refused(status) => status.message().to_owned(),
             Self::NotConfirmed(sentence) => (*sentence).to_owned(),
             Self::NotValid => "the signature is not valid".to_owned(),

@@ -117,7 +117,10 @@ fn what(event: &KeyPairEvent) -> String {
 
 fn is_away(failure: &Failure) -> bool {
     match failure {
-        Failure::Refused(status) => matches!(status.code(), Code::Unavailable | Code::Unknown),
+        Failure::Refused(status) => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled
+        ),
         Failure::Connect { .. } => true,
         _ => false,
     }
