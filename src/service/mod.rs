@@ -262,6 +262,8 @@ mod clock_tests;
 #[cfg(test)]
 mod events_tests;
 #[cfg(test)]
+mod rotation_bound_tests;
+#[cfg(test)]
 mod rotation_race_tests;
 #[cfg(test)]
 mod rotation_tests;

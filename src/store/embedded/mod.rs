@@ -327,15 +327,7 @@ impl MetadataStore for EmbeddedStore {
     ) -> Result<Option<(KeyPair, Option<SealedKey>)>, StoreError> {
         let id = id.clone();
         self.readers
-            .read_signing_key(move |db| {
-                // Both as they are at one moment.
-                let view = db.unchecked_transaction()?;
-                let Some(pair) = rows::find_key_pair(&view, &id)? else {
-                    return Ok(None);
-                };
-                let sealed = sealed_key(&view, pair.current.key_ref)?;
-                Ok(Some((pair, sealed)))
-            })
+            .read_signing_key(move |db| rows::find_signing_key(db, &id))
             .await
     }
 
@@ -387,7 +379,9 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
-        self.readers.read(move |db| sealed_key(db, key_ref)).await
+        self.readers
+            .read(move |db| rows::sealed_key(db, key_ref))
+            .await
     }
 
     async fn keys_of(
@@ -513,14 +507,6 @@ fn is_known(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
         .query_row([key_ref.as_bytes()], |row| row.get(0))?)
 }
 
-fn sealed_key(db: &Connection, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
-    let sealed: Option<Option<Vec<u8>>> = db
-        .prepare_cached("SELECT sealed_key FROM generations WHERE key_ref = ?1")?
-        .query_row([key_ref.as_bytes()], |row| row.get(0))
-        .optional()?;
-    Ok(sealed.flatten().map(SealedKey::from_bytes))
-}
-
 /// Ends an intent and returns the id it was for, if there was one.
 fn delete_intent(db: &Connection, key_ref: KeyRef) -> Result<Option<String>, StoreError> {
     Ok(db
@@ -534,5 +520,7 @@ const REQUESTS_KEPT: Duration = Duration::days(1);
 
 #[cfg(test)]
 mod rotation_tests;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;

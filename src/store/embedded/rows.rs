@@ -59,6 +59,31 @@ pub(super) fn find_key_pair(
     row.map(|row| key_pair(db, row)).transpose()
 }
 
+/// Finds a key pair with the encrypted private key that signs, both as they are at one moment.
+pub(super) fn find_signing_key(
+    db: &Connection,
+    id: &KeyPairId,
+) -> Result<Option<(KeyPair, Option<SealedKey>)>, StoreError> {
+    let view = db.unchecked_transaction()?;
+    let Some(pair) = find_key_pair(&view, id)? else {
+        return Ok(None);
+    };
+    let sealed = sealed_key(&view, pair.current.key_ref)?;
+    Ok(Some((pair, sealed)))
+}
+
+/// Reads the encrypted private key of a generation.
+pub(super) fn sealed_key(
+    db: &Connection,
+    key_ref: KeyRef,
+) -> Result<Option<SealedKey>, StoreError> {
+    let sealed: Option<Option<Vec<u8>>> = db
+        .prepare_cached("SELECT sealed_key FROM generations WHERE key_ref = ?1")?
+        .query_row([key_ref.as_bytes()], |row| row.get(0))
+        .optional()?;
+    Ok(sealed.flatten().map(SealedKey::from_bytes))
+}
+
 /// Reads the generations beside the current one.
 fn read_others(db: &Connection, sequence: i64, pair: &mut KeyPair) -> Result<(), StoreError> {
     let mut statement = db.prepare_cached(&format!(
