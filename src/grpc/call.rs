@@ -20,7 +20,8 @@ use tower::{Layer, Service};
 use tracing::{Level, debug, enabled, error};
 
 use super::status::{complete, internal, to_status};
-use crate::service::{Caller, ServiceError};
+use crate::domain::Origin;
+use crate::service::ServiceError;
 use crate::telemetry::{Call, CallIds};
 
 /// Puts [`CallService`] around the routes.
@@ -136,8 +137,8 @@ impl Deadline {
 }
 
 /// Returns from where a call came: what the server put into its extensions, if anything.
-pub(super) fn caller<T>(request: &tonic::Request<T>) -> Caller {
-    request.extensions().get().copied().unwrap_or_default()
+pub(super) fn origin<T>(request: &tonic::Request<T>) -> Option<Origin> {
+    request.extensions().get().copied()
 }
 
 /// Adds details to an error that has none.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::call::{Deadline, caller};
+use super::call::{Deadline, origin};
 use super::convert::event as convert;
 use super::status::to_status;
 use crate::proto::event_service_server::EventService;
@@ -35,8 +35,8 @@ impl EventService for EventGrpc {
         request: Request<WatchKeyPairsRequest>,
     ) -> Result<Response<Self::WatchKeyPairsStream>, Status> {
         let deadline = request.extensions().get::<Deadline>().copied();
-        let caller = caller(&request);
-        let request = convert::watch_request(request.into_inner(), caller);
+        let origin = origin(&request);
+        let request = convert::watch_request(request.into_inner(), origin);
         let told = self.service.watch(request).await;
         let told = told.map_err(|error| to_status(&error))?;
         let responses = told.map(|told| match told {

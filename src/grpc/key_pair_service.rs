@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::caller;
+use super::call::origin;
 use super::convert::{key_file, key_pair as convert, rotation};
 use super::status::answer;
 use crate::proto::key_pair_service_server::KeyPairService;
@@ -69,9 +69,9 @@ impl KeyPairService for KeyPairGrpc {
         &self,
         request: Request<ListSigningKeyPairsRequest>,
     ) -> Result<Response<ListSigningKeyPairsResponse>, Status> {
-        let caller = caller(&request);
+        let origin = origin(&request);
         let work = async {
-            let request = convert::list_request(request.into_inner(), caller)?;
+            let request = convert::list_request(request.into_inner(), origin)?;
             let page = self.service.list(request).await?;
             Ok(convert::list_response(page))
         };

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
-use super::call::{Deadline, caller};
+use super::call::{Deadline, origin};
 use super::convert::{malformed, signing as convert};
 use super::status::{answer, complete};
 use crate::proto::signing_service_server::SigningService;
@@ -116,8 +116,8 @@ impl SigningService for SigningGrpc {
         &self,
         request: Request<ListPublicKeysRequest>,
     ) -> Result<Response<ListPublicKeysResponse>, Status> {
-        let caller = caller(&request);
-        let request = convert::public_keys_request(request.into_inner(), caller);
+        let origin = origin(&request);
+        let request = convert::public_keys_request(request.into_inner(), origin);
         let page = self.service.public_keys(request).await;
         answer(page.map(convert::public_keys_response))
     }

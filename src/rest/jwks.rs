@@ -10,17 +10,18 @@ use futures_util::stream;
 
 use super::api_result::{Errors, Refused};
 use super::pages::{self, Members};
-use crate::service::{Caller, PublicKeysRequest, PublishedKey, Service};
+use crate::domain::Origin;
+use crate::service::{PublicKeysRequest, PublishedKey, Service};
 
 /// Returns all public keys that signatures can be verified with.
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = "publicKeys",
     responses((status = 200, body = serde_json::Value, content_type = "application/jwk-set+json"), Errors))]
 pub(super) async fn jwks(
     State(service): State<Arc<Service>>,
-    caller: Option<Extension<Caller>>,
+    origin: Option<Extension<Origin>>,
 ) -> Result<Response, Refused> {
     let request = PublicKeysRequest {
-        caller: caller.map(|Extension(caller)| caller).unwrap_or_default(),
+        origin: origin.map(|Extension(origin)| origin),
         bytes_max: pages::READ_BYTES,
         ..PublicKeysRequest::default()
     };

@@ -14,9 +14,9 @@ use super::api_result::{Errors, Refused};
 use super::models::{KeyAlgorithms, KeyPairView, KeyPairViews, NewKeyPairSettings};
 use super::pages::{self, Members};
 use super::request::{Id, Json, Nothing, Query};
-use crate::domain::{Refusal, Violations};
+use crate::domain::{Origin, Refusal, Violations};
 use crate::service::{
-    Caller, DeleteRequest, GenerateOutcome, GenerateRequest, ListRequest, Service, ServiceError,
+    DeleteRequest, GenerateOutcome, GenerateRequest, ListRequest, Service, ServiceError,
 };
 
 /// Lists what can be done with which kinds of key.
@@ -70,12 +70,12 @@ pub(super) struct ListParameters {
     responses((status = 200, body = KeyPairViews), Errors))]
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
-    caller: Option<Extension<Caller>>,
+    origin: Option<Extension<Origin>>,
     Query(parameters): Query<ListParameters>,
 ) -> Result<Response, Refused> {
     let is_page = parameters.page.is_some() || parameters.number_per_page.is_some();
     let request = ListRequest {
-        caller: caller.map(|Extension(caller)| caller).unwrap_or_default(),
+        origin: origin.map(|Extension(origin)| origin),
         ..parameters.request()?
     };
     let first = service.list(request.clone()).await?;

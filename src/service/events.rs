@@ -11,9 +11,9 @@ use tracing::warn;
 
 use super::get::parse_id;
 use super::recent_events::RecentEvents;
-use super::share::{Caller, Place, Places, Turns};
+use super::share::{Place, Places, Shares, Turns};
 use super::{KeyPairView, Service, ServiceError};
-use crate::domain::{Event, EventKind, EventSubject, KeyPairId, ProviderKind, Refusal};
+use crate::domain::{Event, EventKind, EventSubject, KeyPairId, Origin, ProviderKind, Refusal};
 use crate::telemetry::chain;
 
 /// Events as a caller wants to be told of them.
@@ -24,7 +24,7 @@ pub struct WatchRequest {
     /// `since`; empty for from now on.
     pub since: String,
     /// From where the call came.
-    pub caller: Caller,
+    pub origin: Option<Origin>,
 }
 
 /// What a caller is told.
@@ -67,8 +67,8 @@ impl Default for EventHub {
         Self {
             newest: watch::Sender::new(0),
             recent: Mutex::new(RecentEvents::new(RECENT_BYTES_MAX)),
-            places: Places::new(WATCHERS_MAX, WATCHERS_FOR_CONNECTION_MAX),
-            history: Turns::new(READING_HISTORY_MAX),
+            places: Places::new(WATCHERS),
+            history: Turns::new(READING_HISTORY),
             recorded: Default::default(),
             stopping: CancellationToken::new(),
         }
@@ -96,7 +96,7 @@ impl EventHub {
 /// One who watches.
 struct Watcher {
     service: Arc<Service>,
-    caller: Caller,
+    origin: Option<Origin>,
     _place: Place,
     only: Option<KeyPairId>,
     /// The last event that was told or passed over.
@@ -126,7 +126,7 @@ impl Service {
                 ServiceError::invalid("id", Refusal::of(id, refusal))
             })?),
         };
-        let place = self.events.places.take(request.caller);
+        let place = self.events.places.take(request.origin);
         let place = place.ok_or(ServiceError::TooManyWatchers)?;
         // What is recorded from here on is handed out; what was before is in the store.
         let newest_handed_out = self.events.newest.subscribe();
@@ -138,7 +138,7 @@ impl Service {
         };
         let watcher = Watcher {
             service: Arc::clone(self),
-            caller: request.caller,
+            origin: request.origin,
             _place: place,
             only,
             cursor,
@@ -283,7 +283,7 @@ impl Watcher {
         if !self.catching_up && self.cursor >= *self.newest.borrow_and_update() {
             return Ok(None);
         }
-        let _turn = hub.history.turn(self.caller).await;
+        let _turn = hub.history.turn(self.origin).await;
         // Another watcher may have read it meanwhile.
         if let Some(event) = hub.next(self.cursor) {
             return Ok(Some(event));
@@ -355,11 +355,17 @@ fn check_token(token: &str, forgotten: i64, newest: i64) -> Result<i64, Refusal>
 
 const TOKEN_PREFIX: &str = "e";
 /// How many may watch at a time.
-const WATCHERS_MAX: usize = 4096;
-/// How many of them may be of one connection.
-const WATCHERS_FOR_CONNECTION_MAX: usize = 1024;
+const WATCHERS: Shares = Shares {
+    in_all: 4096,
+    for_peer: 2048,
+    for_connection: 1024,
+};
 /// How many read history at a time.
-const READING_HISTORY_MAX: usize = 2;
+const READING_HISTORY: Shares = Shares {
+    in_all: 2,
+    for_peer: 1,
+    for_connection: 1,
+};
 /// How many events of the history are read at a time.
 const HISTORY_PAGE: u32 = 32;
 /// How many events are read at a time as they come.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rotation_tests::{START, Stage};
 use super::*;
-use crate::domain::{EventKind, EventSubject};
+use crate::domain::{EventKind, EventSubject, Origin, Peer};
 
 /// A daemon that tells what happens.
 struct Telling {
@@ -48,7 +48,7 @@ impl Telling {
         let request = WatchRequest {
             id: id.into(),
             since: since.into(),
-            caller: Caller::default(),
+            origin: None,
         };
         let mut watching = Box::pin(self.stage.service().watch(request).await.unwrap());
         let begun = watching.next().await.unwrap().unwrap();
@@ -197,9 +197,12 @@ async fn an_outage_that_outlasts_the_daemon_ends_with_one_event() {
 #[tokio::test]
 async fn watchers_have_a_bound_for_a_connection_and_in_all_and_make_room_when_they_end() {
     let telling = Telling::new();
-    let watch = |connection| {
+    let watch = |connection: Option<u64>| {
         let request = WatchRequest {
-            caller: Caller { connection },
+            origin: connection.map(|connection| Origin {
+                connection,
+                peer: Peer::User(u32::try_from(connection).unwrap()),
+            }),
             ..WatchRequest::default()
         };
         let service = Arc::clone(telling.stage.service());

@@ -2,18 +2,18 @@
 
 use time::OffsetDateTime;
 
-use super::share::{Caller, Turn};
+use super::share::Turn;
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{
-    CertificateValidity, KeyAlgorithm, ListFilter, ListOrder, ListQuery, PageSize, PageToken,
-    ProviderKind, ProviderMode, Violations,
+    CertificateValidity, KeyAlgorithm, ListFilter, ListOrder, ListQuery, Origin, PageSize,
+    PageToken, ProviderKind, ProviderMode, Violations,
 };
 
 /// A list as a caller asked for it.
 #[derive(Clone, Debug, Default)]
 pub struct ListRequest {
     /// From where the call came.
-    pub caller: Caller,
+    pub origin: Option<Origin>,
     /// After how many bytes the page ends at the latest; 0 for the most.
     pub bytes_max: usize,
     /// `pageSize`.
@@ -57,7 +57,7 @@ impl Service {
     pub async fn list(&self, request: ListRequest) -> Result<KeyPairPage, ServiceError> {
         let query = self.list_query(&request).map_err(ServiceError::Invalid)?;
         let (filter, order) = (query.filter.clone(), query.order);
-        let turn = self.lists.turn(request.caller).await;
+        let turn = self.lists.turn(request.origin).await;
         let page = self.store.list(query, self.clock.now()).await?;
         Ok(KeyPairPage {
             key_pairs: page

@@ -61,7 +61,6 @@ pub use list::{KeyPairPage, ListRequest};
 pub use public_keys::{PublicKeysPage, PublicKeysRequest, PublishedKey};
 pub use rotate::RotateRequest;
 pub use rotation::{PlanRequest, UpdateRotationRequest};
-pub use share::Caller;
 pub use sign::{SignRequest, Signed};
 pub use verify::{Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
@@ -78,7 +77,7 @@ use crate::store::MetadataStore;
 use events::EventHub;
 use health::HealthBoard;
 use request_lock::RequestLocks;
-use share::Turns;
+use share::{Shares, Turns};
 use signing_keys::SigningKeys;
 
 /// What an operator permits.
@@ -166,7 +165,7 @@ impl Service {
             request_locks: RequestLocks::default(),
             signing_keys: SigningKeys::default(),
             events: EventHub::default(),
-            lists: Turns::new(LISTS_AT_ONCE),
+            lists: Turns::new(LISTS),
             health: HealthBoard::default(),
             rotation_metrics: RotationMetrics::default(),
             provider_came: Notify::new(),
@@ -255,7 +254,11 @@ impl Service {
 /// How many key files are read or written at once: a key derived from a password takes a processor for a second.
 const FILES_AT_ONCE: usize = 2;
 /// How many pages of lists are read and written at once, of about 4 MiB each.
-const LISTS_AT_ONCE: usize = 4;
+const LISTS: Shares = Shares {
+    in_all: 4,
+    for_peer: 2,
+    for_connection: 1,
+};
 
 #[cfg(test)]
 mod clock_tests;

@@ -1,9 +1,8 @@
 //! Publishes public keys.
 
 use super::list::ListRequest;
-use super::share::Caller;
 use super::{KeyPairView, Service, ServiceError};
-use crate::domain::{Generation, GenerationState, Jwk, Validity};
+use crate::domain::{Generation, GenerationState, Jwk, Origin, Validity};
 
 /// A public key that signatures are verified with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +33,7 @@ pub struct PublicKeysRequest {
     /// `pageToken`; empty for the first page.
     pub page_token: String,
     /// From where the call came.
-    pub caller: Caller,
+    pub origin: Option<Origin>,
     /// After how many bytes of key pairs the page ends at the latest; 0 for the most.
     pub bytes_max: usize,
 }
@@ -71,7 +70,7 @@ impl Service {
                     asked => asked,
                 },
                 page_token: request.page_token,
-                caller: request.caller,
+                origin: request.origin,
                 bytes_max: request.bytes_max,
                 ..ListRequest::default()
             })

@@ -2,17 +2,17 @@
 
 use super::key_pair::{key_pair_view, shown};
 use super::to_timestamp;
-use crate::domain::{EventKind, EventSubject};
+use crate::domain::{EventKind, EventSubject, Origin};
 use crate::proto as pb;
 use crate::proto::key_pair_event::Type;
-use crate::service::{Caller, Told, ToldEvent, WatchRequest};
+use crate::service::{Told, ToldEvent, WatchRequest};
 
 pub(in crate::grpc) fn watch_request(
     request: pb::WatchKeyPairsRequest,
-    caller: Caller,
+    origin: Option<Origin>,
 ) -> WatchRequest {
     WatchRequest {
-        caller,
+        origin,
         id: request.id,
         since: request.since,
     }

@@ -2,13 +2,13 @@
 
 use super::{from_timestamp, malformed, number, to_timestamp};
 use crate::domain::{
-    CertificateValidity, KeyOrigin, KeyPairGeneration, NewKeyPairSettings, ProviderKind, Rotation,
-    RotationSettings, TokenAttributes,
+    CertificateValidity, KeyOrigin, KeyPairGeneration, NewKeyPairSettings, Origin, ProviderKind,
+    Rotation, RotationSettings, TokenAttributes,
 };
 use crate::proto as pb;
 use crate::service::{
-    AvailableAlgorithm, Caller, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView,
-    ListRequest, Missing, PrivateKeyFate, ProviderHealth, ProviderState, ServiceError,
+    AvailableAlgorithm, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView, ListRequest,
+    Missing, PrivateKeyFate, ProviderHealth, ProviderState, ServiceError,
 };
 
 pub(in crate::grpc) fn private_key_fate(
@@ -59,11 +59,11 @@ pub(super) fn new_key_pair_settings(
 
 pub(in crate::grpc) fn list_request(
     request: pb::ListSigningKeyPairsRequest,
-    caller: Caller,
+    origin: Option<Origin>,
 ) -> Result<ListRequest, ServiceError> {
     let filter = request.filter.unwrap_or_default();
     Ok(ListRequest {
-        caller,
+        origin,
         bytes_max: 0,
         page_size: request.page_size,
         page_token: request.page_token,

@@ -1,13 +1,13 @@
 //! Messages of `SigningService`.
 
 use super::{malformed, number, to_timestamp};
-use crate::domain::{GenerationState, Jwk, JwkKey, SignatureEncoding, SigningInput};
+use crate::domain::{GenerationState, Jwk, JwkKey, Origin, SignatureEncoding, SigningInput};
 use crate::grpc::status::item_status;
 use crate::proto as pb;
 use crate::service::report::ItemReports;
 use crate::service::{
-    Caller, PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest, Signed,
-    Verified, VerifyRequest,
+    PublicKeysPage, PublicKeysRequest, PublishedKey, ServiceError, SignRequest, Signed, Verified,
+    VerifyRequest,
 };
 
 pub(in crate::grpc) fn sign_request(request: pb::SignRequest) -> Result<SignRequest, ServiceError> {
@@ -97,10 +97,10 @@ pub(in crate::grpc) fn verify_response(verified: Option<Verified>) -> pb::Verify
 
 pub(in crate::grpc) fn public_keys_request(
     request: pb::ListPublicKeysRequest,
-    caller: Caller,
+    origin: Option<Origin>,
 ) -> PublicKeysRequest {
     PublicKeysRequest {
-        caller,
+        origin,
         bytes_max: 0,
         id: request.id,
         page_size: request.page_size,
