@@ -4,6 +4,8 @@
 //! what it has none for: who says nothing at all, who takes no answers, and who is one too many. What one call has kept
 //! for it is counted in `server::accounts`.
 
+mod room;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::domain::{Origin, Peer};
 use crate::telemetry::Seldom;
+use room::Room;
 
 /// All open connections.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ struct Open {
     /// How many were asked to make room and are still there.
     leaving: usize,
     /// When room was last looked for, and whether any was found.
-    looked: Option<(Instant, bool)>,
+    looked: Option<(Instant, Room)>,
 }
 
 impl Connections {
@@ -61,22 +64,7 @@ impl Connections {
         })
     }
 
-    /// Gives a new connection its place. Where there is none, those make room that have no call under way: first who
-    /// never made one, then who made none for longest. Where all have, the new one is refused.
-    pub(super) async fn admit(self: &Arc<Self>, peer: Peer) -> Option<Place> {
-        loop {
-            let freed = self.freed.notified();
-            if let Some(place) = self.place(peer) {
-                return Some(place);
-            }
-            let making_room = self.make_room();
-            if !making_room || tokio::time::timeout(ROOM_MAX, freed).await.is_err() {
-                self.count(&"refused: there are too many, and all have calls under way");
-                return None;
-            }
-        }
-    }
-
+    /// Gives a new connection its place, if there is one.
     pub(super) fn place(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let mut open = self.open.lock();
         if open.connections.len() >= self.max {
@@ -104,43 +92,6 @@ impl Connections {
         open.connections
             .insert(connection.number, Arc::clone(&connection));
         Some(Place(connection))
-    }
-
-    /// Asks some to go that have no call under way. Tells whether any is about to go.
-    pub(super) fn make_room(&self) -> bool {
-        let mut open = self.open.lock();
-        let Open {
-            connections,
-            leaving,
-            looked,
-        } = &mut *open;
-        match *looked {
-            // Those that were asked have not all gone, and cannot take much longer.
-            Some((when, true)) if *leaving > 0 && when.elapsed() < GOODBYE_MAX => return true,
-            // It is not looked for anew for each of many that are one too many.
-            Some((when, false)) if when.elapsed() < LOOK_AGAIN => return false,
-            _ => {}
-        }
-        let idle = connections
-            .values()
-            .filter(|connection| !connection.is_ending() && connection.is_idle());
-        let mut idle: Vec<_> = idle
-            .map(|connection| {
-                let since = connection.idle_since.load(Ordering::Relaxed);
-                (since, connection.number, connection)
-            })
-            .collect();
-        let share = 1 + self.max / ENDED_SHARE;
-        if idle.len() > share {
-            idle.select_nth_unstable_by_key(share, |(since, number, _)| (*since, *number));
-            idle.truncate(share);
-        }
-        for (_, _, connection) in &idle {
-            connection.end(Ending::MakesRoom);
-        }
-        *leaving += idle.len();
-        *looked = Some((Instant::now(), !idle.is_empty()));
-        !idle.is_empty()
     }
 
     /// Ends those that nothing comes of. Does not return.
@@ -209,6 +160,11 @@ impl Connections {
     pub(super) fn count(&self, what: &dyn fmt::Display) {
         debug!("a connection was {what}");
         self.gone.count();
+    }
+
+    /// Returns the time since so many milliseconds after the start.
+    fn since_ms(&self, ms: u64) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(ms))
     }
 
     /// Returns the milliseconds since the start.
@@ -430,8 +386,6 @@ impl Connection {
     }
 }
 
-/// How long a connection that is asked to go may take for it when it has no call under way.
-pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How long a connection may say nothing: TLS handshake and HTTP/2 preface, or the first byte of HTTP/1.1.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 /// How long answers may lie ready of which less than [`PROGRESS_MIN`] is taken.
@@ -441,10 +395,6 @@ const PROGRESS_MIN: usize = 16 * 1024;
 const KEPT_MAX: usize = 256 * 1024 * 1024;
 /// How much more may be kept for a connection before all are told.
 const STEP: usize = 16 * 1024;
-/// Which part of all go when there is no room, so that not each new one has to look for another.
-const ENDED_SHARE: usize = 64;
-/// How long a new one waits for those to go.
-const ROOM_MAX: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long what was found by a look at all connections stands.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -453,30 +403,6 @@ const SAY_INTERVAL: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_makes_room_is_asked_to_go_and_cut_off_only_if_it_misbehaves() {
-        let all = Connections::new(2, 0);
-        let (first, second) = (
-            all.place(Peer::Unknown).unwrap(),
-            all.place(Peer::Unknown).unwrap(),
-        );
-        assert!(all.place(Peer::Unknown).is_none());
-        second.connection().call_begins();
-        assert!(all.make_room());
-        assert!(first.connection().is_ending() && !first.connection().is_cut());
-        assert!(!second.connection().is_ending());
-        // It has yet to go, and nobody else is asked.
-        second.connection().call_ends();
-        assert!(all.make_room());
-        assert!(!second.connection().is_ending());
-        first.connection().end(Ending::TakesNothing);
-        assert!(first.connection().is_cut());
-        drop(first);
-        let third = all.place(Peer::Unknown).unwrap();
-        assert!(all.make_room());
-        assert!(third.connection().is_ending() && !second.connection().is_ending());
-    }
 
     #[test]
     fn the_one_that_most_is_kept_for_is_cut_off_however_small_its_pieces_are() {

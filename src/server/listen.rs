@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
@@ -141,7 +143,7 @@ impl Door {
                 let peer = unix_peer(&stream);
                 (stream, peer)
             });
-            let Some((stream, place)) = self.admit(accepted).await else {
+            let Some((stream, place)) = self.admit(accepted, listener).await else {
                 continue;
             };
             let door = Arc::clone(self);
@@ -158,7 +160,7 @@ impl Door {
         loop {
             let accepted = listener.accept().await;
             let accepted = accepted.map(|(stream, from)| (stream, Peer::at(from.ip())));
-            let Some((stream, place)) = self.admit(accepted).await else {
+            let Some((stream, place)) = self.admit(accepted, listener).await else {
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true) {
@@ -191,7 +193,11 @@ impl Door {
     }
 
     /// Gives an accepted connection its place. One that could not be accepted, or has none, is let go.
-    async fn admit<Io>(&self, accepted: io::Result<(Io, Peer)>) -> Option<(Io, Place)> {
+    async fn admit<Io>(
+        &self,
+        accepted: io::Result<(Io, Peer)>,
+        listener: &impl AsFd,
+    ) -> Option<(Io, Place)> {
         match accepted {
             Ok((io, peer)) => {
                 let place = self.connections.admit(peer).await;
@@ -199,10 +205,12 @@ impl Door {
             }
             Err(error) => {
                 self.connections.count(&format!("not accepted: {error}"));
-                if matches!(
+                let is_full = matches!(
                     Errno::from_io_error(&error),
                     Some(Errno::MFILE | Errno::NFILE)
-                ) {
+                );
+                // Without descriptors, accept(2) fails also when nobody waits to be accepted.
+                if is_full && someone_waits(listener) {
                     self.connections.make_room();
                 }
                 // Out of descriptors, the next try would fail at once as well.
@@ -225,6 +233,13 @@ fn tls_peer(tls: &CommonState) -> Option<Peer> {
     let chain = tls.peer_certificates()?;
     let certificate = chain.first()?;
     Some(Peer::Certificate(Sha256::digest(certificate).into()))
+}
+
+/// Tells whether a connection waits to be accepted.
+fn someone_waits(listener: &impl AsFd) -> bool {
+    let mut listeners = [PollFd::new(listener, PollFlags::IN)];
+    let found = rustix::event::poll(&mut listeners, Some(&Timespec::default()));
+    found.is_ok_and(|count| count > 0)
 }
 
 /// Takes a TCP address.

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tracing::debug;
 
 use super::accounts::{Answer, Asked, CallUnderWay};
-use super::connections::{Connection, GOODBYE_MAX};
+use super::connections::Connection;
 use super::front::{Answered, Front, Transport};
 
 /// How HTTP is spoken, and who answers.
@@ -90,7 +90,7 @@ impl Http {
             if !makes_room {
                 return Some(serving.await);
             }
-            if let Ok(served) = timeout(GOODBYE_MAX, serving.as_mut()).await {
+            if let Ok(served) = timeout(connection.goodbye_max(), serving.as_mut()).await {
                 return Some(served);
             }
             if connection.is_idle() {
