@@ -1,7 +1,7 @@
 //! The key under which software keys are encrypted, and the file it comes from.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,8 @@ impl KeyEncryptionKey {
     }
 
     /// Makes a new key and its file, with mode 0600, durably. A file that exists is never overwritten.
+    ///
+    /// The file gets its name when the key is in it: a power cut leaves the whole file, or none.
     pub fn create(path: &Path) -> Result<Self, KeyEncryptionKeyError> {
         let io = |source| KeyEncryptionKeyError::Create {
             path: path.to_owned(),
@@ -69,20 +71,7 @@ impl KeyEncryptionKey {
         rand::fill(&mut *bytes).map_err(|_| KeyEncryptionKeyError::Entropy)?;
         let key = Self::from_bytes(&*bytes).map_err(|_| KeyEncryptionKeyError::Entropy)?;
         let text = Zeroizing::new(format!("{FILE_PREFIX}{}\n", STANDARD.encode(*bytes)));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
-        file.write_all(text.as_bytes()).map_err(io)?;
-        file.sync_all().map_err(io)?;
-        // The file is there for good only when its folder says so.
-        if let Some(folder) = path.parent() {
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(io)?;
-        }
+        write_new(path, text.as_bytes()).map_err(io)?;
         Ok(key)
     }
 
@@ -204,6 +193,34 @@ pub enum KeyEncryptionKeyError {
     Entropy,
 }
 
+/// Makes a private file with these contents, whole and durable, unless there is one.
+fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    // What a power cut left.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    // Unlike a renaming, this does not replace a file.
+    let named = fs::hard_link(&new, path);
+    fs::remove_file(&new)?;
+    named?;
+    // The file is there for good only when its folder says so.
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// What a sealed key is bound to.
 fn context(name: &KeyName) -> Vec<u8> {
     let mut context = b"keypaird private key\0".to_vec();
@@ -222,8 +239,6 @@ const CHECK_TEXT: &[u8] = b"keypaird";
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::domain::{Generation, KeyPairId, KeyRef};
 
@@ -269,6 +284,27 @@ mod tests {
             KeyEncryptionKey::create(&path),
             Err(KeyEncryptionKeyError::Create { .. })
         ));
+    }
+
+    #[test]
+    fn a_file_without_a_folder_is_made_where_the_process_is() {
+        // Tests share their folder, so the name is one that nothing else has.
+        let path = PathBuf::from(format!("key-encryption-key-{}", std::process::id()));
+        let made = KeyEncryptionKey::create(&path);
+        let _ = fs::remove_file(&path);
+        made.unwrap();
+    }
+
+    #[test]
+    fn what_a_power_cut_left_of_the_making_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kek");
+        // The file gets its name when the key is in it, and not before: what was being written has another.
+        fs::write(folder.path().join("kek.new"), "").unwrap();
+        KeyEncryptionKey::create(&path).unwrap();
+        KeyEncryptionKey::read(&path).unwrap();
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
     }
 
     #[test]
