@@ -164,6 +164,17 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
                     format!("{shown} cannot be read as a database: {cause}"),
                     "see that store.url names a database of keypaird, or restore it from a backup",
                 ),
+                StoreError::Damaged { finding, .. } => (
+                    format!("{shown} is damaged: {finding}"),
+                    "restore it from a backup: keypaird restore FILE",
+                ),
+                StoreError::ForeignLog { log, .. } => (
+                    format!(
+                        "{} is the log of another database than {shown}, which was replaced",
+                        log.display()
+                    ),
+                    "restore the backup by keypaird restore FILE, which takes care of both",
+                ),
                 StoreError::TooNew { .. } => (chain(error), "or point store.url at another store"),
                 _ => (
                     chain(error),

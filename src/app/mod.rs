@@ -38,6 +38,7 @@ use system::{SystemClock, SystemEntropy};
 /// A daemon that is ready to answer.
 #[derive(Debug)]
 pub struct App {
+    store: Arc<EmbeddedStore>,
     service: Arc<Service>,
     listeners: Listeners,
     grpc: GrpcConfig,
@@ -49,9 +50,17 @@ impl App {
     /// Opens the store, prepares the providers, and takes the addresses. Does not wait for the token.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
+        let app = Self::over(Arc::clone(&store), config).await;
+        if app.is_err() {
+            close(&store).await;
+        }
+        app
+    }
+
+    async fn over(store: Arc<EmbeddedStore>, config: Config) -> Result<Self, StartError> {
         let registry = registry(&config, &*store).await?;
         let service = Arc::new(Service::new(
-            store,
+            Arc::clone(&store) as Arc<dyn MetadataStore>,
             registry,
             Arc::new(SystemClock),
             Arc::new(SystemEntropy),
@@ -69,6 +78,7 @@ impl App {
         tell_of_hidden_key_pairs(&service, config.crypto.policy.mode).await;
         let listeners = Listeners::bind(&config.server, system::descriptors_max())?;
         Ok(Self {
+            store,
             service,
             listeners,
             grpc: GrpcConfig {
@@ -154,6 +164,7 @@ impl App {
         let drained = tokio::time::timeout(self.shutdown_grace, drained).await;
         watchdog.abort();
         disconnect(&self.service).await;
+        close(&self.store).await;
         if store_failed {
             return Err(StartError::StoreFailed);
         }
@@ -262,10 +273,23 @@ async fn disconnect(service: &Service) {
     }
 }
 
+/// Closes the store, unless somebody else keeps it busy.
+async fn close(store: &EmbeddedStore) {
+    if tokio::time::timeout(CLOSE_TIMEOUT, store.close())
+        .await
+        .is_err()
+    {
+        warn!(
+            "the store could not be closed in time; nothing is lost, and its log stays beside it"
+        );
+    }
+}
+
 /// How many characters tell one run of the daemon from another.
 const RUN_LEN: usize = 8;
 const LOCAL_QUEUE_LENGTH: usize = 1024;
 const LOCAL_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -350,6 +350,8 @@ fn describe_store(error: &StoreError) -> Report {
         | StoreError::Closed
         | StoreError::InUse(_)
         | StoreError::TooNew { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::ForeignLog { .. }
         | StoreError::Open { .. } => Report::later(
             Code::Unavailable,
             "STORE_UNAVAILABLE",

@@ -48,6 +48,24 @@ pub enum StoreError {
         /// The latest known one.
         known: usize,
     },
+    /// The database is damaged.
+    #[error("{path} is damaged ({finding}); restore it from a backup by keypaird restore FILE")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite found.
+        finding: String,
+    },
+    /// The log of another database lies beside the database.
+    #[error(
+        "{log} is the log of another database than {path}, which was replaced while that log was left; restore the backup by keypaird restore FILE, which takes care of both"
+    )]
+    ForeignLog {
+        /// The database.
+        path: PathBuf,
+        /// The log.
+        log: PathBuf,
+    },
     /// The file system failed.
     #[error("open {path}")]
     Open {

@@ -7,6 +7,7 @@ mod embedded;
 mod error;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use time::OffsetDateTime;
@@ -113,6 +114,10 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Returns the last event that was forgotten, and the last one there is.
     async fn event_span(&self) -> Result<(i64, i64), StoreError>;
+
+    /// Returns the name of the line of events, which is another one after a restore from a backup.
+    /// Empty for a line that began before there were names.
+    fn event_history(&self) -> Arc<str>;
 
     /// Forgets the events before the first one that is not older than a time, and the requests that were answered
     /// before it.

@@ -115,6 +115,10 @@ macro_rules! store {
                 call!(self, stringify!($name), io_error(), call.await)
             })*
 
+            fn event_history(&self) -> Arc<str> {
+                self.inner.event_history()
+            }
+
             fn event_news(&self) -> watch::Receiver<()> {
                 self.inner.event_news()
             }

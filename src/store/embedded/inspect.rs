@@ -8,13 +8,14 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{StoreError, open, rows};
+use super::{StoreError, lineage, open, rows};
 use crate::store::StoreInspection;
 
 /// Looks at a store: whether it is there, in use, and one that this keypaird can read and write.
 ///
 /// # Errors
-/// [`StoreError::TooNew`]; [`StoreError::Open`]; [`StoreError::Database`] when it is no database, or none of keypaird.
+/// [`StoreError::TooNew`]; [`StoreError::Damaged`]; [`StoreError::ForeignLog`];
+/// [`StoreError::Open`]; [`StoreError::Database`] when it is no database, or none of keypaird.
 pub fn inspect(path: &Path) -> Result<StoreInspection, StoreError> {
     let mut found = StoreInspection {
         in_use: false,
@@ -33,9 +34,12 @@ pub fn inspect(path: &Path) -> Result<StoreInspection, StoreError> {
             });
         }
     }
-    found.in_use = File::open(open::beside(path, ".lock"))
-        .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)));
+    found.in_use = is_in_use(path);
+    if !found.in_use {
+        lineage::refuse_foreign_log(path)?;
+    }
     let connection = open_to_read(path, found.in_use)?;
+    open::check_pages(path, &connection, "quick_check")?;
     let schema = open::schema_version(path, &connection)?;
     if schema.found > 0 {
         let count: i64 =
@@ -47,18 +51,29 @@ pub fn inspect(path: &Path) -> Result<StoreInspection, StoreError> {
     Ok(found)
 }
 
+/// Tells whether a daemon uses a database.
+pub(super) fn is_in_use(path: &Path) -> bool {
+    File::open(open::beside(path, ".lock"))
+        .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Opens a database for reading, and does not look at the log that may lie beside it.
+pub(super) fn open_without_log(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(
+        immutable(path),
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+    )
+}
+
 /// Opens a database for reading.
 ///
 /// SQLite puts an index (`-shm`) and a log (`-wal`) beside a database, also when it only reads, and leaves them there; unless it
 /// is told that nobody changes the file. That may be said of a store at rest whose file has everything in it.
-fn open_to_read(path: &Path, in_use: bool) -> rusqlite::Result<Connection> {
+pub(super) fn open_to_read(path: &Path, in_use: bool) -> rusqlite::Result<Connection> {
     let is_there = |suffix| open::beside(path, suffix).exists();
     match in_use || is_there("-wal") || is_there("-journal") {
         true => Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY),
-        false => Connection::open_with_flags(
-            immutable(path),
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
-        ),
+        false => open_without_log(path),
     }
 }
 

@@ -5,9 +5,11 @@
 //! key, never by offset.
 
 mod change;
+mod companion;
 mod events;
 mod generation;
 mod inspect;
+mod lineage;
 mod list;
 mod open;
 mod reader;
@@ -17,6 +19,7 @@ mod writer;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
@@ -39,6 +42,7 @@ pub struct EmbeddedStore {
     writer: Writer,
     readers: Readers,
     news: watch::Sender<()>,
+    history: Arc<str>,
     /// Held as long as the store is open.
     _lock: File,
 }
@@ -46,22 +50,26 @@ pub struct EmbeddedStore {
 impl EmbeddedStore {
     /// Opens the database, makes it if it is missing, and brings its schema up to date.
     ///
-    /// Keys that an earlier life of the daemon was making are condemned.
+    /// Keys that an earlier life of the daemon was making are condemned; in a restored copy they
+    /// are doubtful. A database that is in use, damaged or of a later version is refused.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let lock = open::lock(path)?;
-        let mut connection = open::open(path)?;
-        open::migrate(path, &mut connection)?;
-        snapshots::rewrite_old_events(&mut connection)?;
-        connection.execute("UPDATE intents SET condemned = 1", ())?;
+        let opened = lineage::open(path)?;
         Ok(Self {
             readers: Readers::new(path)?,
             news: watch::Sender::new(()),
-            writer: Writer::start(connection).map_err(|source| StoreError::Open {
-                path: path.to_owned(),
-                source,
-            })?,
-            _lock: lock,
+            history: opened.history,
+            writer: opened.writer,
+            _lock: opened.lock,
         })
+    }
+
+    /// Ends reading and writing, and leaves the database in one file, without a log beside it.
+    ///
+    /// Waits for the reads and writes that were asked for before. Later ones are refused with
+    /// [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 
     /// Writes what those are told of who watch.
@@ -257,6 +265,10 @@ impl MetadataStore for EmbeddedStore {
 
     async fn event_span(&self) -> Result<(i64, i64), StoreError> {
         self.readers.read(events::span).await
+    }
+
+    fn event_history(&self) -> Arc<str> {
+        Arc::clone(&self.history)
     }
 
     async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError> {

@@ -6,29 +6,35 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::StoreError;
 use crate::store::SchemaVersion;
 
 /// Makes sure that no other daemon uses the database, for as long as the returned file is open.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let lock = lock_place(path)?;
+    // Made here so that the database, and with it the files SQLite puts beside it, are private.
+    match private_file(path) {
+        Ok(_) => Ok(lock),
+        Err(source) => Err(StoreError::Open {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Makes sure that no daemon uses a database, whether it is there or not.
+pub(super) fn lock_place(path: &Path) -> Result<File, StoreError> {
     let failed = |source| StoreError::Open {
         path: path.to_owned(),
         source,
     };
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(failed)?;
-    }
-    // Made here so that the database, and with it the files SQLite puts beside it, are private.
-    private_file(path).map_err(failed)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder_of(path))
+        .map_err(failed)?;
     let lock = private_file(&beside(path, ".lock")).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -50,6 +56,32 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Reads the whole database, and refuses one that is damaged.
+///
+/// `quick_check` of SQLite reads every page and row; `integrity_check` compares the indexes as
+/// well, and takes several times as long.
+pub(super) fn check_pages(
+    path: &Path,
+    connection: &Connection,
+    check: &str,
+) -> Result<(), StoreError> {
+    let damaged = |finding: String| StoreError::Damaged {
+        path: path.to_owned(),
+        finding,
+    };
+    let found = connection.query_row(&format!("PRAGMA {check}(1)"), (), |row| {
+        row.get::<_, String>(0)
+    });
+    match found {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(damaged(found.replace('\n', ": "))),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            Err(damaged(error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Brings the schema up to date, each step in a transaction of its own.
@@ -94,6 +126,18 @@ fn private_file(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+}
+
+/// Makes durable that a file has its name.
+pub(super) fn sync_folder(file: &Path) -> io::Result<()> {
+    File::open(folder_of(file))?.sync_all()
+}
+
+/// Returns the folder of a file, which may be named without one.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent();
+    let named = folder.filter(|folder| !folder.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
 }
 
 /// Returns the path of a file beside the database.

@@ -91,6 +91,15 @@ impl Pool {
         }
     }
 
+    /// Waits for the reads that were asked for, refuses later ones, and closes the connections.
+    pub(super) async fn close(&self) {
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        let permits = self.permits.acquire_many(all).await;
+        self.permits.close();
+        drop(permits);
+        self.idle.lock().clear();
+    }
+
     /// Runs `work` on a connection, in its own view of the database.
     ///
     /// It is done by a task of its own. A caller may stop to poll, as the answer to a client does that takes nothing; if it had its

@@ -7,21 +7,25 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender, TrySendError};
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::StoreError;
+use super::lineage::Lineage;
 
 /// Queues writes to the writer thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Sender<Write>,
     failure: CancellationToken,
+    /// None when its end was waited for.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Does one caller's work within the open transaction, and returns what to call when it was committed, or
@@ -30,28 +34,44 @@ type Write = Box<dyn FnOnce(&mut Connection) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Option<&Arc<rusqlite::Error>>) + Send>;
 
 impl Writer {
-    pub(super) fn start(mut connection: Connection) -> io::Result<Self> {
+    pub(super) fn start(mut connection: Connection, mut lineage: Lineage) -> io::Result<Self> {
         let (queue, writes) = async_channel::bounded(QUEUE_LENGTH);
         let failure = CancellationToken::new();
         let failed = failure.clone();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 let ended = catch_unwind(AssertUnwindSafe(|| {
                     while let Ok(first) = writes.recv_blocking() {
-                        write_batch(&mut connection, first, &writes);
+                        let jobs = write_batch(&mut connection, &mut lineage, first, &writes);
+                        lineage.after_batch(&connection, jobs);
                     }
                 }));
-                if let Err(panic) = ended {
-                    give_up(&*panic, &writes, &failed);
+                match ended {
+                    Ok(()) => lineage.end(connection),
+                    Err(panic) => give_up(&*panic, &writes, &failed),
                 }
             })?;
-        Ok(Self { queue, failure })
+        Ok(Self {
+            queue,
+            failure,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Returns a token that is cancelled when the thread has ended although the store is open.
     pub(super) const fn failure(&self) -> &CancellationToken {
         &self.failure
+    }
+
+    /// Does what is queued, refuses what comes later, and closes the connection.
+    pub(super) async fn close(&self) {
+        self.queue.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // A writer that panicked has ended as well.
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
     }
 
     /// Runs `work` in a transaction, and answers when that is durable. What fails leaves no trace.
@@ -81,11 +101,30 @@ impl Writer {
     }
 }
 
+/// So that the database is closed before its lock is given up.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.lock().take() {
+            // A writer that panicked has ended as well.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// One transaction for all that is queued, so that many callers share one wait for the disk.
-fn write_batch(connection: &mut Connection, first: Write, queue: &Receiver<Write>) {
+/// Returns how many jobs it had.
+fn write_batch(
+    connection: &mut Connection,
+    lineage: &mut Lineage,
+    first: Write,
+    queue: &Receiver<Write>,
+) -> usize {
     let mut answers = Vec::new();
     let begun = connection.execute_batch("BEGIN IMMEDIATE");
     let committed = begun.and_then(|()| {
+        // At the beginning, since a transaction that SQLite rolls back cannot be added to.
+        lineage.count(connection)?;
         answers.push(first(connection));
         // A full disk makes SQLite roll the whole transaction back. What came after would be committed by
         // itself and yet be reported as lost, so the batch ends there, and COMMIT fails.
@@ -104,9 +143,14 @@ fn write_batch(connection: &mut Connection, first: Write, queue: &Receiver<Write
         }
         Arc::new(failure)
     });
+    if failure.is_none() {
+        lineage.note_committed();
+    }
+    let jobs = answers.len();
     for answer in answers {
         answer(failure.as_ref());
     }
+    jobs
 }
 
 /// Says that the thread ends, and answers all whose writes are still queued.

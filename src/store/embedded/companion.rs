@@ -1,0 +1,227 @@
+//! The companion of a database: a small file beside it, which no copy of the database includes.
+//!
+//! It says which incarnation of the store was last at work, and how far that had come. See
+//! [`super::lineage`] for what follows from it.
+
+use std::fmt::{self, Display};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::open::{beside, sync_folder};
+
+/// A random name: of one opening of a store, or of a line of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Incarnation(pub(super) [u8; 16]);
+
+impl Incarnation {
+    fn parse(hex: &str) -> Option<Self> {
+        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u128::from_str_radix(hex, 16).ok().filter(|_| digits)?;
+        Some(Self(number.to_be_bytes()))
+    }
+}
+
+impl Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Companion {
+    /// The incarnation that was last at work. None before the first one was recorded.
+    pub(super) incarnation: Option<Incarnation>,
+    /// The incarnation that is being recorded in the database, which may have it already.
+    pub(super) next: Option<Incarnation>,
+    /// The inode number of the database file.
+    pub(super) inode: u64,
+    /// What is known to be committed.
+    pub(super) progress: Progress,
+}
+
+/// How far an incarnation has come. The numbers count committed batches of writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The last batch that was committed.
+    pub(super) changes: u64,
+    /// The last batch that is known to be in the database file itself, and not only in its log
+    /// (`-wal`). Zero when that is not known.
+    pub(super) checkpointed: u64,
+}
+
+impl Companion {
+    /// Returns the path of the companion of a database.
+    pub(super) fn path(database: &Path) -> PathBuf {
+        beside(database, ".lineage")
+    }
+
+    /// Reads the companion of a database. One that is damaged is as good as none.
+    pub(super) fn read(database: &Path) -> io::Result<Option<Self>> {
+        match fs::read(Self::path(database)) {
+            Ok(bytes) => Ok(str::from_utf8(&bytes).ok().and_then(Self::parse)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the companion of a database durably, whole or not at all, readable by its owner only.
+    pub(super) fn write(&self, database: &Path) -> io::Result<CompanionFile> {
+        let (path, new) = (Self::path(database), beside(database, ".lineage.new"));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        let head = self.head();
+        file.write_all(format!("{head}{}", self.progress).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        sync_folder(&path)?;
+        Ok(CompanionFile {
+            file,
+            head_len: u64::try_from(head.len()).map_err(io::Error::other)?,
+        })
+    }
+
+    /// Returns all lines but the last.
+    fn head(&self) -> String {
+        let name = |incarnation: Option<Incarnation>| match incarnation {
+            Some(incarnation) => incarnation.to_string(),
+            None => NONE.to_owned(),
+        };
+        format!(
+            "{VERSION}\nincarnation {}\nnext {}\ninode {}\n",
+            name(self.incarnation),
+            name(self.next),
+            self.inode
+        )
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let name = |text: &str| match text {
+            NONE => Some(None),
+            hex => Incarnation::parse(hex).map(Some),
+        };
+        let mut lines = text.strip_suffix('\n')?.split('\n');
+        if lines.next()? != VERSION {
+            return None;
+        }
+        let companion = Self {
+            incarnation: name(lines.next()?.strip_prefix("incarnation ")?)?,
+            next: name(lines.next()?.strip_prefix("next ")?)?,
+            inode: lines.next()?.strip_prefix("inode ")?.parse().ok()?,
+            progress: Progress::parse(lines.next()?)?,
+        };
+        lines.next().is_none().then_some(companion)
+    }
+}
+
+impl Progress {
+    fn parse(line: &str) -> Option<Self> {
+        let (changes, checkpointed) = line
+            .strip_prefix("changes ")?
+            .split_once(" checkpointed ")?;
+        Some(Self {
+            changes: changes.parse().ok()?,
+            checkpointed: checkpointed.parse().ok()?,
+        })
+    }
+}
+
+/// The last line of the file, which has the same length whatever the numbers are.
+impl Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (changes, checkpointed) = (self.changes, self.checkpointed);
+        writeln!(f, "changes {changes:020} checkpointed {checkpointed:020}")
+    }
+}
+
+/// The file, open for the line that changes.
+#[derive(Debug)]
+pub(super) struct CompanionFile {
+    file: File,
+    head_len: u64,
+}
+
+impl CompanionFile {
+    /// Writes how far the store has come, in one write to the place of the former line.
+    ///
+    /// The system has it when this returns, so that a killed process loses nothing. It is not
+    /// synced, since each commit would then wait for the disk twice: after a power cut the file may
+    /// be behind the database, and is never ahead of it.
+    pub(super) fn note(&self, progress: Progress) -> io::Result<()> {
+        let line = progress.to_string();
+        self.file.write_all_at(line.as_bytes(), self.head_len)
+    }
+
+    /// Makes durable what was noted.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+const VERSION: &str = "keypaird-lineage-v1";
+const NONE: &str = "none";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const COMPANION: Companion = Companion {
+        incarnation: Some(Incarnation([7; 16])),
+        next: None,
+        inode: u64::MAX,
+        progress: Progress {
+            changes: 9,
+            checkpointed: 0,
+        },
+    };
+
+    #[test]
+    fn what_is_noted_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("store.db");
+        assert_eq!(Companion::read(&database).unwrap(), None);
+        let file = COMPANION.write(&database).unwrap();
+        assert_eq!(Companion::read(&database).unwrap(), Some(COMPANION));
+        for changes in [10, 99_999, u64::MAX] {
+            let progress = Progress {
+                changes,
+                checkpointed: changes - 1,
+            };
+            file.note(progress).unwrap();
+            let read = Companion::read(&database).unwrap().unwrap();
+            assert_eq!(
+                read,
+                Companion {
+                    progress,
+                    ..COMPANION
+                }
+            );
+        }
+        let mode = fs::metadata(Companion::path(&database)).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_companion_is_as_good_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("store.db");
+        COMPANION.write(&database).unwrap();
+        let path = Companion::path(&database);
+        let whole = fs::read(&path).unwrap();
+        for len in 0..whole.len() {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert_eq!(Companion::read(&database).unwrap(), None, "{len} bytes");
+        }
+        fs::write(&path, [&whole[..], b"x\n"].concat()).unwrap();
+        assert_eq!(Companion::read(&database).unwrap(), None);
+    }
+}
