@@ -282,7 +282,7 @@ async fn a_token_that_is_away_delays_the_rotation_and_signing_in_software_does_n
         metric("keypaird_rotation_steps_total{action=\"create_pending\"}"),
         "2"
     );
-    let mut watch = client.watch("", "e2").await.unwrap();
+    let mut watch = client.watch("", "e0").await.unwrap();
     let mut kinds = Vec::new();
     while !kinds.contains(&Type::ProviderRecovered) {
         kinds.push(watch.next().await.unwrap().r#type());

@@ -130,5 +130,5 @@ const RETRY: Duration = Duration::from_secs(1);
 const EXAMPLES: &str = "\
 Examples:
   keypairctl watch
-  keypairctl watch payments --since e1042
+  keypairctl watch payments --since e1042-8a6f0f3f9f0a4c1d9d6a5f0c2b7e4d31
   keypairctl watch --output json | jq -c 'select(.event.type == \"EXPIRING\") | .event.id'";

@@ -101,6 +101,8 @@ struct Watcher {
     only: Option<KeyPairId>,
     /// The last event that was told or passed over.
     cursor: i64,
+    /// The line of events that `cursor` counts in.
+    history: Arc<str>,
     newest: watch::Receiver<i64>,
     /// Whether the store may have events that are not known to be there.
     catching_up: bool,
@@ -131,9 +133,10 @@ impl Service {
         // What is recorded from here on is handed out; what was before is in the store.
         let newest_handed_out = self.events.newest.subscribe();
         let (forgotten, newest) = self.store.event_span().await?;
+        let history = self.store.event_history();
         let cursor = match &*request.since {
             "" => newest,
-            token => check_token(token, forgotten, newest)
+            token => check_token(token, &history, forgotten, newest)
                 .map_err(|refusal| ServiceError::invalid("since", refusal))?,
         };
         let watcher = Watcher {
@@ -142,6 +145,7 @@ impl Service {
             _place: place,
             only,
             cursor,
+            history,
             newest: newest_handed_out,
             catching_up: true,
             begun: false,
@@ -308,7 +312,7 @@ impl Watcher {
             EventSubject::Provider(_) => None,
         };
         Told {
-            resume_token: resume_token(event.sequence),
+            resume_token: resume_token(event.sequence, &self.history),
             event: Some(ToldEvent {
                 view: after.map(|pair| Box::new(self.service.view(*pair))),
                 event,
@@ -318,19 +322,27 @@ impl Watcher {
 
     fn nothing(&self) -> Told {
         Told {
-            resume_token: resume_token(self.cursor),
+            resume_token: resume_token(self.cursor, &self.history),
             event: None,
         }
     }
 }
 
-fn resume_token(sequence: i64) -> String {
-    format!("{TOKEN_PREFIX}{sequence}")
+/// Names an event, and the line of events it is in where that has a name.
+fn resume_token(sequence: i64, history: &str) -> String {
+    match history {
+        "" => format!("{TOKEN_PREFIX}{sequence}"),
+        history => format!("{TOKEN_PREFIX}{sequence}-{history}"),
+    }
 }
 
-/// Reads a token, after which all events must still be there.
-fn check_token(token: &str, forgotten: i64, newest: i64) -> Result<i64, Refusal> {
-    let digits = token.strip_prefix(TOKEN_PREFIX);
+/// Reads a token, after which all events must still be there. `e0` is the beginning of any history.
+fn check_token(token: &str, history: &str, forgotten: i64, newest: i64) -> Result<i64, Refusal> {
+    let (number, of_history) = match token.split_once('-') {
+        Some((number, of_history)) => (number, of_history),
+        None => (token, ""),
+    };
+    let digits = number.strip_prefix(TOKEN_PREFIX);
     let sequence = digits
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|digits| digits.parse().ok())
@@ -340,6 +352,11 @@ fn check_token(token: &str, forgotten: i64, newest: i64) -> Result<i64, Refusal>
                 "is no resume token; leave it out to be told of what happens from now on",
             )
         })?;
+    if of_history != history && token != BEGINNING {
+        return Err(Refusal::new(
+            "is of another history than this store, which was restored from a backup since, or is another one; list the key pairs, and watch without it",
+        ));
+    }
     if sequence < forgotten {
         return Err(Refusal::new(
             "is too old: events after it are no longer kept; list the key pairs, and watch without it",
@@ -354,6 +371,7 @@ fn check_token(token: &str, forgotten: i64, newest: i64) -> Result<i64, Refusal>
 }
 
 const TOKEN_PREFIX: &str = "e";
+const BEGINNING: &str = "e0";
 /// How many may watch at a time.
 const WATCHERS: Shares = Shares {
     in_all: 4096,

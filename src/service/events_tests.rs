@@ -43,6 +43,11 @@ impl Telling {
             .await;
     }
 
+    /// Returns the token of an event.
+    fn token(&self, sequence: i64) -> String {
+        format!("e{sequence}-{}", self.stage.store.event_history())
+    }
+
     /// Begins to watch after a token. The first answer has come.
     async fn watch(&self, id: &str, since: &str) -> Watching {
         let request = WatchRequest {
@@ -115,7 +120,7 @@ async fn who_does_not_listen_for_long_is_told_all_the_same() {
     // One who comes back goes on where he was.
     seen.clear();
     for begin in [0, 700, 1400] {
-        let mut again = telling.watch("", &format!("e{begin}")).await;
+        let mut again = telling.watch("", &telling.token(begin)).await;
         for _ in 0..700.min(1500 - begin) {
             seen.push(next(&mut again).await);
         }
@@ -131,7 +136,7 @@ async fn who_asks_for_one_key_pair_is_told_of_that_one() {
         telling.stage.generate(id, ProviderKind::Local).await;
     }
     let told = watching.next().await.unwrap().unwrap();
-    assert_eq!(told.resume_token, "e2");
+    assert_eq!(told.resume_token, telling.token(2));
     let told = told.event.unwrap();
     assert_eq!(told.event.kind, EventKind::Created);
     assert!(matches!(&told.event.subject, EventSubject::KeyPair { id, .. } if id.as_str() == "y"));
@@ -150,16 +155,23 @@ async fn a_token_that_is_none_or_too_old_is_refused() {
         ("e-1", "is no resume token"),
         ("e+1", "is no resume token"),
         ("e99999999999999999999", "is no resume token"),
-        ("e10", "is of a later time than this store"),
+        (&*telling.token(10), "is of a later time than this store"),
+        ("e9", "is of another history than this store"),
+        ("e9-", "is of another history than this store"),
+        ("e0-of-another", "is of another history than this store"),
     ] {
         let refused = telling.refused(token).await;
         assert!(refused.contains(said), "{token}: {refused}");
     }
-    drop(telling.watch("", "e9").await);
+    drop(telling.watch("", &telling.token(9)).await);
+    drop(telling.watch("", "e0").await);
     let later = START + time::Duration::DAY;
     telling.stage.store.forget_events(later).await.unwrap();
-    assert!(telling.refused("e8").await.contains("is too old"));
-    drop(telling.watch("", "e9").await);
+    for forgotten in [&*telling.token(8), "e0"] {
+        let refused = telling.refused(forgotten).await;
+        assert!(refused.contains("is too old"), "{forgotten}: {refused}");
+    }
+    drop(telling.watch("", &telling.token(9)).await);
 }
 
 #[tokio::test]
