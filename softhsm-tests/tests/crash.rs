@@ -1,4 +1,7 @@
-//! The daemon killed at random moments under load, and what is there when it starts again.
+//! The daemon killed at random moments under load, and what is there when it starts again; and stores that are restored.
+
+#[path = "crash/restore.rs"]
+mod restore;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};

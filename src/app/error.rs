@@ -5,9 +5,9 @@ use std::io;
 use crate::config::ConfigError;
 use crate::providers::local::KeyEncryptionKeyError;
 use crate::server::ServerError;
-use crate::store::StoreError;
+use crate::store::{BackupError, StoreError};
 
-/// Why the daemon did not start, or stopped by itself.
+/// Why the daemon did not start, or stopped by itself, or why a backup was not made or put back.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration cannot be used.
@@ -16,6 +16,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] StoreError),
+    /// A backup cannot be made, or put back.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The key encryption key cannot be used.
     #[error(transparent)]
     KeyEncryptionKey(#[from] KeyEncryptionKeyError),
@@ -41,11 +44,12 @@ pub enum StartError {
 
 impl StartError {
     /// Returns the exit code (those of `sysexits.h`): 64 for a bad configuration, 69 for what is in use or
-    /// away, 77 for the key encryption key, 70 for anything else.
+    /// away, 77 for the key encryption key, 1 for a file of a backup, 70 for anything else.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 64,
-            Self::Store(_) | Self::Server(_) => 69,
+            Self::Store(_) | Self::Server(_) | Self::Backup(BackupError::Store(_)) => 69,
+            Self::Backup(_) => 1,
             Self::KeyEncryptionKey(_) => 77,
             Self::Threads(_)
             | Self::Reflection(_)

@@ -1,6 +1,7 @@
 //! Puts the daemon together, runs it, and ends it. The only room that knows all the others.
 
 mod ask_health;
+mod backup;
 mod connect_check;
 mod error;
 mod module_process;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use ask_health::ask_health;
+pub use backup::{back_up, restore};
 pub use connect_check::{Check, NotWell, Verdict, check_connections, conclude};
 pub use error::StartError;
 pub use module_process::{PKCS11_MODULE, serve_module};

@@ -36,6 +36,17 @@ enum Command {
     InitToken(InitToken),
     /// Ask a running daemon for its health (`grpc.health.v1`); ends with 0 if it serves, else with 1.
     Healthcheck(Healthcheck),
+    /// Copy the store to a file, while the daemon runs or not.
+    ///
+    /// The copy is of one moment, and is checked. It has the software keys, encrypted. The key
+    /// encryption key and the token are not in it: back them up by other means.
+    Backup(Backup),
+    /// Put a backup in the place of the store; the daemon must be stopped.
+    ///
+    /// The backup must be whole and of this version of keypaird or an earlier one, and the key
+    /// encryption key must be the one that it was made with. The former store is kept beside the
+    /// new one. Keys on the token that are newer than the backup are left there.
+    Restore(Restore),
     /// Print the version.
     Version,
     /// The process that the PKCS#11 module is loaded in; `serve` starts it.
@@ -72,6 +83,27 @@ struct InitToken {
 }
 
 #[derive(Debug, Args)]
+struct Backup {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The file to make, readable by its owner only.
+    #[arg(value_name = "FILE")]
+    backup: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The file that `keypaird backup` made, or another copy of a store.
+    #[arg(value_name = "FILE")]
+    backup: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct Healthcheck {
     #[command(flatten)]
     file: ConfigFile,
@@ -101,6 +133,8 @@ fn main() -> ExitCode {
         Command::Serve(file) => serve(&file),
         Command::CheckConfig(command) => check_config(&command),
         Command::InitToken(command) => initialise_token(&command),
+        Command::Backup(command) => back_up(&command),
+        Command::Restore(command) => restore(&command),
         Command::Healthcheck(command) => healthcheck(&command),
         Command::Pkcs11Module(logging) => pkcs11_module(logging),
         Command::Version => {
@@ -257,6 +291,48 @@ fn initialise_token(command: &InitToken) -> Result<(), Failure> {
         .map_err(|error| Failure::of(&error))?;
     println!("initialised the token {label:?}, serial number {serial}");
     Ok(())
+}
+
+fn back_up(command: &Backup) -> Result<(), Failure> {
+    let config = load(command.file.config.as_deref())?;
+    let key_pairs = app::back_up(&config, &command.backup, command.force)?;
+    println!(
+        "backed up {} to {}",
+        counted(key_pairs),
+        command.backup.display()
+    );
+    if let Some(local) = &config.crypto.local {
+        println!(
+            "  not in it: the key encryption key {}; keep a copy of it in another place",
+            local.key_encryption_key_file.display()
+        );
+    }
+    if config.crypto.token.is_some() {
+        println!("  not in it: the token; back it up by the means of its vendor");
+    }
+    Ok(())
+}
+
+fn restore(command: &Restore) -> Result<(), Failure> {
+    let config = load(command.file.config.as_deref())?;
+    let restored = app::restore(&config, &command.backup)?;
+    println!(
+        "restored {} to {}",
+        counted(restored.key_pairs),
+        config.store.path.display()
+    );
+    if let Some(former) = restored.former {
+        println!("  the former store is kept as {}", former.display());
+    }
+    println!("  now start the daemon, and see what keypairctl doctor says");
+    Ok(())
+}
+
+fn counted(key_pairs: u64) -> String {
+    match key_pairs {
+        1 => "one key pair".to_owned(),
+        count => format!("{count} key pairs"),
+    }
 }
 
 fn healthcheck(command: &Healthcheck) -> Result<(), Failure> {

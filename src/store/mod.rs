@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use embedded::{EmbeddedStore, inspect};
+pub use embedded::{BackupError, BackupFile, EmbeddedStore, Restored, back_up, inspect};
 pub use error::StoreError;
 
 use crate::domain::{

@@ -4,6 +4,7 @@
 //! together what came in meanwhile; reads run beside it on connections of their own. Lists go from key to
 //! key, never by offset.
 
+mod backup;
 mod change;
 mod companion;
 mod events;
@@ -32,6 +33,7 @@ use crate::domain::{
     Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind,
     RequestId, SealedKey,
 };
+pub use backup::{BackupError, BackupFile, Restored, back_up};
 pub use inspect::inspect;
 use reader::Readers;
 use writer::Writer;
