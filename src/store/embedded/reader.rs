@@ -72,6 +72,19 @@ impl Readers {
     ) -> Result<T, StoreError> {
         self.history.read(work).await
     }
+
+    /// Waits for the reads that were asked for, refuses later ones, and closes the connections.
+    pub(super) async fn close(&self) {
+        let Self {
+            signing_keys,
+            single,
+            lists,
+            history,
+        } = self;
+        for pool in [signing_keys, single, lists, history] {
+            pool.close().await;
+        }
+    }
 }
 
 /// A few connections, lent to blocking tasks in the order in which they are asked for.
@@ -80,21 +93,22 @@ struct Pool {
     path: PathBuf,
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    connections_max: u32,
 }
 
 impl Pool {
-    fn new(path: &Path, connections_max: usize) -> Self {
+    fn new(path: &Path, connections_max: u8) -> Self {
         Self {
             path: path.to_owned(),
             idle: Arc::default(),
-            permits: Arc::new(Semaphore::new(connections_max)),
+            permits: Arc::new(Semaphore::new(connections_max.into())),
+            connections_max: connections_max.into(),
         }
     }
 
     /// Waits for the reads that were asked for, refuses later ones, and closes the connections.
-    pub(super) async fn close(&self) {
-        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-        let permits = self.permits.acquire_many(all).await;
+    async fn close(&self) {
+        let permits = self.permits.acquire_many(self.connections_max).await;
         self.permits.close();
         drop(permits);
         self.idle.lock().clear();
@@ -129,5 +143,5 @@ impl Pool {
     }
 }
 
-const SINGLE_MAX: usize = 3;
-const LISTS_MAX: usize = 2;
+const SINGLE_MAX: u8 = 3;
+const LISTS_MAX: u8 = 2;

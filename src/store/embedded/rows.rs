@@ -375,18 +375,6 @@ pub(super) fn key_encryption_check(db: &Connection) -> Result<Option<SealedKey>,
     Ok(check.map(SealedKey::from_bytes))
 }
 
-/// Reads the encrypted private key of a software key.
-pub(super) fn sealed_key(
-    db: &Connection,
-    key_ref: KeyRef,
-) -> Result<Option<SealedKey>, StoreError> {
-    let sealed: Option<Option<Vec<u8>>> = db
-        .prepare_cached("SELECT sealed_key FROM generations WHERE key_ref = ?1")?
-        .query_row([key_ref.as_bytes()], |row| row.get(0))
-        .optional()?;
-    Ok(sealed.flatten().map(SealedKey::from_bytes))
-}
-
 /// The name of the fact that tells the key encryption key.
 pub(super) const KEY_ENCRYPTION_CHECK: &str = "key_encryption_check";
 

@@ -202,15 +202,18 @@ const BATCH_MAX: usize = 128;
 mod tests {
     use std::sync::mpsc;
 
+    use super::super::lineage;
     use super::*;
 
     fn start() -> (Writer, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let connection = Connection::open(folder.path().join("store.db")).unwrap();
+        let path = folder.path().join("store.db");
+        let connection = Connection::open(&path).unwrap();
         connection
             .execute_batch("CREATE TABLE kept (name TEXT)")
             .unwrap();
-        (Writer::start(connection).unwrap(), folder)
+        drop(connection);
+        (lineage::open(&path).unwrap().writer, folder)
     }
 
     fn keep(db: &Connection, name: &str) -> Result<(), StoreError> {
