@@ -26,11 +26,14 @@ impl RequestLocks {
     /// Waits until no other request of this name is under way.
     pub(super) async fn lock(&self, request_id: RequestId) -> RequestLock {
         let lock = Arc::clone(self.0.lock().entry(request_id.clone()).or_default());
-        RequestLock {
-            guard: Some(lock.lock_owned().await),
+        // Before the wait, so that one which is given up is forgotten too.
+        let mut waiting = RequestLock {
+            guard: None,
             locks: Arc::clone(&self.0),
             request_id,
-        }
+        };
+        waiting.guard = Some(lock.lock_owned().await);
+        waiting
     }
 }
 
@@ -50,6 +53,8 @@ impl Drop for RequestLock {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
 
     #[tokio::test]
@@ -65,6 +70,19 @@ mod tests {
         assert!(!second.is_finished());
         drop(first);
         second.await.unwrap();
+        assert!(locks.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_after_the_holder_has_ended_is_not_remembered() {
+        let locks = RequestLocks::default();
+        let id = RequestId::parse("r").unwrap();
+        let first = locks.lock(id.clone()).await;
+        let mut second = Box::pin(locks.lock(id));
+        let polled = std::future::poll_fn(|context| Poll::Ready(second.as_mut().poll(context)));
+        assert!(polled.await.is_pending());
+        drop(first);
+        drop(second);
         assert!(locks.0.lock().is_empty());
     }
 }
