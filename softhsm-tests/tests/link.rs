@@ -10,7 +10,7 @@ use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
 use softhsm_tests::shifted_clock::ShiftedClock;
 use softhsm_tests::token::Token;
-use softhsm_tests::tools::pkcs11_tool;
+use softhsm_tests::tools::{pkcs11_tool, run};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -121,6 +121,180 @@ async fn keys_of_other_programs_are_adopted_and_left_where_they_are() {
         !after.contains("label:      rsa") && after.contains("label:      ec"),
         "{after}"
     );
+}
+
+/// Deletes a linked key pair with its key.
+async fn destroy(client: &Client, id: &str) -> Result<(), Status> {
+    let request = DeleteSigningKeyPairRequest {
+        id: id.to_owned(),
+        destroy_linked_key: true,
+        ..DeleteSigningKeyPairRequest::default()
+    };
+    let deleted = client.key_pairs().delete_signing_key_pair(request).await;
+    deleted.map(drop)
+}
+
+/// Returns the labels on the token, each with the kind of its object.
+fn labels(token: &Token) -> Vec<(String, String)> {
+    let listed = pkcs11_tool(token, &["--list-objects"]);
+    let mut labels = Vec::new();
+    let mut kind = String::new();
+    for line in listed.lines() {
+        match line.split_once(" Object") {
+            Some((name, _)) if !line.starts_with(' ') => name.clone_into(&mut kind),
+            _ => {
+                if let Some(label) = line.trim().strip_prefix("label:") {
+                    labels.push((kind.clone(), label.trim().to_owned()));
+                }
+            }
+        }
+    }
+    labels.sort();
+    labels
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_key_is_destroyed_with_what_is_its_own_and_no_neighbour_of_any_class() {
+    for (kind, other) in [
+        ("EC:prime256v1", "EC:prime256v1"),
+        ("rsa:2048", "rsa:2048"),
+        ("EC:edwards25519", "EC:prime256v1"),
+    ] {
+        let token = Token::fresh();
+        token.make_foreign_key(kind, "ours", "01");
+        let home = Home::hybrid(&token);
+        let daemon = home.start();
+        let client = daemon.client().await;
+        let linked = link(&client, by_label("ours")).await.unwrap();
+        // Neighbours: a secret key, another public key, a certificate of another key; and one of
+        // the key itself.
+        pkcs11_tool(
+            &token,
+            &[
+                "--keygen",
+                "--key-type",
+                "AES:32",
+                "--id",
+                "01",
+                "--label",
+                "secret",
+            ],
+        );
+        token.make_foreign_key(other, "neighbour", "02");
+        let path = |name: &str| home.path(name).to_str().unwrap().to_owned();
+        let neighbour = client.generate(settings(CryptoProvider::Local)).await;
+        for (name, label, view) in [
+            ("own", "own", &linked),
+            ("other", "theirs", &neighbour.unwrap()),
+        ] {
+            fs::write(home.path(name), &view.certificate_pem).unwrap();
+            let (pem, der) = (path(name), path("der"));
+            run(
+                "openssl",
+                ["x509", "-in", &pem, "-outform", "DER", "-out", &der],
+            );
+            let mut arguments = vec!["--write-object", &der, "--type", "cert"];
+            arguments.extend(["--id", "01", "--label", label]);
+            pkcs11_tool(&token, &arguments);
+        }
+        let public = path("public");
+        let mut arguments = vec!["--read-object", "--type", "pubkey", "--id", "02"];
+        arguments.extend(["-o", &public]);
+        pkcs11_tool(&token, &arguments);
+        let mut arguments = vec!["--write-object", &public, "--type", "pubkey"];
+        arguments.extend(["--id", "01", "--label", "public"]);
+        pkcs11_tool(&token, &arguments);
+
+        destroy(&client, &linked.id).await.unwrap();
+        let left = [
+            ("Certificate", "theirs"),
+            ("Private Key", "neighbour"),
+            ("Public Key", "neighbour"),
+            ("Public Key", "public"),
+            ("Secret Key", "secret"),
+        ];
+        let left = left.map(|(kind, label)| (kind.to_owned(), label.to_owned()));
+        let mut found = labels(&token);
+        for (kind, _) in &mut found {
+            // Some versions say what kind of key it is.
+            let known = ["Certificate", "Private Key", "Public Key", "Secret Key"];
+            let known = known.into_iter().find(|known| kind.starts_with(known));
+            *kind = known.unwrap_or(&**kind).to_owned();
+        }
+        assert_eq!(found, left, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_key_is_not_destroyed_when_another_private_key_has_its_cka_id_too_or_instead() {
+    let token = Token::fresh();
+    token.make_foreign_key("EC:prime256v1", "linked", "01");
+    token.make_foreign_key("EC:prime256v1", "gone", "02");
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let twin = link(&client, by_label("linked")).await.unwrap();
+    let gone = link(&client, by_label("gone")).await.unwrap();
+    token.make_foreign_key("EC:secp384r1", "twin", "01");
+    pkcs11_tool(
+        &token,
+        &["--delete-object", "--type", "privkey", "--id", "02"],
+    );
+    token.make_foreign_key("rsa:2048", "instead", "02");
+
+    let (field, sentence) = refusal(&destroy(&client, &twin.id).await.unwrap_err());
+    assert_eq!(field, "destroyLinkedKey");
+    assert!(sentence.contains("several private keys"), "{sentence}");
+    // It is there as before, and can be deleted without its key.
+    client.get(&twin.id).await.unwrap();
+    client.delete(&twin.id).await.unwrap();
+    destroy(&client, &gone.id).await.unwrap();
+    let left = labels(&token);
+    let private = left.iter().filter(|(kind, _)| kind == "Private Key");
+    let private: Vec<_> = private.map(|(_, label)| &**label).collect();
+    assert_eq!(private, ["instead", "linked", "twin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_crosses_a_deletion_never_ends_in_a_key_pair_without_a_key() {
+    const ROUNDS: u64 = 200;
+    let token = Token::fresh();
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    for round in 0..ROUNDS {
+        token.make_foreign_key("EC:prime256v1", "crossed", "01");
+        let named = |id: &str| LinkSigningKeyPairRequest {
+            id: Some(id.to_owned()),
+            ..by_label("crossed")
+        };
+        link(&client, named("l")).await.unwrap();
+        // Under the same id and under another one, sooner and later.
+        let again = named(if round % 2 == 0 { "l" } else { "m" });
+        let id = again.id.clone().unwrap();
+        let linking = async {
+            tokio::time::sleep(std::time::Duration::from_micros(round * 37 % 4000)).await;
+            link(&client, again).await
+        };
+        let (deleted, linked) = tokio::join!(destroy(&client, "l"), linking);
+        deleted.unwrap();
+        match linked {
+            Ok(view) => client.signs(&view).await,
+            Err(status) => {
+                let (code, said) = reason(&status);
+                assert!(
+                    matches!(
+                        (code, &*said),
+                        (Code::InvalidArgument, "VALIDATION_FAILED")
+                            | (Code::AlreadyExists, "KEY_PAIR_EXISTS")
+                            | (Code::Unavailable, "CREATION_UNFINISHED")
+                    ),
+                    "round {round}: {status:?}"
+                );
+                let found = client.get(&id).await.unwrap_err();
+                assert_eq!(found.code(), Code::NotFound, "round {round}");
+            }
+        }
+        assert_eq!(token.count("Private Key"), 0, "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

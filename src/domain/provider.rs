@@ -27,6 +27,15 @@ impl ProviderKind {
             Self::Hsm => "HSM",
         }
     }
+
+    /// Tells whether the provider itself keeps private keys. Those of the software provider are in
+    /// the store, and begin and end with their record.
+    pub const fn keeps_keys(self) -> bool {
+        match self {
+            Self::Local => false,
+            Self::Hsm => true,
+        }
+    }
 }
 
 impl fmt::Display for ProviderKind {

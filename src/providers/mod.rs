@@ -30,7 +30,7 @@ pub use lane::Lane;
 pub use order::SigningOrder;
 pub use registry::Registry;
 pub use scheduling::wait_for_turn_when_woken;
-pub use token::{KeySearch, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
+pub use token::{KeySearch, LinkedKey, TokenKey, TokenObject, TokenObjectClass, TokenObjects};
 
 use crate::domain::{
     Generation, KeyPairGeneration, KeyPairId, KeyRef, KeySpec, PrivateKey, ProviderKind, PublicKey,
@@ -94,7 +94,8 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Destroys everything the provider has under this name. What is not there is no error.
+    /// Destroys everything the provider has under this name, which must be one that we made: see
+    /// [`TokenObjects::destroy_linked_key`] for those of others. What is not there is no error.
     fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError>;
 
     /// Returns what only a token can do, when this is one.

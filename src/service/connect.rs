@@ -18,6 +18,7 @@ impl Service {
     /// refused is not sent again before it changes. One that is lost more than 40 times in a minute is left alone for
     /// longer each time, two seconds at last.
     pub async fn keep_connected(self: Arc<Self>, stop: CancellationToken) {
+        self.log_doubtful_keys().await;
         self.for_each_provider(stop, |service, handle| async move {
             tokio::join!(
                 service.keep_provider_connected(&handle),
@@ -100,18 +101,21 @@ impl Service {
     /// Stays as long as the provider is connected.
     async fn look_after(&self, handle: &ProviderHandle) {
         if handle.provider().token().is_none() {
-            loop {
-                if let Err(failure) = self.settle_condemned(handle).await {
-                    warn!(error = %failure, "condemned keys could not be destroyed yet");
-                }
-                tokio::time::sleep(TICK * TICKS_BETWEEN_PROBES).await;
-            }
+            // Software needs no connection, and leaves nothing to be compared or destroyed.
+            return std::future::pending().await;
         }
-        if let Err(failure) = self.reconcile(handle).await {
-            warn!(error = %failure, "the token and the store could not be compared");
-        }
+        let mut comparison = Comparison::default();
         let mut ticks = 0_u32;
         while handle.provider().availability().is_ok() {
+            if comparison.is_due() {
+                match self.reconcile(handle).await {
+                    Ok(_) => comparison.succeed(),
+                    Err(failure) => {
+                        let again_in = comparison.put_off();
+                        warn!(error = %failure, ?again_in, "the token and the store could not be compared");
+                    }
+                }
+            }
             tokio::time::sleep(TICK).await;
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TICKS_BETWEEN_PROBES) {
@@ -119,14 +123,43 @@ impl Service {
                 let _ = handle
                     .run(Lane::Sign, Operation::Connect, |provider| provider.probe())
                     .await;
-                if let Err(failure) = self.settle_condemned(handle).await {
-                    warn!(error = %failure, "condemned keys could not be destroyed yet");
+                if let Err(failure) = self.settle(handle).await {
+                    warn!(error = %failure, "keys could not be destroyed yet");
                 }
                 if let Err(failure) = self.publish_unpublished(handle).await {
                     warn!(error = %failure, "new certificates could not be put on the token yet");
                 }
             }
         }
+    }
+}
+
+/// When the token and the store are to be compared: once for each connection, and again for as long
+/// as that fails.
+#[derive(Debug, Default)]
+struct Comparison {
+    succeeded: bool,
+    /// How long it was put off the last time.
+    wait: Duration,
+    /// When it was, if it failed.
+    failed: Option<Instant>,
+}
+
+impl Comparison {
+    fn is_due(&self) -> bool {
+        let waited = self.failed.is_none_or(|at| at.elapsed() >= self.wait);
+        !self.succeeded && waited
+    }
+
+    fn succeed(&mut self) {
+        self.succeeded = true;
+    }
+
+    /// Puts it off, longer each time, and returns for how long.
+    fn put_off(&mut self) -> Duration {
+        self.wait = (self.wait * 2).clamp(RECONCILE_RETRY_MIN, RECONCILE_RETRY_MAX);
+        self.failed = Some(Instant::now());
+        self.wait
     }
 }
 
@@ -155,5 +188,26 @@ const LOSSES_WINDOW: Duration = Duration::from_secs(60);
 /// seconds when it is well.
 const REST_STEP: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(2);
+/// How long a comparison of token and store that failed is put off: longer each time.
+const RECONCILE_RETRY_MIN: Duration = Duration::from_millis(500);
+const RECONCILE_RETRY_MAX: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(250);
 const TICKS_BETWEEN_PROBES: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_that_fails_is_put_off_for_longer_each_time_and_is_over_when_it_succeeds() {
+        let mut comparison = Comparison::default();
+        assert!(comparison.is_due());
+        let waits: Vec<_> = (0..8).map(|_| comparison.put_off().as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert!(!comparison.is_due());
+        comparison.wait = Duration::ZERO;
+        assert!(comparison.is_due());
+        comparison.succeed();
+        assert!(!comparison.is_due());
+    }
+}

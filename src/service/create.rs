@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
 
+use super::delete::forget_software_key;
 use super::request_lock::RequestLock;
 use super::{Service, ServiceError, issue};
 use crate::domain::{
@@ -16,7 +17,7 @@ use crate::domain::{
 use crate::providers::{
     CryptoProvider, KeyName, Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle,
 };
-use crate::store::{AnsweredRequest, Intent, NewKeyPair, StoreError};
+use crate::store::{AnsweredRequest, IntentState, NewIntent, NewKeyPair, StoreError};
 use crate::telemetry::Call;
 
 /// A key pair to be made.
@@ -83,10 +84,15 @@ impl Service {
     /// Makes the key pair, or leaves nothing of it.
     async fn create_whole(
         &self,
-        creation: Creation,
+        mut creation: Creation,
         gone: CancellationToken,
     ) -> Result<KeyPair, ServiceError> {
         let handle = self.running(creation.provider, creation.operation)?;
+        // A repetition waits until all of this is over, the undoing too.
+        let named = creation.named.take();
+        if let Some(named) = &named {
+            self.finish_attempts(&named.request_id).await?;
+        }
         let id = match &creation.id {
             Some(id) => {
                 // Only spares work: whether an id is taken is decided by the store when it is taken.
@@ -101,8 +107,9 @@ impl Service {
             key_ref: KeyRef::from_random(self.entropy.bits_128()?),
         };
         let work = async {
-            self.begin_creation(handle, &name).await?;
-            self.create_named(handle, &name, creation, gone).await
+            self.begin_creation(handle, &name, named.as_ref()).await?;
+            self.create_as(handle, &name, creation, named.as_ref(), gone)
+                .await
         };
         let key_pair = self
             .or_undo(handle, std::slice::from_ref(&name), work)
@@ -119,14 +126,15 @@ impl Service {
     }
 
     /// Makes key, certificate and record. What fails on the way is for the caller of this to undo.
-    async fn create_named(
+    async fn create_as(
         &self,
         handle: &ProviderHandle,
         name: &KeyName,
         creation: Creation,
+        named: Option<&Named>,
         gone: CancellationToken,
     ) -> Result<KeyPair, ServiceError> {
-        let Creation { make, named, .. } = creation;
+        let Creation { make, .. } = creation;
         let wanted = named.is_some();
         let (job_name, job_gone) = (name.clone(), gone.clone());
         let made = handle.run_to_end(creation.lane, creation.operation, move |provider| {
@@ -142,7 +150,7 @@ impl Service {
         if gone.is_cancelled() && !wanted {
             return Err(ServiceError::CallerGone);
         }
-        let request = named.as_ref().map(|named| AnsweredRequest {
+        let request = named.map(|named| AnsweredRequest {
             request_id: named.request_id.clone(),
             settings: named.settings,
             key_pair: name.id.clone(),
@@ -155,15 +163,28 @@ impl Service {
                 key_pair: key_pair.clone(),
                 sealed_key,
                 request,
+                intent: keeps_keys(handle).then_some(name.key_ref),
             })
         );
         let is_ours = |now: Option<&KeyPair>| {
             now.is_some_and(|now| now.generation_of(name.key_ref).is_some())
         };
         if let Err(failure) = recorded {
-            let recorded = self.recorded(&name.id, failure, is_ours).await;
-            recorded.map_err(|error| taken(error, &name.id))?;
+            if let Err(error) = self.recorded(&name.id, failure, is_ours).await {
+                // What may be left of the certificate counts more than what is wrong with the
+                // record.
+                return Err(match published {
+                    Err(unpublished) if may_leave_half_made(&unpublished) => unpublished,
+                    _ => taken(error, &name.id),
+                });
+            }
         }
+        // A caller may have gone while the record was written. One that goes after this look has a
+        // key pair that it does not know; only a request with a name is exact.
+        let published = match gone.is_cancelled() && !wanted {
+            true => published.and(Err(ServiceError::CallerGone)),
+            false => published,
+        };
         if let Err(error) = published {
             let Err(failure) = self.take_back(&key_pair).await else {
                 return Err(error);
@@ -185,9 +206,14 @@ impl Service {
         &self,
         handle: &ProviderHandle,
         name: &KeyName,
+        named: Option<&Named>,
     ) -> Result<(), ServiceError> {
         if keeps_keys(handle) {
-            let begun = self.store.begin_creation(intent(handle, name)).await;
+            let request = named.map(|named| named.request_id.clone());
+            let begun = self
+                .store
+                .begin_creation(intent(handle, name, request))
+                .await;
             begun.map_err(|error| taken(error, &name.id))?;
         }
         Ok(())
@@ -200,7 +226,8 @@ impl Service {
         name: &KeyName,
     ) -> Result<(), ServiceError> {
         if keeps_keys(handle) {
-            let begun = self.store.begin_succession(intent(handle, name)).await;
+            let intent = intent(handle, name, None);
+            let begun = self.store.begin_succession(intent).await;
             begun.map_err(|error| match error {
                 StoreError::IdGone => ServiceError::KeyPairNotFound(name.id.to_string()),
                 other => other.into(),
@@ -219,9 +246,16 @@ impl Service {
     ) -> Result<T, ServiceError> {
         let done = AssertUnwindSafe(work).catch_unwind().await;
         let done = done.unwrap_or(Err(ServiceError::Panicked));
-        if done.is_err() && keeps_keys(handle) {
+        if let Err(error) = &done {
+            let remains = match may_leave_half_made(error) {
+                true => IntentState::Aborted,
+                false => IntentState::Destroying,
+            };
             for name in names {
-                self.undo(handle, name).await;
+                match keeps_keys(handle) {
+                    true => self.undo(handle, name, remains).await,
+                    false => forget_software_key(handle, name.key_ref).await,
+                }
             }
         }
         done
@@ -229,14 +263,14 @@ impl Service {
 
     /// Destroys what a failed creation may have left in the provider, now or when that is possible.
     ///
-    /// What is recorded is not touched, whatever the store said of the recording: first the store condemns the key, and it
-    /// does so only as long as that is being made.
-    pub(super) async fn undo(&self, handle: &ProviderHandle, name: &KeyName) {
-        let undone = match self.store.condemn(name.key_ref).await {
-            Ok(true) => self.destroy_condemned(handle, name.key_ref).await,
-            Ok(false) => Ok(()),
+    /// What is recorded is not touched, whatever the store said of the recording: first the store
+    /// notes that the creation has ended, and it does so only as long as the key has no record.
+    async fn undo(&self, handle: &ProviderHandle, name: &KeyName, remains: IntentState) {
+        let undone = match self.store.abort_creation(name.key_ref, remains).await {
+            Ok(Some(intent)) => self.finish_intent(handle, &intent).await,
+            Ok(None) => Ok(()),
             Err(error) => {
-                self.uncondemned.lock().insert(name.key_ref);
+                self.untold.lock().insert(name.key_ref, remains);
                 Err(error.into())
             }
         };
@@ -271,25 +305,49 @@ impl Service {
     }
 }
 
-/// Tells whether keys stay in a provider by themselves. One in software comes to be with its record, or not at all.
+/// Tells whether a provider keeps keys itself. One in software comes to be with its record, or not
+/// at all.
 fn keeps_keys(handle: &ProviderHandle) -> bool {
-    handle.provider().token().is_some()
+    handle.kind().keeps_keys()
 }
 
 /// What is recorded before a key is made in a provider that keeps it.
-fn intent(handle: &ProviderHandle, name: &KeyName) -> Intent {
-    Intent {
+fn intent(handle: &ProviderHandle, name: &KeyName, request: Option<RequestId>) -> NewIntent {
+    NewIntent {
         key_ref: name.key_ref,
         id: name.id.clone(),
         generation: name.generation,
         provider: handle.kind(),
+        request,
     }
 }
 
-/// Says which id is taken.
+/// Tells whether a creation that ended with this error may have left objects that are not made to
+/// the end, and so do not have the `CKA_ID` of the key.
+///
+/// A provider that answered has made the key, or has undone what it began: see
+/// [`CryptoProvider::generate`].
+fn may_leave_half_made(error: &ServiceError) -> bool {
+    match error {
+        // A job that panicked, or was lost with its thread, is told as one that failed.
+        ServiceError::Provider(failure) => !matches!(
+            failure.kind,
+            ProviderErrorKind::Busy
+                | ProviderErrorKind::Unsupported
+                | ProviderErrorKind::NotPermitted
+                | ProviderErrorKind::Untrustworthy
+        ),
+        ServiceError::Panicked | ServiceError::Lost(_) => true,
+        _ => false,
+    }
+}
+
+/// Says why an id cannot be had.
 pub(super) fn taken(error: StoreError, id: &KeyPairId) -> ServiceError {
     match error {
         StoreError::IdTaken => ServiceError::KeyPairExists(id.to_string()),
+        StoreError::IdUnfinished => ServiceError::CreationUnfinished(id.to_string()),
+        StoreError::IdDoubtful => ServiceError::IdDoubtful(id.to_string()),
         other => other.into(),
     }
 }

@@ -6,10 +6,11 @@ use tracing::{Instrument, info, warn};
 
 use super::create::stored_precision;
 use super::get::parse_id;
+use super::intents::several_keys;
 use super::{Service, ServiceError};
-use crate::domain::{KeyOrigin, KeyPair, KeyPairId, KeyRef};
-use crate::providers::{Lane, Operation, ProviderHandle};
-use crate::store::StoreError;
+use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyRef};
+use crate::providers::{Lane, LinkedKey, Operation, ProviderHandle};
+use crate::store::{IntentState, StoreError};
 use crate::telemetry::Call;
 
 /// A deletion as a caller asked for it.
@@ -37,14 +38,16 @@ pub enum PrivateKeyFate {
 impl Service {
     /// Deletes a key pair and destroys its private key in its provider.
     ///
-    /// The record goes first, and its key is condemned with it. So a key pair that is shown always has its
-    /// key, and a key that cannot be destroyed now is destroyed later, or when the call is repeated. The key
-    /// of a linked key pair stays on the token, unless the request says otherwise.
+    /// The record goes first, and the destruction of its keys is scheduled with it. So a key pair
+    /// that is shown always has its key, and a key whose destruction is interrupted is destroyed
+    /// later, or when the call is repeated. The key of a linked key pair stays on the token, unless
+    /// the request says otherwise; then it is destroyed with the public key and the certificates
+    /// that are its own, and nothing else.
     ///
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`], also for a second delete; [`ServiceError::EtagMismatch`] when
-    /// `etag` is not empty and not the key pair's; [`ServiceError::ProviderOff`];
-    /// [`ServiceError::Provider`].
+    /// `etag` is not empty and not the key pair's; [`ServiceError::Invalid`] when a linked key cannot be told
+    /// from another one; [`ServiceError::ProviderOff`]; [`ServiceError::Provider`].
     pub async fn delete(
         self: &Arc<Self>,
         request: DeleteRequest,
@@ -92,9 +95,14 @@ impl Service {
                 otherwise = PrivateKeyFate::LeftOnToken;
             } else if let Some(handle) = self.registry.provider(generation.provider) {
                 handle.availability()?;
+                if generation.origin == KeyOrigin::Linked {
+                    self.refuse_ambiguous(handle, generation).await?;
+                }
             }
         }
         self.record_deletion(key_pair, destroy_linked).await?;
+        self.forget_software_keys(key_pair.generations().map(|(_, one)| one))
+            .await;
         let fate = self.destroy_now(&key_pair.id, otherwise).await;
         info!(
             key_pair = %key_pair.id,
@@ -105,16 +113,15 @@ impl Service {
         Ok(fate)
     }
 
-    /// Destroys the keys of a deleted key pair as far as that is possible now, and says what became of
-    /// them: if none is left to be destroyed, `otherwise`.
+    /// Destroys the keys of a deleted key pair as far as that is possible now, and says what became
+    /// of them: if none is left, `otherwise`.
     async fn destroy_now(&self, id: &KeyPairId, otherwise: PrivateKeyFate) -> PrivateKeyFate {
-        let none_left = async {
-            self.destroy_all_condemned_of(id).await?;
-            Ok::<_, ServiceError>(self.store.condemned_of(id).await?.is_empty())
+        let left = async {
+            self.destroy_keys_of(id).await?;
+            self.fate_of_keys_left(id).await
         };
-        match none_left.await {
-            Ok(true) => otherwise,
-            Ok(false) => PrivateKeyFate::Pending,
+        match left.await {
+            Ok(left) => left.unwrap_or(otherwise),
             Err(error) => {
                 warn!(key_pair = %id, %error, "the private key of a deleted key pair is destroyed later");
                 PrivateKeyFate::Pending
@@ -122,7 +129,38 @@ impl Service {
         }
     }
 
-    /// Removes the record of a key pair, and condemns its keys.
+    /// Says what becomes of the keys that a deletion has left. None when it has left none.
+    async fn fate_of_keys_left(
+        &self,
+        id: &KeyPairId,
+    ) -> Result<Option<PrivateKeyFate>, ServiceError> {
+        let intents = self.store.intents().await?;
+        let fates = intents.iter().filter(|intent| intent.id == *id);
+        let mut fates = fates.filter_map(|intent| match intent.state {
+            IntentState::Destroying => Some(PrivateKeyFate::Pending),
+            // The token has something else under its CKA_ID than was linked.
+            IntentState::Doubtful if intent.linked.is_some() => Some(PrivateKeyFate::LeftOnToken),
+            IntentState::Creating | IntentState::Aborted | IntentState::Doubtful => None,
+        });
+        Ok(fates.next())
+    }
+
+    /// Refuses to destroy a linked key as long as several private keys have its `CKA_ID`: before
+    /// anything is recorded, so that the caller can have it mended.
+    async fn refuse_ambiguous(
+        &self,
+        handle: &ProviderHandle,
+        generation: &KeyPairGeneration,
+    ) -> Result<(), ServiceError> {
+        let public_key = generation.public_key.clone();
+        let found = self.look_at_linked_key(handle, generation.key_ref, public_key);
+        match found.await? {
+            LinkedKey::Ambiguous => Err(several_keys("destroyLinkedKey")),
+            LinkedKey::Present | LinkedKey::Missing | LinkedKey::Replaced => Ok(()),
+        }
+    }
+
+    /// Removes the record of a key pair, and schedules the destruction of its keys.
     async fn record_deletion(
         &self,
         key_pair: &KeyPair,
@@ -136,11 +174,15 @@ impl Service {
         self.judge_removal(key_pair, removed).await
     }
 
-    /// Removes the record of a key pair whose creation failed after that, and condemns its keys.
+    /// Removes the record of a key pair whose creation failed after that. What is left of its key
+    /// is for the caller of this to destroy; a linked key is left as it is.
     pub(super) async fn take_back(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
         let now = stored_precision(self.clock.now());
         let removed = self.store.take_back(key_pair, now).await;
-        self.judge_removal(key_pair, removed).await
+        self.judge_removal(key_pair, removed).await?;
+        self.forget_software_keys(key_pair.generations().map(|(_, one)| one))
+            .await;
+        Ok(())
     }
 
     async fn judge_removal(
@@ -160,43 +202,55 @@ impl Service {
         }
     }
 
-    /// Goes on with a deletion that was broken off.
+    /// Goes on with a deletion that was interrupted.
     async fn finish_deletion(&self, id: &str) -> Result<PrivateKeyFate, ServiceError> {
         let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
         let parsed = parse_id(id)?.ok_or_else(not_found)?;
-        match self.store.condemned_of(&parsed).await?.is_empty() {
-            true => Err(not_found()),
-            false => Ok(self.destroy_now(&parsed, PrivateKeyFate::Destroyed).await),
+        match self.fate_of_keys_left(&parsed).await? {
+            Some(PrivateKeyFate::Pending) => {
+                Ok(self.destroy_now(&parsed, PrivateKeyFate::Destroyed).await)
+            }
+            _ => Err(not_found()),
         }
     }
 
-    /// Destroys the condemned keys of an id, as far as their providers run in this mode, and returns how many these
-    /// were.
-    pub(super) async fn destroy_all_condemned_of(
-        &self,
-        id: &KeyPairId,
-    ) -> Result<usize, ServiceError> {
+    /// Destroys the keys that key pairs of an id had, as far as their providers run in this mode,
+    /// and returns how many these were.
+    pub(super) async fn destroy_keys_of(&self, id: &KeyPairId) -> Result<usize, ServiceError> {
         let mut destroyed = 0;
-        for intent in self.store.condemned_of(id).await? {
-            if let Some(handle) = self.registry.provider(intent.provider) {
-                self.destroy_condemned(handle, intent.key_ref).await?;
+        for intent in self.store.intents().await? {
+            if intent.id == *id
+                && intent.state == IntentState::Destroying
+                && let Some(handle) = self.registry.provider(intent.provider)
+            {
+                self.finish_intent(handle, &intent).await?;
                 destroyed += 1;
             }
         }
         Ok(destroyed)
     }
 
-    /// Destroys a condemned key, and forgets it when that is done.
-    pub(super) async fn destroy_condemned(
+    /// Has the software provider forget keys that have ended with their rows, of which it may keep
+    /// copies in memory.
+    pub(super) async fn forget_software_keys(
         &self,
-        handle: &ProviderHandle,
-        key_ref: KeyRef,
-    ) -> Result<(), ServiceError> {
-        handle
-            .run(Lane::Manage, Operation::Destroy, move |provider| {
-                provider.destroy(key_ref)
-            })
-            .await?;
-        Ok(self.store.end_intent(key_ref).await?)
+        generations: impl Iterator<Item = &KeyPairGeneration>,
+    ) {
+        for generation in generations {
+            let handle = self.registry.provider(generation.provider);
+            if let Some(handle) = handle.filter(|handle| !handle.kind().keeps_keys()) {
+                forget_software_key(handle, generation.key_ref).await;
+            }
+        }
+    }
+}
+
+/// Has the software provider forget a key of which it may keep a copy in memory.
+pub(super) async fn forget_software_key(handle: &ProviderHandle, key_ref: KeyRef) {
+    let forgotten = handle.run(Lane::Sign, Operation::Destroy, move |provider| {
+        provider.destroy(key_ref)
+    });
+    if let Err(error) = forgotten.await {
+        warn!(%key_ref, %error, "the software provider keeps an ended key in memory");
     }
 }

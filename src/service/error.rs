@@ -29,6 +29,18 @@ pub enum ServiceError {
     /// The id is taken.
     #[error("the id {0} is taken")]
     KeyPairExists(String),
+    /// The id is held by a creation or a deletion that is not finished.
+    #[error("the id {0} is held by a creation or a deletion that is not finished")]
+    CreationUnfinished(String),
+    /// The id is held by a doubtful key.
+    #[error("the id {0} is held by a doubtful key")]
+    IdDoubtful(String),
+    /// An earlier attempt of the same request left a key that is not destroyed yet.
+    #[error("an earlier attempt of this request is not undone yet")]
+    RequestUnfinished,
+    /// There is no such doubtful key.
+    #[error("there is no doubtful key {0}")]
+    DoubtfulKeyNotFound(String),
     /// The `request_id` came with other settings before.
     #[error("the request id was used with other settings")]
     RequestIdReused,

@@ -1,7 +1,10 @@
 //! Adopts keys that are on the token already.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, warn};
 
 use super::create::{stored_precision, taken};
 use super::{KeyPairView, Service, ServiceError, issue};
@@ -12,10 +15,11 @@ use crate::domain::{
     SigningInput, Validity,
 };
 use crate::providers::{
-    CryptoProvider, KeyName, KeySearch, Lane, Operation, ProviderError, ProviderHandle, StoredKey,
-    TokenKey,
+    CryptoProvider, KeyName, KeySearch, Lane, LinkedKey, Operation, ProviderError, ProviderHandle,
+    StoredKey, TokenKey,
 };
 use crate::store::{NewKeyPair, StoreError};
+use crate::telemetry::Call;
 
 /// A key on the token, as a caller named it.
 #[derive(Clone, Debug, Default)]
@@ -49,11 +53,29 @@ enum Source {
 
 impl Service {
     /// Adopts a private key on the token. What is returned is durable, and the key has signed what its public
-    /// key verifies. Nothing on the token is changed.
+    /// key verifies, also after it was recorded. Nothing on the token is changed.
+    ///
+    /// A doubtful key is kept by this. A caller that goes away before the end has the record
+    /// removed again.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairExists`]; [`ServiceError::Provider`].
-    pub async fn link(&self, request: LinkRequest) -> Result<KeyPairView, ServiceError> {
+    /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairExists`]; [`ServiceError::CreationUnfinished`];
+    /// [`ServiceError::Provider`].
+    pub async fn link(self: &Arc<Self>, request: LinkRequest) -> Result<KeyPairView, ServiceError> {
+        let caller = CancellationToken::new();
+        let gone = caller.clone();
+        let _gone_when_dropped = caller.drop_guard();
+        let service = Arc::clone(self);
+        let work = async move { service.link_whole(request, &gone).await };
+        let linked = self.tasks.spawn(work.instrument(Call::current_span()));
+        Ok(self.view(linked.await??))
+    }
+
+    async fn link_whole(
+        &self,
+        request: LinkRequest,
+        gone: &CancellationToken,
+    ) -> Result<KeyPair, ServiceError> {
         let (field, search) = search(&request)?;
         if !self.registry.policy().mode.serves(ProviderKind::Hsm) {
             let refusal = "names a key on a token, and this daemon has none; set crypto.mode";
@@ -78,7 +100,9 @@ impl Service {
             generation: Generation::FIRST,
             key_ref: found.key_ref,
         };
-        let certified = self.prove(handle, &name, &found.public_key, source).await?;
+        let certified = self
+            .prove(handle, field, &name, &found.public_key, source)
+            .await?;
         let key = HeldKey {
             number: name.generation,
             provider: ProviderKind::Hsm,
@@ -92,15 +116,41 @@ impl Service {
             rotation,
             ..KeyPair::new(id, labels, create_time, current)
         };
+        if gone.is_cancelled() {
+            return Err(ServiceError::CallerGone);
+        }
+        self.record_linked(field, &key_pair).await?;
+        let there = self.prove_recorded(handle, field, &key_pair).await;
+        let linked = match gone.is_cancelled() {
+            true => there.and(Err(ServiceError::CallerGone)),
+            false => there,
+        };
+        if let Err(error) = linked {
+            if let Err(failure) = self.take_back(&key_pair).await {
+                warn!(key_pair = %key_pair.id, %error, %failure, "a key that was not linked has a record all the same");
+            }
+            return Err(error);
+        }
+        info!(key_pair = %key_pair.id, key_ref = %found.key_ref, label = found.key.label, "linked a key of the token");
+        Ok(key_pair)
+    }
+
+    /// Records the key pair of a linked key.
+    async fn record_linked(
+        &self,
+        field: &'static str,
+        key_pair: &KeyPair,
+    ) -> Result<(), ServiceError> {
         let recorded = self.store.complete_creation(NewKeyPair {
             key_pair: key_pair.clone(),
             sealed_key: None,
             request: None,
+            intent: None,
         });
         let recorded = match recorded.await {
             Ok(()) => Ok(()),
             Err(failure) => {
-                let is_ours = |now: Option<&KeyPair>| now == Some(&key_pair);
+                let is_ours = |now: Option<&KeyPair>| now == Some(key_pair);
                 self.recorded(&key_pair.id, failure, is_ours).await
             }
         };
@@ -109,10 +159,37 @@ impl Service {
                 field,
                 Refusal::new("names a key that a key pair of keypaird has already"),
             ),
+            StoreError::KeyUnfinished => ServiceError::invalid(
+                field,
+                Refusal::new("names a key that keypaird is making or destroying at the moment"),
+            ),
             other => taken(other, &key_pair.id),
-        })?;
-        info!(key_pair = %key_pair.id, key_ref = %found.key_ref, label = found.key.label, "linked a key of the token");
-        Ok(self.view(key_pair))
+        })
+    }
+
+    /// Looks at the key once more. A deletion that was under way may have destroyed it between its
+    /// signature and its record. One that comes later deletes the record first.
+    async fn prove_recorded(
+        &self,
+        handle: &ProviderHandle,
+        field: &'static str,
+        key_pair: &KeyPair,
+    ) -> Result<(), ServiceError> {
+        let (key_ref, public_key) = (
+            key_pair.current.key_ref,
+            key_pair.current.public_key.clone(),
+        );
+        let sentence = match self.look_at_linked_key(handle, key_ref, public_key).await? {
+            LinkedKey::Present => return Ok(()),
+            LinkedKey::Missing => DESTROYED,
+            LinkedKey::Replaced => {
+                "names a key in the place of which another one was put meanwhile"
+            }
+            LinkedKey::Ambiguous => {
+                "names a key whose CKA_ID another private key has got meanwhile"
+            }
+        };
+        Err(ServiceError::invalid(field, Refusal::new(sentence)))
     }
 
     /// Finds the one key on the token that can be meant.
@@ -211,9 +288,13 @@ impl Service {
     }
 
     /// Has the key sign, which shows that it is ours to use and the one of the public key.
+    ///
+    /// This is done where keys are destroyed, one after the other: a key that a deletion took meanwhile
+    /// is looked for first, since to sign with one that is missing makes the connection suspect.
     async fn prove(
         &self,
         handle: &ProviderHandle,
+        field: &'static str,
         name: &KeyName,
         public_key: &PublicKey,
         source: Source,
@@ -226,36 +307,44 @@ impl Service {
         let challenge = Bytes::copy_from_slice(&self.entropy.bits_128()?);
         let serial_number = SerialNumber::from_random(self.entropy.bits_128()?);
         let now = stored_precision(self.clock.now());
-        let job = move |provider: &dyn CryptoProvider| match source {
-            Source::Issued(certified) => {
-                let algorithm = key.public_key.spec().algorithm();
-                let algorithm = algorithm.default_signature_algorithm();
-                let challenge = SigningInput::Message(challenge);
-                let signature = provider.sign(&key, algorithm, &challenge)?;
-                key.public_key
+        let job = move |provider: &dyn CryptoProvider| {
+            let look = issue::on_token(Operation::Inventory, |token| {
+                token.look_at_linked_key(key.name.key_ref, &key.public_key)
+            });
+            if look(provider)? == LinkedKey::Missing {
+                return Err(ServiceError::invalid(field, Refusal::new(DESTROYED)));
+            }
+            match source {
+                Source::Issued(certified) => {
+                    let algorithm = key.public_key.spec().algorithm();
+                    let algorithm = algorithm.default_signature_algorithm();
+                    let challenge = SigningInput::Message(challenge);
+                    let signature = provider.sign(&key, algorithm, &challenge)?;
+                    key.public_key
                     .verify(algorithm, &challenge, &signature)
                     .map_err(|_| {
                         let sentence = "is not the certificate of this key: a signature of the key does not verify with it";
                         ServiceError::invalid("certificate", Refusal::new(sentence))
                     })?;
-                Ok::<_, ServiceError>(*certified)
-            }
-            Source::SelfSigned(template) => {
-                let profile = Profile {
-                    validity: Validity::days_from(now, template.first.valid_days),
-                    subject: template.subject,
-                    names: template.names,
-                    serial_number,
-                    public_key: key.public_key.clone(),
-                    signature_algorithm: template.first.signature_algorithm,
-                };
-                Ok(Certified {
-                    leaf: issue::self_signed(provider, &key, profile)?,
-                    chain: Vec::new(),
-                })
+                    Ok::<_, ServiceError>(*certified)
+                }
+                Source::SelfSigned(template) => {
+                    let profile = Profile {
+                        validity: Validity::days_from(now, template.first.valid_days),
+                        subject: template.subject,
+                        names: template.names,
+                        serial_number,
+                        public_key: key.public_key.clone(),
+                        signature_algorithm: template.first.signature_algorithm,
+                    };
+                    Ok(Certified {
+                        leaf: issue::self_signed(provider, &key, profile)?,
+                        chain: Vec::new(),
+                    })
+                }
             }
         };
-        handle.run(Lane::Sign, Operation::Sign, job).await
+        handle.run(Lane::Manage, Operation::Sign, job).await
     }
 }
 
@@ -289,7 +378,8 @@ fn search(request: &LinkRequest) -> Result<(&'static str, KeySearch), ServiceErr
     }
 }
 
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
+/// Reads bytes from hexadecimal digits, two for each, which may have colons in between.
+pub(super) fn decode_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<_> = text
         .chars()
         .filter(|c| *c != ':')
@@ -338,4 +428,5 @@ async fn certificates_of(
     handle.run(Lane::Manage, operation, find).await
 }
 
+const DESTROYED: &str = "names a key that was destroyed meanwhile";
 const CANDIDATES_MAX: usize = 8;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{
@@ -14,9 +14,9 @@ impl Service {
     /// Moves a software key pair into the token under the same id, with the next generation if one is pending. A key pair
     /// that is there already is returned as it is.
     ///
-    /// The token has proved each key by a signature before the record changes over, in one step, and with it
-    /// the software copies are gone. What is broken off before leaves condemned keys on the token, which are
-    /// cleared away like that of a broken-off generation.
+    /// The token has proved each key by a signature before the record changes over, in one step,
+    /// and with it the software copies are gone. What ends before that leaves keys on the token
+    /// that are destroyed like that of any creation that ended.
     ///
     /// # Errors
     /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairNotFound`]; [`ServiceError::EtagMismatch`];
@@ -80,19 +80,9 @@ impl Service {
         let work = self.try_move(token, &names, &was);
         let becomes = self.or_undo(token, &names, work).await?;
         // The record knows them no more, and the software provider forgets them.
-        let software = self.provider_of(&was)?;
-        for generation in moving {
-            let key_ref = generation.key_ref;
-            let forgotten = software.run(Lane::Sign, Operation::Destroy, move |provider| {
-                provider.destroy(key_ref)
-            });
-            if let Err(error) = forgotten.await {
-                // It has moved all the same: what is left is a copy in memory that nobody asks for.
-                warn!(key_pair = %becomes.id, %error, "the software provider keeps a moved key in memory");
-            }
-        }
+        self.forget_software_keys(moving.into_iter()).await;
         info!(key_pair = %becomes.id, keys = names.len(), "moved a key pair into the token");
-        self.publish_replaced(&becomes).await;
+        self.publish_replaced(&becomes.id).await;
         Ok(becomes)
     }
 

@@ -9,6 +9,7 @@ mod connect;
 mod create;
 mod csr;
 mod delete;
+mod doubtful;
 mod error;
 mod events;
 mod export;
@@ -18,6 +19,7 @@ mod generation;
 mod get;
 mod health;
 mod import;
+mod intents;
 mod issue;
 mod keep_rotating;
 mod key_algorithms;
@@ -39,16 +41,17 @@ mod signing_keys;
 mod verify;
 mod view;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 pub use csr::{CaCertified, CsrRequest};
 pub use delete::{DeleteRequest, PrivateKeyFate};
+pub use doubtful::DoubtfulKey;
 pub use error::ServiceError;
 pub use events::{Told, ToldEvent, WatchRequest};
 pub use generate::{GenerateOutcome, GenerateRequest};
@@ -73,7 +76,7 @@ use crate::domain::{
     Violations,
 };
 use crate::providers::{ProviderHandle, Registry};
-use crate::store::MetadataStore;
+use crate::store::{IntentState, MetadataStore};
 use events::EventHub;
 use health::HealthBoard;
 use request_lock::RequestLocks;
@@ -141,8 +144,12 @@ pub struct Service {
     rotation_metrics: RotationMetrics,
     /// Told whenever a provider was connected.
     provider_came: Notify,
-    /// Keys of failed creations that the store could not condemn yet.
-    uncondemned: Mutex<HashSet<KeyRef>>,
+    /// Keys of creations that have ended without a key pair, as long as the store could not be
+    /// told, with what may be left of each.
+    untold: Mutex<HashMap<KeyRef, IntentState>>,
+    /// Held while a certificate is put on the token or a key is destroyed there, so that the two
+    /// come in the order of their records.
+    token_changes: AsyncMutex<()>,
     config: ServiceConfig,
     file_work: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -169,7 +176,8 @@ impl Service {
             health: HealthBoard::default(),
             rotation_metrics: RotationMetrics::default(),
             provider_came: Notify::new(),
-            uncondemned: Mutex::default(),
+            untold: Mutex::default(),
+            token_changes: AsyncMutex::default(),
             config,
             file_work: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             tasks: TaskTracker::new(),

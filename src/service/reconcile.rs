@@ -1,21 +1,22 @@
-//! Brings the token in line with the store: what was broken off is cleared away, what is missing is told
-//! or mended, and what is not ours is left alone.
+//! Brings the token in line with the store: keys that no key pair has are destroyed, what is
+//! missing is told or mended, and what is not ours is left alone.
 
 use std::collections::HashMap;
 
 use tracing::{error, info, warn};
 
+use super::intents::sweep;
 use super::{Service, ServiceError, issue};
-use crate::domain::{KeyPairId, KeyRef};
+use crate::domain::KeyRef;
 use crate::providers::{
     Lane, Operation, ProviderError, ProviderHandle, TokenObject, TokenObjectClass, TokenObjects,
 };
-use crate::store::Intent;
+use crate::store::KnownKey;
 
 /// What a look at the token found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reconciled {
-    /// Condemned keys that were destroyed.
+    /// Keys that no key pair has, and that were destroyed.
     pub(super) destroyed: usize,
     /// Half-made objects that were destroyed.
     pub(super) swept: usize,
@@ -27,11 +28,24 @@ pub(super) struct Reconciled {
     pub(super) foreign: usize,
 }
 
-/// What the token has of one of our keys.
-#[derive(Clone, Copy, Debug, Default)]
+/// One of our keys, and what the token has of it.
+#[derive(Debug)]
 struct Seen {
+    known: KnownKey,
     private_key: bool,
-    certificate: bool,
+    /// The fingerprints of the certificates.
+    certificates: Vec<Option<String>>,
+}
+
+impl Seen {
+    /// Tells whether the token has what it should.
+    fn is_whole(&self) -> bool {
+        let has_certificate = match &*self.certificates {
+            [Some(fingerprint)] => *fingerprint == self.known.fingerprint,
+            _ => false,
+        };
+        self.private_key && has_certificate
+    }
 }
 
 impl Service {
@@ -44,19 +58,25 @@ impl Service {
         handle: &ProviderHandle,
     ) -> Result<Reconciled, ServiceError> {
         let mut done = Reconciled::default();
-        if !self.condemned(handle).await?.is_empty() {
-            // An object whose creation was broken off early has no CKA_ID yet. It goes before its intent is
-            // ended, so that a crash in between leaves the reason to look for it.
-            done.swept =
-                token_call(handle, Operation::Destroy, |token| token.sweep_half_made()).await?;
-            match self.settle_condemned(handle).await {
-                Ok(destroyed) => done.destroyed = destroyed,
-                Err(error) => warn!(%error, "condemned keys could not be destroyed yet"),
+        self.log_doubtful_keys().await;
+        match self.settle(handle).await {
+            Ok(settled) => {
+                done.destroyed = settled.destroyed;
+                done.swept = settled.swept;
+            }
+            Err(error) => {
+                handle.availability()?;
+                warn!(%error, "keys could not be destroyed yet");
             }
         }
         let mut keys = HashMap::new();
-        for (key_ref, id) in self.store.keys_of(handle.kind()).await? {
-            keys.insert(key_ref, (id, Seen::default()));
+        for known in self.store.keys_of(handle.kind()).await? {
+            let seen = Seen {
+                known,
+                private_key: false,
+                certificates: Vec::new(),
+            };
+            keys.insert(seen.known.key_ref, seen);
         }
         let known = keys.len();
         token_call(handle, Operation::Inventory, |token| {
@@ -71,20 +91,21 @@ impl Service {
             if slice.is_empty() {
                 break;
             }
-            for object in &slice {
+            for object in slice {
                 done.foreign += usize::from(!note(object, &mut keys));
             }
         }
-        for (key_ref, (id, seen)) in keys {
-            // Key pairs that were made or deleted meanwhile are not lacking anything.
-            if seen.private_key && seen.certificate {
+        for (key_ref, seen) in keys {
+            if seen.is_whole() {
                 continue;
             }
+            let id = seen.known.key_pair;
             let key_pair = self.store.key_pair(&id).await?;
             let generation = key_pair
                 .as_ref()
                 .and_then(|pair| pair.generation_of(key_ref));
-            let (Some(key_pair), Some(generation)) = (&key_pair, generation) else {
+            // Key pairs that were made or deleted meanwhile are not lacking anything.
+            let Some(generation) = generation else {
                 continue;
             };
             if !seen.private_key {
@@ -98,7 +119,7 @@ impl Service {
                 continue;
             }
             // It may have been put there since it was looked for, so that it is looked for once more.
-            match self.publish_again(key_pair, key_ref).await {
+            match self.publish_again(&id, key_ref).await {
                 Ok(()) => done.republished += 1,
                 Err(error) => {
                     warn!(key_pair = %id, %error, "a certificate could not be put on the token again");
@@ -116,9 +137,8 @@ impl Service {
             warn!(%error, "new certificates could not be put on the token yet");
         }
         if unpublished || done.republished > 0 {
-            // The publishing was broken off, perhaps in the middle.
-            done.swept +=
-                token_call(handle, Operation::Destroy, |token| token.sweep_half_made()).await?;
+            // The publishing was interrupted, perhaps in the middle.
+            done.swept += sweep(handle).await?;
         }
         info!(
             destroyed = done.destroyed,
@@ -130,56 +150,21 @@ impl Service {
         );
         Ok(done)
     }
-
-    /// Destroys the keys of a provider that are condemned, and returns how many they were. One that cannot be destroyed is in
-    /// nobody's way.
-    ///
-    /// # Errors
-    /// The first failure, when all were tried.
-    pub(super) async fn settle_condemned(
-        &self,
-        handle: &ProviderHandle,
-    ) -> Result<usize, ServiceError> {
-        let mut all = Ok(0);
-        for intent in &self.condemned(handle).await? {
-            match self.destroy_condemned(handle, intent.key_ref).await {
-                Ok(()) => {
-                    info!(key_pair = %intent.id, key_ref = %intent.key_ref, "cleared away what was broken off");
-                    all = all.map(|destroyed| destroyed + 1);
-                }
-                Err(failure) => {
-                    handle.availability()?;
-                    all = all.and(Err(failure));
-                }
-            }
-        }
-        all
-    }
-
-    /// Returns the condemned keys of a provider, with those that the store could not condemn when they should have been.
-    async fn condemned(&self, handle: &ProviderHandle) -> Result<Vec<Intent>, ServiceError> {
-        let uncondemned: Vec<_> = self.uncondemned.lock().iter().copied().collect();
-        for key_ref in uncondemned {
-            self.store.condemn(key_ref).await?;
-            self.uncondemned.lock().remove(&key_ref);
-        }
-        let mut condemned = self.store.condemned().await?;
-        condemned.retain(|intent| intent.provider == handle.kind());
-        Ok(condemned)
-    }
 }
 
 /// Notes what an object is of, and tells whether it is one of ours.
-fn note(object: &TokenObject, keys: &mut HashMap<KeyRef, (KeyPairId, Seen)>) -> bool {
+fn note(object: TokenObject, keys: &mut HashMap<KeyRef, Seen>) -> bool {
     let key = KeyRef::from_slice(&object.id).and_then(|key_ref| keys.get_mut(&key_ref));
     match (object.class, key) {
         (TokenObjectClass::HalfMade, _) => {
             warn!(label = object.label, "the token has a half-made object");
             false
         }
-        (class, Some((_, seen))) => {
+        (class, Some(seen)) => {
             seen.private_key |= class == TokenObjectClass::PrivateKey;
-            seen.certificate |= class == TokenObjectClass::Certificate;
+            if class == TokenObjectClass::Certificate {
+                seen.certificates.push(object.fingerprint);
+            }
             true
         }
         (_, None) => false,

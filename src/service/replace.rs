@@ -6,7 +6,7 @@ use tracing::{Instrument, warn};
 
 use super::create::stored_precision;
 use super::{Service, ServiceError, issue};
-use crate::domain::{EventKind, KeyPair, KeyRef};
+use crate::domain::{EventKind, KeyPair, KeyPairId, KeyRef};
 use crate::providers::{KeyName, Lane, Operation, ProviderHandle};
 use crate::store::Change;
 use crate::telemetry::Call;
@@ -63,7 +63,7 @@ impl Service {
         change: Change,
     ) -> Result<(), ServiceError> {
         self.record_replaced(was, becomes, change).await?;
-        self.publish_replaced(becomes).await;
+        self.publish_replaced(&becomes.id).await;
         Ok(())
     }
 
@@ -98,15 +98,15 @@ impl Service {
 
     /// Puts the certificates of a changed key pair on the token. When that fails it is done later: the record
     /// is what counts, and the token has a copy for other programs.
-    pub(super) async fn publish_replaced(&self, key_pair: &KeyPair) {
+    pub(super) async fn publish_replaced(&self, id: &KeyPairId) {
         let published = async {
-            for (_, key_ref) in self.store.unpublished(Some(&key_pair.id)).await? {
-                self.publish_again(key_pair, key_ref).await?;
+            for (_, key_ref) in self.store.unpublished(Some(id)).await? {
+                self.publish_again(id, key_ref).await?;
             }
             Ok::<_, ServiceError>(())
         };
         if let Err(error) = published.await {
-            warn!(key_pair = %key_pair.id, %error, "a new certificate is put on the token later");
+            warn!(key_pair = %id, %error, "a new certificate is put on the token later");
         }
     }
 
@@ -125,32 +125,42 @@ impl Service {
             };
             let generation = key_pair.generation_of(key_ref);
             if generation.is_some_and(|generation| generation.provider == handle.kind()) {
-                all = all.and(self.publish_again(&key_pair, key_ref).await);
+                all = all.and(self.publish_again(&id, key_ref).await);
             }
             handle.availability()?;
         }
         all
     }
 
-    /// Puts the certificate of a key on the token, in the place of those it has, unless it is there.
+    /// Puts the certificate that a key has now on the token, in the place of those it has there,
+    /// unless it is there.
+    ///
+    /// The record is read when nobody else changes the token, so that of two certificates the later
+    /// one stays, and none is put beside a key that was deleted meanwhile.
     pub(super) async fn publish_again(
         &self,
-        key_pair: &KeyPair,
+        id: &KeyPairId,
         key_ref: KeyRef,
     ) -> Result<(), ServiceError> {
-        let Some(generation) = key_pair.generation_of(key_ref) else {
+        let in_order = self.token_changes.lock().await;
+        let key_pair = self.store.key_pair(id).await?;
+        let generation = key_pair
+            .as_ref()
+            .and_then(|key_pair| key_pair.generation_of(key_ref));
+        let Some(generation) = generation else {
             return Ok(());
         };
         if generation.has_certificate_on_token() {
             let operation = Operation::PublishCertificate;
             let handle = self.running(generation.provider, operation)?;
-            let name = KeyName::of(&key_pair.id, generation);
+            let name = KeyName::of(id, generation);
             let certificate = generation.certificate.clone();
             let replace = issue::on_token(operation, move |token| {
                 token.replace_certificate(&name, &certificate)
             });
             handle.run(Lane::Manage, operation, replace).await?;
         }
+        drop(in_order);
         let certificate = &generation.certificate;
         Ok(self.store.note_published(key_ref, certificate).await?)
     }

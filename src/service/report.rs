@@ -193,6 +193,32 @@ fn describe(error: &ServiceError) -> Report {
             "KEY_PAIR_EXISTS",
             format!("the id {id} is taken; choose another id, or leave it out to have one made"),
         ),
+        ServiceError::CreationUnfinished(id) => Report::later(
+            Code::Unavailable,
+            "CREATION_UNFINISHED",
+            format!(
+                "the id {id} is held by a key pair whose creation or deletion is not finished; try again"
+            ),
+        ),
+        ServiceError::RequestUnfinished => Report::later(
+            Code::Unavailable,
+            "CREATION_UNFINISHED",
+            "an earlier attempt of this request is not undone yet; try again",
+        ),
+        ServiceError::IdDoubtful(id) => Report::new(
+            AlreadyExists,
+            "KEY_PAIR_EXISTS",
+            format!(
+                "the id {id} is held by a doubtful key, which may be that of a key pair the store does not know since it was restored; choose another id, or have an operator destroy or link the key: keypairctl doubtful-keys list"
+            ),
+        ),
+        ServiceError::DoubtfulKeyNotFound(key) => Report::new(
+            NotFound,
+            "KEY_PAIR_NOT_FOUND",
+            format!(
+                "there is no doubtful key with the CKA_ID {key:?}; keypairctl doubtful-keys list shows them"
+            ),
+        ),
         ServiceError::RequestIdReused => Report::new(
             AlreadyExists,
             "REQUEST_ID_REUSED",
@@ -357,11 +383,19 @@ fn describe_store(error: &StoreError) -> Report {
             "STORE_UNAVAILABLE",
             "the store is not available at the moment; try again",
         ),
+        StoreError::IntentGone => Report::later(
+            Code::Unavailable,
+            "CREATION_UNFINISHED",
+            "the creation was given up before it was finished; try again",
+        ),
         // Use cases say for themselves which id is taken, or gone.
         StoreError::IdTaken
+        | StoreError::IdUnfinished
+        | StoreError::IdDoubtful
         | StoreError::IdGone
         | StoreError::KeyTaken
         | StoreError::Panicked
+        | StoreError::KeyUnfinished
         | StoreError::Corrupt(_) => Report::new(Code::Internal, "INTERNAL", INTERNAL),
     }
 }

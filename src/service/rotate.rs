@@ -156,7 +156,7 @@ impl Service {
                 "a key pair has as many published generations as it may have; its next rotation waits until one retires"
             );
         }
-        self.publish_replaced(&becomes).await;
+        self.publish_replaced(&becomes.id).await;
         Ok(becomes)
     }
 
@@ -245,8 +245,11 @@ impl Service {
         let change = self.change(None);
         self.record_replaced(was, &becomes, change).await?;
         info!(key_pair = %becomes.id, generation = %number, "retired a generation");
-        if let Err(error) = self.destroy_all_condemned_of(&was.id).await {
-            // It is condemned, and goes when its provider is there.
+        let retired = was.generations().map(|(_, one)| one);
+        self.forget_software_keys(retired.filter(|one| one.number == number))
+            .await;
+        if let Err(error) = self.destroy_keys_of(&was.id).await {
+            // Its destruction is scheduled, and goes on when its provider is there.
             warn!(key_pair = %was.id, generation = %number, %error, "a retired private key is destroyed later");
         }
         Ok(becomes)

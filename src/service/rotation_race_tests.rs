@@ -35,7 +35,7 @@ async fn two_workers_on_one_store_make_one_successor_of_each() {
         }
     }
     assert_eq!(stage.keys(), 10, "keys that nobody has are destroyed");
-    assert!(stage.store.condemned().await.unwrap().is_empty());
+    assert!(stage.store.intents().await.unwrap().is_empty());
     let events = stage.store.events_after(0, 1000).await.unwrap();
     let activated = events
         .iter()
@@ -80,5 +80,5 @@ async fn who_names_no_etag_is_not_told_that_it_differs() {
         );
     }
     assert_eq!(stage.keys(), 0);
-    assert!(stage.store.condemned().await.unwrap().is_empty());
+    assert!(stage.store.intents().await.unwrap().is_empty());
 }

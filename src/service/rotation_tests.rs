@@ -206,7 +206,7 @@ async fn a_key_pair_rotates_in_its_provider_under_its_id() {
         if provider == ProviderKind::Hsm {
             assert_eq!(stage.keys(), 1, "former keys are destroyed");
         }
-        assert!(stage.store.condemned().await.unwrap().is_empty());
+        assert!(stage.store.intents().await.unwrap().is_empty());
     }
 }
 
@@ -314,7 +314,7 @@ async fn a_rotation_may_lead_into_another_provider_and_another_algorithm() {
             .unwrap()
             .is_empty()
     );
-    assert!(stage.store.condemned().await.unwrap().is_empty());
+    assert!(stage.store.intents().await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -362,10 +362,10 @@ async fn a_step_that_fails_leaves_nothing_is_counted_and_is_done_when_it_can_be(
     stage.day(95).await;
     stage.day(105).await;
     assert_eq!(stage.generations("x").await, "2 - []");
-    assert_eq!(stage.store.condemned().await.unwrap().len(), 1);
+    assert_eq!(stage.store.intents().await.unwrap().len(), 1);
     *stage.hsm.fault.lock() = Fault::None;
     let handle = service.registry().provider(ProviderKind::Hsm).unwrap();
-    assert_eq!(service.settle_condemned(handle).await.unwrap(), 1);
+    assert_eq!(service.settle(handle).await.unwrap().destroyed, 1);
     assert_eq!(stage.keys(), 1);
 }
 
@@ -480,7 +480,7 @@ async fn a_key_pair_that_moves_into_the_token_takes_its_successor_along() {
         );
     }
     assert_eq!(stage.generations("x").await, "2 3 []");
-    assert!(stage.store.condemned().await.unwrap().is_empty());
+    assert!(stage.store.intents().await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The use cases over a store and a provider that fail when told.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,15 +12,16 @@ use time::macros::datetime;
 use super::report::{Code, report};
 use super::*;
 use crate::domain::{
-    Certificate, EntropyError, KeyRef, KeySpec, NewKeyPairSettings, PrivateKey, ProviderMode,
-    ProviderPolicy, SignatureAlgorithm, SigningInput,
+    Certificate, EntropyError, Generation, KeyRef, KeySpec, NewKeyPairSettings, PrivateKey,
+    ProviderMode, ProviderPolicy, RequestId, SignatureAlgorithm, SigningInput,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
 use crate::providers::{
-    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Lane, Lanes, Operation,
-    ProviderError, ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
+    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Lane, Lanes, LinkedKey,
+    Operation, ProviderError, ProviderErrorKind, StoredKey, TokenKey, TokenObject,
+    TokenObjectClass, TokenObjects,
 };
-use crate::store::EmbeddedStore;
+use crate::store::{EmbeddedStore, NewIntent};
 
 #[derive(Debug)]
 struct NoonClock;
@@ -51,6 +54,8 @@ pub(super) enum Fault {
     SignsWrongly,
     /// It panics when it signs.
     Panics,
+    /// It destroys keys, and does not look for half-made objects.
+    DoesNotSweep,
 }
 
 /// The software provider, dressed up as a token that keeps its keys, and failing when told.
@@ -59,6 +64,14 @@ pub(super) struct Failing {
     inner: LocalProvider,
     pub(super) fault: Mutex<Fault>,
     pub(super) keys: Mutex<Vec<KeyRef>>,
+    /// The fingerprints of the certificates.
+    certificates: Mutex<HashMap<KeyRef, String>>,
+    /// What an inventory has not told yet.
+    inventory: Mutex<Vec<TokenObject>>,
+    /// How often an inventory could not be begun.
+    inventories_failed: AtomicU64,
+    /// What a certificate waits for before it is put on the token, if anything.
+    before_publishing: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl Failing {
@@ -67,7 +80,16 @@ impl Failing {
             inner: LocalProvider::new(kek),
             fault: Mutex::new(Fault::None),
             keys: Mutex::default(),
+            certificates: Mutex::default(),
+            inventory: Mutex::default(),
+            inventories_failed: AtomicU64::new(0),
+            before_publishing: Mutex::default(),
         }
+    }
+
+    fn put(&self, name: &KeyName, certificate: &Certificate) {
+        let fingerprint = certificate.sha256_fingerprint();
+        self.certificates.lock().insert(name.key_ref, fingerprint);
     }
 
     fn check(&self, operation: Operation) -> Result<(), ProviderError> {
@@ -135,7 +157,7 @@ impl CryptoProvider for Failing {
                 self.inner.sign(key, algorithm, &other)
             }
             Fault::Panics => panic!("told to"),
-            Fault::None | Fault::Fails(_) | Fault::Keeps(_) => {
+            Fault::None | Fault::Fails(_) | Fault::Keeps(_) | Fault::DoesNotSweep => {
                 self.inner.sign(key, algorithm, input)
             }
         }
@@ -148,6 +170,7 @@ impl CryptoProvider for Failing {
             return Err(ProviderError::new(self.kind(), Operation::Destroy, kind));
         }
         self.keys.lock().retain(|kept| *kept != key_ref);
+        self.certificates.lock().remove(&key_ref);
         Ok(())
     }
 
@@ -157,12 +180,28 @@ impl CryptoProvider for Failing {
 }
 
 impl TokenObjects for Failing {
-    fn publish_certificate(&self, _: &KeyName, _: &Certificate) -> Result<(), ProviderError> {
-        self.check(Operation::PublishCertificate)
+    fn publish_certificate(
+        &self,
+        name: &KeyName,
+        certificate: &Certificate,
+    ) -> Result<(), ProviderError> {
+        let awaited = self.before_publishing.lock().take();
+        if let Some(awaited) = awaited {
+            awaited.recv().unwrap();
+        }
+        self.check(Operation::PublishCertificate)?;
+        self.put(name, certificate);
+        Ok(())
     }
 
-    fn replace_certificate(&self, _: &KeyName, _: &Certificate) -> Result<(), ProviderError> {
-        self.check(Operation::PublishCertificate)
+    fn replace_certificate(
+        &self,
+        name: &KeyName,
+        certificate: &Certificate,
+    ) -> Result<(), ProviderError> {
+        self.check(Operation::PublishCertificate)?;
+        self.put(name, certificate);
+        Ok(())
     }
 
     fn find_keys(&self, _: &KeySearch) -> Result<Vec<TokenKey>, ProviderError> {
@@ -173,16 +212,59 @@ impl TokenObjects for Failing {
         Ok(Vec::new())
     }
 
+    fn look_at_linked_key(
+        &self,
+        key_ref: KeyRef,
+        _: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        Ok(match self.keys.lock().contains(&key_ref) {
+            true => LinkedKey::Present,
+            false => LinkedKey::Missing,
+        })
+    }
+
+    fn destroy_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        let found = self.look_at_linked_key(key_ref, public_key)?;
+        self.destroy(key_ref)?;
+        Ok(found)
+    }
+
     fn begin_inventory(&self) -> Result<(), ProviderError> {
+        self.check(Operation::Inventory).inspect_err(|_| {
+            self.inventories_failed.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let object = |class, key_ref: KeyRef, fingerprint| TokenObject {
+            class,
+            id: key_ref.as_bytes().to_vec(),
+            label: String::new(),
+            fingerprint,
+        };
+        let keys = self.keys.lock().clone().into_iter();
+        let keys = keys.map(|key| object(TokenObjectClass::PrivateKey, key, None));
+        let certificates = self.certificates.lock().clone().into_iter();
+        let certificates = certificates.map(|(key, fingerprint)| {
+            object(TokenObjectClass::Certificate, key, Some(fingerprint))
+        });
+        *self.inventory.lock() = keys.chain(certificates).collect();
         Ok(())
     }
 
     fn continue_inventory(&self) -> Result<Vec<TokenObject>, ProviderError> {
-        Ok(Vec::new())
+        Ok(std::mem::take(&mut *self.inventory.lock()))
     }
 
     fn sweep_half_made(&self) -> Result<usize, ProviderError> {
-        Ok(0)
+        match *self.fault.lock() {
+            Fault::DoesNotSweep => {
+                let kind = ProviderErrorKind::Failed;
+                Err(ProviderError::new(self.kind(), Operation::Destroy, kind))
+            }
+            _ => Ok(0),
+        }
     }
 }
 
@@ -243,26 +325,67 @@ impl Setup {
     }
 
     async fn generate_as(&self, id: &str) -> Result<KeyPairView, ServiceError> {
-        let request = GenerateRequest {
-            settings: NewKeyPairSettings {
-                id: Some(id.into()),
-                common_name: "Example".into(),
-                organization: "Acme".into(),
-                country: "US".into(),
-                valid_days: 1,
-                key_algorithm: "EC".into(),
-                ..NewKeyPairSettings::default()
-            },
-            ..GenerateRequest::default()
-        };
-        match self.service.generate(request).await? {
+        self.generate_named(id, "").await
+    }
+
+    async fn generate_named(
+        &self,
+        id: &str,
+        request_id: &str,
+    ) -> Result<KeyPairView, ServiceError> {
+        match self.service.generate(request(id, request_id)).await? {
             GenerateOutcome::Made(view) => Ok(*view),
             GenerateOutcome::WouldMake(_) => unreachable!("the request is no dry run"),
         }
     }
 
+    /// Leaves the intent of a creation that has ended, as if the token had been lost in the middle.
+    async fn leave_attempt(&self, id: &str, request_id: &str) -> KeyRef {
+        let key_ref = KeyRef::from_random([7; 16]);
+        let intent = NewIntent {
+            key_ref,
+            id: KeyPairId::parse(id).unwrap(),
+            generation: Generation::FIRST,
+            provider: ProviderKind::Hsm,
+            request: RequestId::parse(request_id).ok(),
+        };
+        self.store.begin_creation(intent).await.unwrap();
+        let ended = self
+            .store
+            .abort_creation(key_ref, IntentState::Aborted)
+            .await;
+        assert!(ended.unwrap().is_some());
+        key_ref
+    }
+
+    fn handle(&self) -> &Arc<ProviderHandle> {
+        let handle = self.service.registry().provider(ProviderKind::Hsm);
+        handle.unwrap()
+    }
+
+    async fn states(&self) -> Vec<IntentState> {
+        let intents = self.store.intents().await.unwrap();
+        intents.iter().map(|intent| intent.state).collect()
+    }
+
     fn keys(&self) -> usize {
         self.provider.keys.lock().len()
+    }
+}
+
+fn request(id: &str, request_id: &str) -> GenerateRequest {
+    GenerateRequest {
+        settings: NewKeyPairSettings {
+            id: Some(id.into()),
+            common_name: "Example".into(),
+            organization: "Acme".into(),
+            country: "US".into(),
+            valid_days: 1,
+            key_algorithm: "EC".into(),
+            ..NewKeyPairSettings::default()
+        },
+        request_id: request_id.into(),
+        ..GenerateRequest::default()
     }
 }
 
@@ -300,7 +423,7 @@ async fn a_generation_that_fails_at_any_step_leaves_nothing() {
         );
         assert_eq!(setup.keys(), 0, "{operation}");
         assert!(
-            setup.store.condemned().await.unwrap().is_empty(),
+            setup.store.intents().await.unwrap().is_empty(),
             "{operation}"
         );
     }
@@ -331,18 +454,17 @@ async fn what_cannot_be_destroyed_now_is_destroyed_later_and_keeps_its_id_until_
         Err(ServiceError::KeyPairNotFound(_))
     ));
     assert_eq!(
-        (setup.keys(), setup.store.condemned().await.unwrap().len()),
+        (setup.keys(), setup.store.intents().await.unwrap().len()),
         (1, 1)
     );
     setup.fail(Fault::None);
-    assert!(matches!(
-        setup.generate().await,
-        Err(ServiceError::KeyPairExists(_))
-    ));
+    let error = setup.generate().await.unwrap_err();
+    assert_eq!(told(&error), (Code::Unavailable, "CREATION_UNFINISHED"));
+    assert!(report(&error).retry_after.is_some());
     // The call repeated finishes it.
     assert_eq!(setup.delete("x").await.unwrap(), PrivateKeyFate::Destroyed);
     assert_eq!(
-        (setup.keys(), setup.store.condemned().await.unwrap().len()),
+        (setup.keys(), setup.store.intents().await.unwrap().len()),
         (0, 0)
     );
     assert!(matches!(
@@ -377,17 +499,146 @@ async fn a_key_that_cannot_be_destroyed_is_in_nobodys_way() {
     for id in ["a", "b", "c"] {
         assert_eq!(setup.delete(id).await.unwrap(), PrivateKeyFate::Pending);
     }
-    let kept = setup.store.condemned().await.unwrap()[0].key_ref;
+    let kept = setup.store.intents().await.unwrap()[0].key_ref;
     setup.fail(Fault::Keeps(kept));
     let handle = setup.service.registry().provider(ProviderKind::Hsm);
     let handle = handle.unwrap();
-    assert!(setup.service.settle_condemned(handle).await.is_err());
+    assert!(setup.service.settle(handle).await.is_err());
     assert_eq!(*setup.provider.keys.lock(), [kept]);
     // The token is looked at all the same.
     setup.service.reconcile(handle).await.unwrap();
     setup.fail(Fault::None);
-    assert_eq!(setup.service.settle_condemned(handle).await.unwrap(), 1);
+    assert_eq!(setup.service.settle(handle).await.unwrap().destroyed, 1);
     assert_eq!(setup.keys(), 0);
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_never_told_that_its_own_attempt_has_its_id() {
+    let setup = Setup::new(8);
+    // The token was lost while it made the key, and does not destroy it yet.
+    setup.leave_attempt("x", "r").await;
+    setup.fail(Fault::Fails(Operation::Destroy));
+    let error = setup.generate_named("x", "r").await.unwrap_err();
+    assert_eq!(told(&error), (Code::Unavailable, "CREATION_UNFINISHED"));
+    assert!(report(&error).retry_after.is_some());
+    // Another request of the same id is told to try again too.
+    setup.fail(Fault::None);
+    let error = setup.generate_named("x", "other").await.unwrap_err();
+    assert_eq!(told(&error), (Code::Unavailable, "CREATION_UNFINISHED"));
+    // The repetition ends its own attempt first, and has the same answer from then on.
+    let made = setup.generate_named("x", "r").await.unwrap();
+    assert_eq!(setup.generate_named("x", "r").await.unwrap(), made);
+    assert_eq!((setup.keys(), setup.states().await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_aborted_creation_ends_only_after_a_sweep() {
+    let setup = Setup::new(8);
+    *setup.provider.fault.lock() = Fault::DoesNotSweep;
+    setup.leave_attempt("x", "").await;
+    let handle = setup.handle();
+    setup.service.settle(handle).await.unwrap_err();
+    // A deletion of its id does not end it either.
+    setup.delete("x").await.unwrap_err();
+    assert_eq!(setup.states().await, [IntentState::Aborted]);
+    setup.fail(Fault::None);
+    let settled = setup.service.settle(handle).await.unwrap();
+    assert_eq!((settled.destroyed, setup.states().await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_creation_whose_caller_goes_while_it_is_recorded_is_taken_back() {
+    for (request_id, left) in [("", 0), ("r", 1)] {
+        let setup = Setup::new(8);
+        let (publish, awaited) = mpsc::channel();
+        *setup.provider.before_publishing.lock() = Some(awaited);
+        let mut news = setup.store.event_news();
+        let caller = tokio::spawn({
+            let service = Arc::clone(&setup.service);
+            async move { service.generate(request("x", request_id)).await }
+        });
+        // The record is there, and the certificate is not yet.
+        news.changed().await.unwrap();
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        publish.send(()).unwrap();
+        setup.service.finish().await;
+        assert_eq!(setup.keys(), left, "request {request_id:?}");
+        assert_eq!(setup.service.get("x").await.is_ok(), left == 1);
+        assert!(setup.states().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn another_certificate_than_the_recorded_one_is_replaced_on_the_token() {
+    let setup = Setup::new(8);
+    setup.generate().await.unwrap();
+    let recorded = setup.provider.certificates.lock().clone();
+    for fingerprint in setup.provider.certificates.lock().values_mut() {
+        *fingerprint = "of the certificate before".to_owned();
+    }
+    let handle = setup.handle();
+    let done = setup.service.reconcile(handle).await.unwrap();
+    assert_eq!(done.republished, 1);
+    assert_eq!(*setup.provider.certificates.lock(), recorded);
+    let done = setup.service.reconcile(handle).await.unwrap();
+    assert_eq!(done.republished, 0);
+}
+
+#[tokio::test]
+async fn a_comparison_that_fails_is_made_again_until_it_succeeds() {
+    let setup = Setup::new(8);
+    setup.generate().await.unwrap();
+    let recorded = setup.provider.certificates.lock().clone();
+    setup.provider.certificates.lock().clear();
+    setup.fail(Fault::Fails(Operation::Inventory));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let keeping = tokio::spawn(Arc::clone(&setup.service).keep_connected(stop.clone()));
+    // It has failed when the next one is awaited; whichever of them succeeds, it is not of this
+    // connection's first.
+    while setup.provider.inventories_failed.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    setup.fail(Fault::None);
+    let begun = std::time::Instant::now();
+    while *setup.provider.certificates.lock() != recorded {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.cancel();
+    keeping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_doubtful_key_is_left_alone_until_an_operator_has_it_destroyed() {
+    let setup = Setup::new(8);
+    let key_ref = setup.leave_attempt("x", "").await;
+    setup.store.doubt(key_ref).await.unwrap();
+    setup.provider.keys.lock().push(key_ref);
+    let service = &setup.service;
+    service.reconcile(setup.handle()).await.unwrap();
+    service.settle(setup.handle()).await.unwrap();
+    setup.delete("x").await.unwrap_err();
+    let error = setup.generate().await.unwrap_err();
+    assert_eq!(told(&error), (Code::AlreadyExists, "KEY_PAIR_EXISTS"));
+    assert!(report(&error).message.contains("keypairctl doubtful-keys"));
+    assert_eq!(setup.keys(), 1);
+    let doubtful = service.doubtful_keys().await.unwrap();
+    assert_eq!((doubtful.len(), doubtful[0].key_ref), (1, key_ref));
+
+    for other in ["", "0g", "01"] {
+        let error = service.destroy_doubtful_key(other).await.unwrap_err();
+        assert_eq!(told(&error), (Code::NotFound, "KEY_PAIR_NOT_FOUND"));
+    }
+    // Away in the middle, the token does it later.
+    setup.fail(Fault::Fails(Operation::Destroy));
+    let error = service.destroy_doubtful_key(&key_ref.to_string()).await;
+    let (code, _) = told(&error.unwrap_err());
+    assert_eq!((code, setup.keys()), (Code::Unavailable, 1));
+    setup.fail(Fault::None);
+    service.settle(setup.handle()).await.unwrap();
+    assert_eq!(setup.keys(), 0);
+    setup.generate().await.unwrap();
 }
 
 #[tokio::test]

@@ -6,15 +6,27 @@ use std::sync::Arc;
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The id belongs to a key pair, or to one that is being made or destroyed.
+    /// The id belongs to a key pair.
     #[error("the id is taken")]
     IdTaken,
+    /// The id belongs to no key pair, but to a key that is being made or destroyed.
+    #[error("the id is held by a creation or a deletion that is not finished")]
+    IdUnfinished,
+    /// The id belongs to no key pair, but to a doubtful key.
+    #[error("the id is held by a doubtful key")]
+    IdDoubtful,
     /// There is no key pair of this id any more.
     #[error("the key pair is gone")]
     IdGone,
-    /// The key in the provider belongs to a key pair, or to one that is being made or destroyed.
+    /// The key in the provider belongs to a key pair.
     #[error("the key is taken")]
     KeyTaken,
+    /// The key in the provider is being made or destroyed.
+    #[error("the key is being made or destroyed")]
+    KeyUnfinished,
+    /// The intent of the key is not there any more, or not for its creation. Nothing was recorded.
+    #[error("the intent of the key is gone")]
+    IntentGone,
     /// The database failed.
     #[error("use the database")]
     Database(#[from] rusqlite::Error),

@@ -5,6 +5,7 @@
 
 mod embedded;
 mod error;
+mod intent;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use embedded::{BackupError, BackupFile, EmbeddedStore, Restored, back_up, inspect};
 pub use error::StoreError;
+pub use intent::{Incarnation, Intent, IntentState, NewIntent};
 
 use crate::domain::{
-    Certificate, Event, EventKind, Generation, KeyPair, KeyPairGeneration, KeyPairId, KeyRef,
-    ListQuery, PageToken, ProviderKind, RequestId, SealedKey, SettingsDigest,
+    Certificate, Event, EventKind, KeyPair, KeyPairId, KeyRef, ListQuery, PageToken, ProviderKind,
+    RequestId, SealedKey, SettingsDigest,
 };
 
 /// A durable store of key pairs.
@@ -28,13 +30,19 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Records that a key is about to be made in a provider that keeps keys itself, and takes its id.
     ///
     /// # Errors
-    /// [`StoreError::IdTaken`].
-    async fn begin_creation(&self, intent: Intent) -> Result<(), StoreError>;
+    /// [`StoreError::IdTaken`]; [`StoreError::IdUnfinished`]; [`StoreError::IdDoubtful`].
+    async fn begin_creation(&self, intent: NewIntent) -> Result<(), StoreError>;
 
-    /// Records a finished key pair. Ends its intent, if one was recorded, or else takes its id.
+    /// Records a finished key pair.
+    ///
+    /// With an intent, exactly that one ends. It must be of this opening of the store, and in
+    /// [`IntentState::Creating`]. Without one the key must be new to the store, and the id is
+    /// taken. A linked key may be doubtful: then its intent ends, and its id may be that of the key
+    /// pair.
     ///
     /// # Errors
-    /// [`StoreError::IdTaken`]; [`StoreError::KeyTaken`].
+    /// [`StoreError::IntentGone`]; [`StoreError::IdTaken`]; [`StoreError::IdUnfinished`];
+    /// [`StoreError::IdDoubtful`]; [`StoreError::KeyTaken`]; [`StoreError::KeyUnfinished`].
     async fn complete_creation(&self, made: NewKeyPair) -> Result<(), StoreError>;
 
     /// Records that a key is about to be made in a provider that keeps keys itself, for a key pair that there
@@ -42,15 +50,19 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::IdGone`] when it was deleted meanwhile.
-    async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError>;
+    async fn begin_succession(&self, intent: NewIntent) -> Result<(), StoreError>;
 
-    /// Puts a key pair in the place of what it was when it was read. Ends the intent of a key that is new to it. An
-    /// encrypted private key goes with the key it is of. Of a generation that is no longer there the public part is
-    /// kept, and its key is condemned, unless it was linked.
+    /// Puts a key pair in the place of what it was when it was read. Ends the intent of a key that
+    /// is new to it, as [`MetadataStore::complete_creation`] does. An encrypted private key goes
+    /// with the key it is of. Of a generation that is no longer there the public part is kept, and
+    /// the destruction of its key is scheduled, unless it was linked or the store itself has it.
     ///
     /// A token has new certificates yet to be told: see [`MetadataStore::unpublished`].
     ///
     /// Returns false when the key pair is not there or was changed since.
+    ///
+    /// # Errors
+    /// [`StoreError::IntentGone`].
     async fn replace(
         &self,
         was: &KeyPair,
@@ -130,15 +142,32 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// anew.
     fn failure(&self) -> CancellationToken;
 
-    /// Notes that a key that was being made is to be destroyed.
+    /// Notes that the creation of a key has ended without a key pair. `remains` is what may be left
+    /// of it: [`IntentState::Aborted`] or [`IntentState::Destroying`].
     ///
-    /// Returns false when there is no intent of it: it was recorded after all, or nothing of it is left.
-    async fn condemn(&self, key_ref: KeyRef) -> Result<bool, StoreError>;
+    /// Returns the intent, by which what is left is to be destroyed. None when there is no intent:
+    /// the key was recorded after all, or nothing of it is left. None too when it is doubtful.
+    async fn abort_creation(
+        &self,
+        key_ref: KeyRef,
+        remains: IntentState,
+    ) -> Result<Option<Intent>, StoreError>;
 
-    /// Returns the keys that are to be destroyed.
-    async fn condemned(&self) -> Result<Vec<Intent>, StoreError>;
+    /// Returns all intents.
+    async fn intents(&self) -> Result<Vec<Intent>, StoreError>;
 
-    /// Notes that nothing of a key is left in its provider. Its id is free again.
+    /// Notes that a key that was to be destroyed may not be ours: only an operator ends that.
+    async fn doubt(&self, key_ref: KeyRef) -> Result<(), StoreError>;
+
+    /// Schedules the destruction of a doubtful key, because an operator says so.
+    ///
+    /// Returns the intent; none when the key is not doubtful.
+    async fn schedule_destruction(&self, key_ref: KeyRef) -> Result<Option<Intent>, StoreError>;
+
+    /// Notes that nothing of a key is left in its provider. Its id is free again, unless something
+    /// else has it.
+    ///
+    /// A doubtful key stays doubtful.
     async fn end_intent(&self, key_ref: KeyRef) -> Result<(), StoreError>;
 
     /// Returns a key pair.
@@ -154,8 +183,9 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns one page of a list. `now` decides what is expired.
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
 
-    /// Removes a key pair that still has this revision, and condemns its keys, linked ones only when told. The intent
-    /// of a key must be ended when it is destroyed; until then the id stays taken.
+    /// Removes a key pair that still has this revision, and schedules the destruction of the keys
+    /// that its provider keeps, of linked ones only when told. The intent of a key must be ended
+    /// when it is destroyed; until then it holds the id.
     ///
     /// Returns false when the key pair is not there or has another revision.
     async fn begin_deletion(
@@ -165,20 +195,17 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         time: OffsetDateTime,
     ) -> Result<bool, StoreError>;
 
-    /// Removes a key pair whose creation failed after it was recorded, as [`MetadataStore::begin_deletion`] does; and that it
-    /// was the answer to a request, so that this can be made again.
+    /// Removes a key pair whose creation failed after it was recorded; and that it was the answer
+    /// to a request, so that this can be made again. Its keys count as creations that have ended
+    /// ([`IntentState::Aborted`]). A linked one is left as it is.
     async fn take_back(&self, key_pair: &KeyPair, time: OffsetDateTime)
     -> Result<bool, StoreError>;
-
-    /// Returns the condemned keys of an id.
-    async fn condemned_of(&self, id: &KeyPairId) -> Result<Vec<Intent>, StoreError>;
 
     /// Returns the encrypted private key of a software key.
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError>;
 
     /// Returns the keys of all key pairs of a provider.
-    async fn keys_of(&self, provider: ProviderKind)
-    -> Result<Vec<(KeyRef, KeyPairId)>, StoreError>;
+    async fn keys_of(&self, provider: ProviderKind) -> Result<Vec<KnownKey>, StoreError>;
 
     /// Returns how many key pairs a provider has.
     async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError>;
@@ -197,29 +224,15 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     async fn record_key_encryption_check(&self, check: SealedKey) -> Result<(), StoreError>;
 }
 
-/// A key in a provider that does not, or not yet, or no longer, belong to a key pair.
+/// A key of a key pair, with what tells its certificate from others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intent {
+pub struct KnownKey {
     /// Its name in the provider.
     pub key_ref: KeyRef,
-    /// The id it was or shall be known by.
-    pub id: KeyPairId,
-    /// Its number within the key pair.
-    pub generation: Generation,
-    /// The provider.
-    pub provider: ProviderKind,
-}
-
-impl Intent {
-    /// Names the key of a generation.
-    pub fn of(key_pair: &KeyPair, generation: &KeyPairGeneration) -> Self {
-        Self {
-            key_ref: generation.key_ref,
-            id: key_pair.id.clone(),
-            generation: generation.number,
-            provider: generation.provider,
-        }
-    }
+    /// The key pair.
+    pub key_pair: KeyPairId,
+    /// The SHA-256 fingerprint of its certificate: see [`Certificate::sha256_fingerprint`].
+    pub fingerprint: String,
 }
 
 /// A store that was looked at, and not opened for use.
@@ -264,6 +277,9 @@ pub struct NewKeyPair {
     pub sealed_key: Option<SealedKey>,
     /// The request that it answers, when that had a name.
     pub request: Option<AnsweredRequest>,
+    /// The key whose intent was recorded for it. None where no intent is needed: the store has the
+    /// key itself, or the key was linked.
+    pub intent: Option<KeyRef>,
 }
 
 /// A request with a name, and what it made.

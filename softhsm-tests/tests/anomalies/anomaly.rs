@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use keypaird::domain::{
     Certificate, Event, EventKind, KeyPair, KeyPairId, KeyRef, KeySpec, ListQuery, PrivateKey,
-    ProviderKind, RequestId, SealedKey, SignatureAlgorithm, SigningInput,
+    ProviderKind, PublicKey, RequestId, SealedKey, SignatureAlgorithm, SigningInput,
 };
 use keypaird::providers::{
-    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Operation, ProviderError,
-    ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
+    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, LinkedKey, Operation,
+    ProviderError, ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
 };
 use keypaird::store::{
-    AnsweredRequest, Change, Intent, MetadataStore, NewKeyPair, Page, StoreError,
+    AnsweredRequest, Change, Intent, IntentState, KnownKey, MetadataStore, NewIntent, NewKeyPair,
+    Page, StoreError,
 };
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -131,9 +132,9 @@ macro_rules! store {
 }
 
 store! {
-    fn begin_creation(intent: Intent) -> ();
+    fn begin_creation(intent: NewIntent) -> ();
     fn complete_creation(made: NewKeyPair) -> ();
-    fn begin_succession(intent: Intent) -> ();
+    fn begin_succession(intent: NewIntent) -> ();
     fn replace(was: &KeyPair, becomes: &KeyPair, change: Change) -> bool;
     fn unpublished(id: Option<&KeyPairId>) -> Vec<(KeyPairId, KeyRef)>;
     fn note_published(key_ref: KeyRef, certificate: &Certificate) -> ();
@@ -145,17 +146,18 @@ store! {
     fn events_after(sequence: i64, limit: u32) -> Vec<Event>;
     fn event_span() -> (i64, i64);
     fn forget_events(before: OffsetDateTime) -> ();
-    fn condemn(key_ref: KeyRef) -> bool;
-    fn condemned() -> Vec<Intent>;
+    fn abort_creation(key_ref: KeyRef, remains: IntentState) -> Option<Intent>;
+    fn intents() -> Vec<Intent>;
+    fn doubt(key_ref: KeyRef) -> ();
+    fn schedule_destruction(key_ref: KeyRef) -> Option<Intent>;
     fn end_intent(key_ref: KeyRef) -> ();
     fn key_pair(id: &KeyPairId) -> Option<KeyPair>;
     fn signing_key(id: &KeyPairId) -> Option<(KeyPair, Option<SealedKey>)>;
     fn list(query: ListQuery, now: OffsetDateTime) -> Page;
     fn begin_deletion(key_pair: &KeyPair, destroy_linked: bool, time: OffsetDateTime) -> bool;
     fn take_back(key_pair: &KeyPair, time: OffsetDateTime) -> bool;
-    fn condemned_of(id: &KeyPairId) -> Vec<Intent>;
     fn sealed_key(key_ref: KeyRef) -> Option<SealedKey>;
-    fn keys_of(provider: ProviderKind) -> Vec<(KeyRef, KeyPairId)>;
+    fn keys_of(provider: ProviderKind) -> Vec<KnownKey>;
     fn count(provider: ProviderKind) -> u64;
     fn answered_request(request_id: &RequestId, not_before: OffsetDateTime) -> Option<AnsweredRequest>;
     fn key_encryption_check() -> Option<SealedKey>;
@@ -276,6 +278,26 @@ impl TokenObjects for AnomalousProvider {
         let lost = self.lost(Operation::Inventory);
         let find = || self.objects().certificates_of(id);
         call!(self, "certificates_of", lost, find())
+    }
+
+    fn look_at_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        let lost = self.lost(Operation::Inventory);
+        let look = || self.objects().look_at_linked_key(key_ref, public_key);
+        call!(self, "look_at_linked_key", lost, look())
+    }
+
+    fn destroy_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        let lost = self.lost(Operation::Destroy);
+        let destroy = || self.objects().destroy_linked_key(key_ref, public_key);
+        call!(self, "destroy_linked_key", lost, destroy())
     }
 
     fn begin_inventory(&self) -> Result<(), ProviderError> {

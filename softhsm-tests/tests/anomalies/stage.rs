@@ -205,7 +205,7 @@ impl Stage {
 
     fn left_to_do(&self) -> Vec<String> {
         [
-            self.rows("SELECT 'an intent of ' || id || ', condemned: ' || condemned FROM intents"),
+            self.rows("SELECT 'an intent of ' || id || ', state: ' || state FROM intents"),
             self.rows("SELECT 'a certificate is not on the token' FROM unpublished"),
             self.rows(
                 "SELECT id || ' is taken by nothing' FROM ids WHERE id NOT IN (SELECT id FROM key_pairs)

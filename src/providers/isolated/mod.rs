@@ -27,11 +27,12 @@ pub use worker::serve;
 use super::pkcs11::{Login, Pkcs11Config, Rehearsal, TokenIdentity};
 use super::{
     AsyncSigner, Capabilities, CryptoProvider, Finding, GeneratedKey, KeyName, KeySearch, Lane,
-    Operation, ProviderError, ProviderErrorKind, SigningOrder, StoredKey, TokenKey, TokenObject,
-    TokenObjects,
+    LinkedKey, Operation, ProviderError, ProviderErrorKind, SigningOrder, StoredKey, TokenKey,
+    TokenObject, TokenObjects,
 };
 use crate::domain::{
-    Certificate, KeyRef, KeySpec, PrivateKey, ProviderKind, SignatureAlgorithm, SigningInput,
+    Certificate, KeyRef, KeySpec, PrivateKey, ProviderKind, PublicKey, SignatureAlgorithm,
+    SigningInput,
 };
 
 /// The PKCS#11 provider in a process of its own.
@@ -287,6 +288,32 @@ impl TokenObjects for IsolatedPkcs11Provider {
     fn certificates_of(&self, id: &[u8]) -> Result<Vec<Certificate>, ProviderError> {
         let request = Request::CertificatesOf(id.to_vec());
         self.ask(Lane::Manage, Operation::Inventory, &request)
+    }
+
+    fn look_at_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        let public_key = public_key.clone();
+        let request = Request::LookAtLinkedKey {
+            key_ref,
+            public_key,
+        };
+        self.ask(Lane::Manage, Operation::Inventory, &request)
+    }
+
+    fn destroy_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        let public_key = public_key.clone();
+        let request = Request::DestroyLinkedKey {
+            key_ref,
+            public_key,
+        };
+        self.ask(Lane::Manage, Operation::Destroy, &request)
     }
 
     fn begin_inventory(&self) -> Result<(), ProviderError> {

@@ -52,6 +52,14 @@ pub(super) enum Request {
     },
     Sign(Vec<SigningOrder>),
     Destroy(KeyRef),
+    LookAtLinkedKey {
+        key_ref: KeyRef,
+        public_key: PublicKey,
+    },
+    DestroyLinkedKey {
+        key_ref: KeyRef,
+        public_key: PublicKey,
+    },
     PublishCertificate {
         name: KeyName,
         certificate: Certificate,

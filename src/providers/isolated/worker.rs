@@ -159,6 +159,20 @@ fn answer(provider: &Pkcs11Provider, channel: &mut Channel, request: Request) ->
             reply(provider, channel, Ok(signed))
         }
         Request::Destroy(key_ref) => reply(provider, channel, provider.destroy(key_ref)),
+        Request::LookAtLinkedKey {
+            key_ref,
+            public_key,
+        } => {
+            let found = provider.look_at_linked_key(key_ref, &public_key);
+            reply(provider, channel, found)
+        }
+        Request::DestroyLinkedKey {
+            key_ref,
+            public_key,
+        } => {
+            let destroyed = provider.destroy_linked_key(key_ref, &public_key);
+            reply(provider, channel, destroyed)
+        }
         Request::PublishCertificate { name, certificate } => {
             let published = provider.publish_certificate(&name, &certificate);
             reply(provider, channel, published)

@@ -151,6 +151,19 @@ impl Failure {
         )
     }
 
+    /// Tells whether a private key is of another kind than the algorithm it was to sign with, or a
+    /// signature of another form.
+    pub(super) fn is_of_another_kind(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongSignature
+                | Self::Module(Error::Pkcs11(
+                    RvError::KeyTypeInconsistent | RvError::KeySizeRange,
+                    _
+                ))
+        )
+    }
+
     /// Tells whether the token refused the login, so that trying again can only do harm.
     pub(super) fn is_refused_login(error: &Error) -> bool {
         matches!(

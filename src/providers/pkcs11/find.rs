@@ -12,6 +12,15 @@ pub(super) fn all(session: &Session, key_ref: KeyRef) -> Result<Vec<ObjectHandle
     Ok(session.find_objects(&[id(key_ref)])?)
 }
 
+/// Returns the objects of a class with a `CKA_ID`.
+pub(super) fn of_class(
+    session: &Session,
+    class: ObjectClass,
+    key_ref: KeyRef,
+) -> Result<Vec<ObjectHandle>, Failure> {
+    Ok(session.find_objects(&[Attribute::Class(class), id(key_ref)])?)
+}
+
 /// Returns the one private key with a `CKA_ID`, from memory if it was found before.
 ///
 /// The specification lets two keys share a `CKA_ID`. Then neither is used.
@@ -23,8 +32,7 @@ pub(super) fn private_key(
     if let Some(known) = connection.known_private_key(key_ref) {
         return Ok(known);
     }
-    let wanted = [Attribute::Class(ObjectClass::PRIVATE_KEY), id(key_ref)];
-    let found = session.find_objects(&wanted)?;
+    let found = of_class(session, ObjectClass::PRIVATE_KEY, key_ref)?;
     match *found {
         [] => Err(Failure::KeyMissing),
         [one] => {

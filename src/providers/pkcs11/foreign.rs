@@ -110,12 +110,59 @@ fn public_key(
     };
     known.or_else(|| {
         let certificates = certificates(session, id).ok()?;
-        certificates.iter().find_map(|certificate| {
-            let parsed = x509_cert::Certificate::from_der(certificate.der()).ok()?;
-            let spki = parsed.tbs_certificate().subject_public_key_info().to_der();
-            PublicKey::from_spki_der(&spki.ok()?).ok()
-        })
+        let mut keys = certificates
+            .iter()
+            .map(|certificate| certified_key(certificate.der()));
+        keys.find_map(|key| key)
     })
+}
+
+/// Tells whether a private key says that it is of another type than a public key.
+pub(super) fn is_of_another_type(
+    session: &Session,
+    private: ObjectHandle,
+    public_key: &PublicKey,
+) -> bool {
+    let expected = match public_key.spec() {
+        KeySpec::Rsa(_) => KeyType::RSA,
+        KeySpec::Ec(_) => KeyType::EC,
+        KeySpec::Ed25519 => KeyType::EC_EDWARDS,
+    };
+    let stated = stated(session, private, AttributeType::KeyType);
+    matches!(stated, Some(Attribute::KeyType(key_type)) if key_type != expected)
+}
+
+/// Tells whether a public key object is a public key.
+pub(super) fn is_public_key(
+    session: &Session,
+    handle: ObjectHandle,
+    public_key: &PublicKey,
+) -> bool {
+    let stated = match public_key.spec() {
+        KeySpec::Rsa(_) => rsa(session, handle),
+        KeySpec::Ec(_) => ec(session, handle),
+        KeySpec::Ed25519 => ed25519(session, handle),
+    };
+    stated.as_ref() == Some(public_key)
+}
+
+/// Tells whether a certificate object is one of a public key.
+pub(super) fn is_certificate_of(
+    session: &Session,
+    handle: ObjectHandle,
+    public_key: &PublicKey,
+) -> bool {
+    match stated(session, handle, AttributeType::Value) {
+        Some(Attribute::Value(der)) => certified_key(&der).as_ref() == Some(public_key),
+        _ => false,
+    }
+}
+
+/// Returns the public key of a certificate.
+fn certified_key(certificate: &[u8]) -> Option<PublicKey> {
+    let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
+    let spki = parsed.tbs_certificate().subject_public_key_info().to_der();
+    PublicKey::from_spki_der(&spki.ok()?).ok()
 }
 
 fn rsa(session: &Session, handle: ObjectHandle) -> Option<PublicKey> {

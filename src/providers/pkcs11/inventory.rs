@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::error::Failure;
-use crate::domain::KeyRef;
+use crate::domain::{Certificate, KeyRef};
 use crate::providers::{TokenObject, TokenObjectClass};
 
 /// A look at everything that is under way.
@@ -89,6 +89,7 @@ fn look_at(session: &Session, handle: ObjectHandle) -> TokenObject {
         class: TokenObjectClass::Other,
         id: Vec::new(),
         label: String::new(),
+        fingerprint: None,
     };
     // A class that cryptoki does not know must not hide the rest, so it is asked for by itself.
     let class = session.get_attributes(handle, &[AttributeType::Class]);
@@ -114,6 +115,12 @@ fn look_at(session: &Session, handle: ObjectHandle) -> TokenObject {
             Attribute::Id(id) => object.id = id,
             Attribute::Label(label) => object.label = String::from_utf8_lossy(&label).into_owned(),
             _ => {}
+        }
+    }
+    if object.class == TokenObjectClass::Certificate {
+        let value = session.get_attributes(handle, &[AttributeType::Value]);
+        if let Some(Attribute::Value(der)) = value.ok().and_then(|mut stated| stated.pop()) {
+            object.fingerprint = Some(Certificate::from_der(der).sha256_fingerprint());
         }
     }
     object

@@ -43,11 +43,12 @@ pub use pin::{PinError, PinSource};
 pub use rehearsal::Rehearsal;
 
 use super::{
-    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, Operation, ProviderError,
-    ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
+    Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, LinkedKey, Operation,
+    ProviderError, ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
 };
 use crate::domain::{
-    Certificate, KeyRef, KeySpec, PrivateKey, ProviderKind, SignatureAlgorithm, SigningInput,
+    Certificate, KeyRef, KeySpec, PrivateKey, ProviderKind, PublicKey, SignatureAlgorithm,
+    SigningInput,
 };
 
 /// Which module, which token, and how to log in.
@@ -335,6 +336,26 @@ impl TokenObjects for Pkcs11Provider {
     fn certificates_of(&self, id: &[u8]) -> Result<Vec<Certificate>, ProviderError> {
         self.with(Operation::Inventory, |_, session| {
             foreign::certificates(session, id)
+        })
+    }
+
+    fn look_at_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        self.with(Operation::Inventory, |connection, session| {
+            destroy::look_at_linked(connection, session, key_ref, public_key)
+        })
+    }
+
+    fn destroy_linked_key(
+        &self,
+        key_ref: KeyRef,
+        public_key: &PublicKey,
+    ) -> Result<LinkedKey, ProviderError> {
+        self.with(Operation::Destroy, |connection, session| {
+            destroy::destroy_linked(connection, session, key_ref, public_key)
         })
     }
 

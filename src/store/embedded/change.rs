@@ -3,8 +3,21 @@
 use rusqlite::{Connection, params};
 
 use super::generation::{GenerationRow, RETIRED};
-use super::{Intent, StoreError, delete_intent, rows};
+use super::{Incarnation, IntentState, StoreError, intents, rows};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
+
+/// What becomes of the keys of a key pair that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Removal {
+    /// It is deleted: they are destroyed, and linked ones too if that was asked for.
+    Deletion {
+        /// Whether it was.
+        destroy_linked: bool,
+    },
+    /// Its creation failed after it was recorded: they are what is left of that. A linked one was
+    /// there before.
+    TakeBack,
+}
 
 /// Puts a key pair in the place of what it was. Returns false when it was changed since.
 pub(super) fn replace(
@@ -12,6 +25,7 @@ pub(super) fn replace(
     was: &KeyPair,
     becomes: &KeyPair,
     sealed_key: Option<&SealedKey>,
+    owner: Incarnation,
 ) -> Result<bool, StoreError> {
     let Some(sequence) = rows::update_key_pair(db, was, becomes)? else {
         return Ok(false);
@@ -28,7 +42,7 @@ pub(super) fn replace(
                 db.prepare_cached("DELETE FROM generations WHERE key_ref = ?1")?
                     .execute([generation.key_ref.as_bytes()])?;
             }
-            None => retire(db, was, generation)?,
+            None => retire(db, was, generation, owner)?,
         }
     }
     for (state, generation) in becomes.generations() {
@@ -37,7 +51,9 @@ pub(super) fn replace(
         let sealed_key = match known {
             Some(_) => None,
             None => {
-                delete_intent(db, generation.key_ref)?;
+                if generation.provider.keeps_keys() {
+                    intents::complete(db, generation.key_ref, &becomes.id, owner)?;
+                }
                 sealed_key
             }
         };
@@ -52,25 +68,34 @@ pub(super) fn replace(
     Ok(true)
 }
 
-/// Keeps the public part of a generation, and condemns its key.
+/// Keeps the public part of a generation, and schedules the destruction of its key, unless it was
+/// linked.
 fn retire(
     db: &Connection,
     pair: &KeyPair,
     generation: &KeyPairGeneration,
+    owner: Incarnation,
 ) -> Result<(), StoreError> {
     let key_ref = generation.key_ref;
     db.prepare_cached("UPDATE generations SET state = ?2, sealed_key = NULL WHERE key_ref = ?1")?
         .execute(params![key_ref.as_bytes(), RETIRED])?;
     db.prepare_cached("DELETE FROM unpublished WHERE key_ref = ?1")?
         .execute([key_ref.as_bytes()])?;
-    condemn(db, pair, generation, false)
+    match generation.origin {
+        KeyOrigin::Linked => Ok(()),
+        KeyOrigin::Generated | KeyOrigin::Imported => {
+            intents::give_up(db, pair, generation, None, IntentState::Destroying, owner)
+        }
+    }
 }
 
-/// Removes a key pair that is still what it was when it was read, and condemns its keys. Returns false when it is not.
+/// Removes a key pair that is still what it was when it was read, and records what is to be done
+/// with its keys. Returns false when it is not.
 pub(super) fn delete(
     db: &Connection,
     pair: &KeyPair,
-    destroy_linked: bool,
+    removal: Removal,
+    owner: Incarnation,
 ) -> Result<bool, StoreError> {
     let removed = db
         .prepare_cached(
@@ -86,20 +111,16 @@ pub(super) fn delete(
         return Ok(false);
     }
     for (_, generation) in pair.generations() {
-        condemn(db, pair, generation, destroy_linked)?;
+        let is_linked = generation.origin == KeyOrigin::Linked;
+        let state = match removal {
+            Removal::Deletion { destroy_linked } if !is_linked || destroy_linked => {
+                IntentState::Destroying
+            }
+            Removal::TakeBack if !is_linked => IntentState::Aborted,
+            Removal::Deletion { .. } | Removal::TakeBack => continue,
+        };
+        let linked = is_linked.then(|| generation.public_key.clone());
+        intents::give_up(db, pair, generation, linked, state, owner)?;
     }
     Ok(true)
-}
-
-/// Notes that a key is to be destroyed, unless it was on the token before we knew of it.
-fn condemn(
-    db: &Connection,
-    pair: &KeyPair,
-    generation: &KeyPairGeneration,
-    destroy_linked: bool,
-) -> Result<(), StoreError> {
-    if generation.origin == KeyOrigin::Linked && !destroy_linked {
-        return Ok(());
-    }
-    rows::insert_intent(db, &Intent::of(pair, generation), true)
 }

@@ -9,25 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::Incarnation;
 use super::open::{beside, sync_folder};
-
-/// A random name: of one opening of a store, or of a line of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Incarnation(pub(super) [u8; 16]);
-
-impl Incarnation {
-    fn parse(hex: &str) -> Option<Self> {
-        let digits = hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let number = u128::from_str_radix(hex, 16).ok().filter(|_| digits)?;
-        Some(Self(number.to_be_bytes()))
-    }
-}
-
-impl Display for Incarnation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +157,7 @@ mod tests {
     use super::*;
 
     const COMPANION: Companion = Companion {
-        incarnation: Some(Incarnation([7; 16])),
+        incarnation: Some(Incarnation::from_random([7; 16])),
         next: None,
         inode: u64::MAX,
         progress: Progress {

@@ -24,9 +24,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use tracing::warn;
 
-use super::companion::{Companion, CompanionFile, Incarnation, Progress};
+use super::companion::{Companion, CompanionFile, Progress};
 use super::writer::Writer;
-use super::{StoreError, inspect, open, rows, snapshots};
+use super::{Incarnation, StoreError, inspect, intents, open, snapshots};
 
 /// What a store that is open knows of itself.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub(super) struct Lineage {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) writer: Writer,
+    pub(super) incarnation: Incarnation,
     /// The name of the line of events. Empty for one that a former release began.
     pub(super) history: Arc<str>,
     pub(super) lock: File,
@@ -59,28 +60,29 @@ pub(super) fn open(database: &Path) -> Result<Opened, StoreError> {
     let is_new = open::schema_version(database, &connection)?.found == 0;
     open::migrate(database, &mut connection)?;
     snapshots::rewrite_old_events(&mut connection)?;
-    let (lineage, history) = begin(database, &mut connection, is_new)?;
+    let (lineage, incarnation, history) = begin(database, &mut connection, is_new)?;
     let writer = Writer::start(connection, lineage).map_err(|source| StoreError::Open {
         path: database.to_owned(),
         source,
     })?;
     Ok(Opened {
         writer,
+        incarnation,
         history: history.into(),
         lock,
     })
 }
 
-/// Begins a new incarnation, and returns the name of the line of events with it. `is_new` says that
+/// Begins a new incarnation, and returns its name and that of the line of events with it. `is_new` says that
 /// the database was made just now.
 ///
 /// If the database is a copy, its events begin a new history, and its intents become doubtful:
-/// their keys are never destroyed. Otherwise the keys that were being made are condemned.
+/// their keys are left alone. Otherwise the creations that were under way have ended.
 fn begin(
     database: &Path,
     connection: &mut Connection,
     is_new: bool,
-) -> Result<(Lineage, String), StoreError> {
+) -> Result<(Lineage, Incarnation, String), StoreError> {
     let failed = |source| StoreError::Open {
         path: Companion::path(database),
         source,
@@ -109,13 +111,10 @@ fn begin(
         false => facts.history,
     };
     let step = connection.transaction()?;
-    set_fact(&step, INCARNATION, &next.0)?;
+    set_fact(&step, INCARNATION, next.as_bytes())?;
     set_fact(&step, CHANGES, &progress.changes.to_be_bytes())?;
     set_fact(&step, HISTORY, history.as_bytes())?;
-    match is_copy {
-        true => step.execute("UPDATE intents SET condemned = 2", ())?,
-        false => step.execute("UPDATE intents SET condemned = 1 WHERE condemned = 0", ())?,
-    };
+    intents::take_over(&step, is_copy)?;
     step.commit()?;
     if is_copy {
         report_copy(database, connection)?;
@@ -135,7 +134,7 @@ fn begin(
         jobs: 0,
         fails: false,
     };
-    Ok((lineage, history))
+    Ok((lineage, next, history))
 }
 
 impl Lineage {
@@ -296,7 +295,7 @@ impl Facts {
         });
         let history = fact(db, HISTORY)?.unwrap_or_default();
         Ok(Self {
-            incarnation: incarnation.transpose()?.map(Incarnation),
+            incarnation: incarnation.transpose()?.map(Incarnation::from_random),
             changes: changes.transpose()?.map_or(0, u64::from_be_bytes),
             history: String::from_utf8(history).map_err(|_| StoreError::Corrupt(HISTORY))?,
         })
@@ -318,9 +317,7 @@ impl Facts {
 
 /// Says that the store is a copy, and which keys it leaves on the token.
 fn report_copy(database: &Path, connection: &Connection) -> Result<(), StoreError> {
-    let mut statement =
-        connection.prepare("SELECT key_ref, id, generation, provider FROM intents")?;
-    let doubtful = rows::intents(statement.query(())?)?;
+    let doubtful = intents::all(connection)?;
     warn!(
         store = %database.display(),
         doubtful = doubtful.len(),
@@ -348,7 +345,7 @@ fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<bool> {
 pub(super) fn random(connection: &Connection) -> rusqlite::Result<Incarnation> {
     connection
         .query_row("SELECT randomblob(16)", (), |row| row.get(0))
-        .map(Incarnation)
+        .map(Incarnation::from_random)
 }
 
 fn fact(db: &Connection, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {

@@ -9,7 +9,9 @@ mod change;
 mod companion;
 mod events;
 mod generation;
+mod ids;
 mod inspect;
+mod intents;
 mod lineage;
 mod list;
 mod open;
@@ -23,17 +25,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{AnsweredRequest, Change, Intent, MetadataStore, NewKeyPair, Page, StoreError};
+use super::{
+    AnsweredRequest, Change, Incarnation, Intent, IntentState, KnownKey, MetadataStore, NewIntent,
+    NewKeyPair, Page, StoreError,
+};
 use crate::domain::{
     Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind,
     RequestId, SealedKey,
 };
 pub use backup::{BackupError, BackupFile, Restored, back_up};
+use change::Removal;
 pub use inspect::inspect;
 use reader::Readers;
 use writer::Writer;
@@ -44,6 +50,8 @@ pub struct EmbeddedStore {
     writer: Writer,
     readers: Readers,
     news: watch::Sender<()>,
+    /// What tells this opening of the store from all others.
+    incarnation: Incarnation,
     history: Arc<str>,
     /// Held as long as the store is open.
     _lock: File,
@@ -52,13 +60,14 @@ pub struct EmbeddedStore {
 impl EmbeddedStore {
     /// Opens the database, makes it if it is missing, and brings its schema up to date.
     ///
-    /// Keys that an earlier life of the daemon was making are condemned; in a restored copy they
-    /// are doubtful. A database that is in use, damaged or of a later version is refused.
+    /// Keys that an earlier opening was making are given up; in a restored copy all keys that no key
+    /// pair has are doubtful. A database that is in use, damaged or of a later version is refused.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let opened = lineage::open(path)?;
         Ok(Self {
             readers: Readers::new(path)?,
             news: watch::Sender::new(()),
+            incarnation: opened.incarnation,
             history: opened.history,
             writer: opened.writer,
             _lock: opened.lock,
@@ -87,23 +96,26 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl MetadataStore for EmbeddedStore {
-    async fn begin_creation(&self, intent: Intent) -> Result<(), StoreError> {
+    async fn begin_creation(&self, intent: NewIntent) -> Result<(), StoreError> {
+        let owner = self.incarnation;
         self.writer
             .write(move |db| {
-                take_id(db, &intent.id)?;
-                rows::insert_intent(db, &intent, false)
+                ids::take_id(db, &intent.id)?;
+                intents::begin(db, intent, owner)
             })
             .await
     }
 
     async fn complete_creation(&self, made: NewKeyPair) -> Result<(), StoreError> {
+        let owner = self.incarnation;
         self.write_news(move |db| {
             let pair = &made.key_pair;
-            if delete_intent(db, pair.current.key_ref)?.is_none() {
-                take_id(db, &pair.id)?;
-            }
-            if is_known(db, pair.current.key_ref)? {
-                return Err(StoreError::KeyTaken);
+            match made.intent {
+                Some(key_ref) if key_ref != pair.current.key_ref => {
+                    return Err(StoreError::IntentGone);
+                }
+                Some(key_ref) => intents::complete(db, key_ref, &pair.id, owner)?,
+                None => ids::take_key_and_id(db, pair)?,
             }
             rows::insert_key_pair(db, pair, made.sealed_key.as_ref())?;
             let event = match pair.origin() {
@@ -119,16 +131,12 @@ impl MetadataStore for EmbeddedStore {
         .await
     }
 
-    async fn begin_succession(&self, intent: Intent) -> Result<(), StoreError> {
+    async fn begin_succession(&self, intent: NewIntent) -> Result<(), StoreError> {
+        let owner = self.incarnation;
         self.writer
-            .write(move |db| match rows::insert_intent(db, &intent, false) {
-                // The id is a reference to those that there are.
-                Err(StoreError::Database(rusqlite::Error::SqliteFailure(failure, _)))
-                    if failure.code == rusqlite::ErrorCode::ConstraintViolation =>
-                {
-                    Err(StoreError::IdGone)
-                }
-                inserted => inserted,
+            .write(move |db| match intents::has_key_pair(db, &intent.id)? {
+                true => intents::begin(db, intent, owner),
+                false => Err(StoreError::IdGone),
             })
             .await
     }
@@ -139,9 +147,10 @@ impl MetadataStore for EmbeddedStore {
         becomes: &KeyPair,
         change: Change,
     ) -> Result<bool, StoreError> {
-        let (was, becomes) = (was.clone(), becomes.clone());
+        let (was, becomes, owner) = (was.clone(), becomes.clone(), self.incarnation);
         self.write_news(move |db| {
-            let replaced = change::replace(db, &was, &becomes, change.sealed_key.as_ref())?;
+            let sealed_key = change.sealed_key.as_ref();
+            let replaced = change::replace(db, &was, &becomes, sealed_key, owner)?;
             if let Some(event) = change.event.filter(|_| replaced) {
                 events::insert(db, event, change.time, &becomes.id, Some(&becomes))?;
             }
@@ -297,35 +306,34 @@ impl MetadataStore for EmbeddedStore {
         self.writer.failure().clone()
     }
 
-    async fn condemn(&self, key_ref: KeyRef) -> Result<bool, StoreError> {
+    async fn abort_creation(
+        &self,
+        key_ref: KeyRef,
+        remains: IntentState,
+    ) -> Result<Option<Intent>, StoreError> {
         self.writer
-            .write(move |db| {
-                let condemned = db
-                    .prepare_cached("UPDATE intents SET condemned = 1 WHERE key_ref = ?1")?
-                    .execute([key_ref.as_bytes()])?;
-                Ok(condemned > 0)
-            })
+            .write(move |db| intents::abort(db, key_ref, remains))
             .await
     }
 
-    async fn condemned(&self) -> Result<Vec<Intent>, StoreError> {
-        self.readers
-            .read(|db| {
-                let mut statement = db.prepare_cached(
-                    "SELECT key_ref, id, generation, provider FROM intents WHERE condemned = 1",
-                )?;
-                rows::intents(statement.query(())?)
-            })
+    async fn intents(&self) -> Result<Vec<Intent>, StoreError> {
+        self.readers.read(intents::all).await
+    }
+
+    async fn doubt(&self, key_ref: KeyRef) -> Result<(), StoreError> {
+        self.writer
+            .write(move |db| intents::doubt(db, key_ref))
+            .await
+    }
+
+    async fn schedule_destruction(&self, key_ref: KeyRef) -> Result<Option<Intent>, StoreError> {
+        self.writer
+            .write(move |db| intents::schedule_destruction(db, key_ref))
             .await
     }
 
     async fn end_intent(&self, key_ref: KeyRef) -> Result<(), StoreError> {
-        self.writer
-            .write(move |db| match delete_intent(db, key_ref)? {
-                Some(id) => free_id(db, &id),
-                None => Ok(()),
-            })
-            .await
+        self.writer.write(move |db| intents::end(db, key_ref)).await
     }
 
     async fn key_pair(&self, id: &KeyPairId) -> Result<Option<KeyPair>, StoreError> {
@@ -357,8 +365,9 @@ impl MetadataStore for EmbeddedStore {
         destroy_linked: bool,
         time: OffsetDateTime,
     ) -> Result<bool, StoreError> {
-        let pair = key_pair.clone();
-        self.write_news(move |db| remove(db, &pair, destroy_linked, time))
+        let (pair, owner) = (key_pair.clone(), self.incarnation);
+        let removal = Removal::Deletion { destroy_linked };
+        self.write_news(move |db| remove(db, &pair, removal, owner, time))
             .await
     }
 
@@ -367,9 +376,9 @@ impl MetadataStore for EmbeddedStore {
         key_pair: &KeyPair,
         time: OffsetDateTime,
     ) -> Result<bool, StoreError> {
-        let pair = key_pair.clone();
+        let (pair, owner) = (key_pair.clone(), self.incarnation);
         self.write_news(move |db| {
-            let removed = remove(db, &pair, true, time)?;
+            let removed = remove(db, &pair, Removal::TakeBack, owner, time)?;
             if removed {
                 db.prepare_cached("DELETE FROM requests WHERE key_pair_id = ?1")?
                     .execute([pair.id.as_str()])?;
@@ -379,40 +388,29 @@ impl MetadataStore for EmbeddedStore {
         .await
     }
 
-    async fn condemned_of(&self, id: &KeyPairId) -> Result<Vec<Intent>, StoreError> {
-        let id = id.clone();
-        self.readers
-            .read(move |db| {
-                let mut statement = db.prepare_cached(
-                    "SELECT key_ref, id, generation, provider FROM intents
-                     WHERE id = ?1 AND condemned = 1",
-                )?;
-                rows::intents(statement.query([id.as_str()])?)
-            })
-            .await
-    }
-
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
         self.readers
             .read(move |db| rows::sealed_key(db, key_ref))
             .await
     }
 
-    async fn keys_of(
-        &self,
-        provider: ProviderKind,
-    ) -> Result<Vec<(KeyRef, KeyPairId)>, StoreError> {
+    async fn keys_of(&self, provider: ProviderKind) -> Result<Vec<KnownKey>, StoreError> {
         self.readers
             .read(move |db| {
                 let mut statement = db.prepare_cached(
-                    "SELECT generations.key_ref, key_pairs.id FROM key_pairs
+                    "SELECT generations.key_ref, key_pairs.id, generations.certificate FROM key_pairs
                      JOIN generations ON generations.key_pair = key_pairs.sequence
                      WHERE generations.provider = ?1 AND generations.state < 4",
                 )?;
                 let mut rows = statement.query([rows::provider_number(provider)])?;
                 let mut keys = Vec::new();
                 while let Some(row) = rows.next()? {
-                    keys.push((rows::key_ref(row, 0)?, rows::id(row, 1)?));
+                    let certificate: Vec<u8> = row.get(2)?;
+                    keys.push(KnownKey {
+                        key_ref: rows::key_ref(row, 0)?,
+                        key_pair: rows::id(row, 1)?,
+                        fingerprint: Certificate::from_der(certificate).sha256_fingerprint(),
+                    });
                 }
                 Ok(keys)
             })
@@ -469,64 +467,20 @@ impl MetadataStore for EmbeddedStore {
     }
 }
 
-/// Takes an id, as the database alone can.
-fn take_id(db: &Connection, id: &KeyPairId) -> Result<(), StoreError> {
-    let taken = db
-        .prepare_cached("INSERT INTO ids (id) VALUES (?1)")?
-        .execute([id.as_str()]);
-    match taken {
-        Ok(_) => Ok(()),
-        Err(rusqlite::Error::SqliteFailure(failure, _))
-            if failure.code == rusqlite::ErrorCode::ConstraintViolation =>
-        {
-            Err(StoreError::IdTaken)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Removes a key pair, unless it was changed since, and says so to those who watch.
 fn remove(
     db: &Connection,
     pair: &KeyPair,
-    destroy_linked: bool,
+    removal: Removal,
+    owner: Incarnation,
     time: OffsetDateTime,
 ) -> Result<bool, StoreError> {
-    let removed = change::delete(db, pair, destroy_linked)?;
+    let removed = change::delete(db, pair, removal, owner)?;
     if removed {
-        free_id(db, pair.id.as_str())?;
+        ids::free_id(db, pair.id.as_str())?;
         events::insert(db, EventKind::Deleted, time, &pair.id, None)?;
     }
     Ok(removed)
-}
-
-/// Frees an id that nothing has any more.
-fn free_id(db: &Connection, id: &str) -> Result<(), StoreError> {
-    db.prepare_cached(
-        "DELETE FROM ids WHERE id = ?1
-         AND NOT EXISTS (SELECT 1 FROM key_pairs WHERE key_pairs.id = ids.id)
-         AND NOT EXISTS (SELECT 1 FROM intents WHERE intents.id = ids.id)",
-    )?
-    .execute([id])?;
-    Ok(())
-}
-
-/// Tells whether a key belongs to a key pair, or is being made or destroyed.
-fn is_known(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
-    Ok(db
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM generations WHERE key_ref = ?1)
-                 OR EXISTS (SELECT 1 FROM intents WHERE key_ref = ?1)",
-        )?
-        .query_row([key_ref.as_bytes()], |row| row.get(0))?)
-}
-
-/// Ends an intent and returns the id it was for, if there was one.
-fn delete_intent(db: &Connection, key_ref: KeyRef) -> Result<Option<String>, StoreError> {
-    Ok(db
-        .prepare_cached("DELETE FROM intents WHERE key_ref = ?1 RETURNING id")?
-        .query_row([key_ref.as_bytes()], |row| row.get(0))
-        .optional()?)
 }
 
 /// How long answered requests are kept.

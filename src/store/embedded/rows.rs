@@ -1,11 +1,11 @@
-//! How key pairs, intents and requests stand in rows.
+//! How key pairs and requests stand in rows.
 
-use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::generation::{self, GenerationRow};
-use super::{AnsweredRequest, Intent, REQUESTS_KEPT, StoreError};
+use super::{AnsweredRequest, REQUESTS_KEPT, StoreError};
 use crate::domain::{
     Generation, GenerationState, GenerationTemplate, KeyAlgorithm, KeyOrigin, KeyPair, KeyPairId,
     KeyRef, Labels, Lifecycle, ProviderKind, RequestId, Rotation, SealedKey,
@@ -233,40 +233,6 @@ impl StoredRotation {
             },
         })
     }
-}
-
-/// Reads rows of `key_ref, id, generation, provider`.
-pub(super) fn intents(mut rows: Rows<'_>) -> Result<Vec<Intent>, StoreError> {
-    let mut intents = Vec::new();
-    while let Some(row) = rows.next()? {
-        intents.push(Intent {
-            key_ref: key_ref(row, 0)?,
-            id: id(row, 1)?,
-            generation: generation_number(row.get(2)?)?,
-            provider: provider(row.get(3)?)?,
-        });
-    }
-    Ok(intents)
-}
-
-/// Writes an intent.
-pub(super) fn insert_intent(
-    db: &Connection,
-    intent: &Intent,
-    condemned: bool,
-) -> Result<(), StoreError> {
-    db.prepare_cached(
-        "INSERT INTO intents (key_ref, id, generation, provider, condemned)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute(params![
-        intent.key_ref.as_bytes(),
-        intent.id.as_str(),
-        intent.generation.number(),
-        provider_number(intent.provider),
-        condemned,
-    ])?;
-    Ok(())
 }
 
 /// Reads a row of `settings_digest, key_pair_id, made_at`.

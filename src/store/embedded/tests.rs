@@ -1,5 +1,6 @@
 //! The store against what it promises, and lists against a simple model.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -20,13 +21,34 @@ pub(super) fn open() -> (EmbeddedStore, tempfile::TempDir) {
     (store, folder)
 }
 
-pub(super) fn intent(id: &str, key_ref: u8) -> Intent {
-    Intent {
+pub(super) fn intent(id: &str, key_ref: u8) -> NewIntent {
+    NewIntent {
         key_ref: KeyRef::from_random([key_ref; 16]),
         id: KeyPairId::parse(id).unwrap(),
         generation: Generation::FIRST,
         provider: ProviderKind::Hsm,
+        request: None,
     }
+}
+
+/// Opens a store that was put back: what a copy does not include is not there.
+fn open_restored(path: &Path) -> EmbeddedStore {
+    std::fs::remove_file(super::open::beside(path, ".lineage")).unwrap();
+    EmbeddedStore::open(path).unwrap()
+}
+
+/// Returns the intents there are: the first byte of the key, the id, the state.
+pub(super) async fn intents(store: &EmbeddedStore) -> Vec<(u8, String, IntentState)> {
+    let intents = store.intents().await.unwrap().into_iter();
+    intents
+        .map(|intent| {
+            (
+                intent.key_ref.as_bytes()[0],
+                intent.id.to_string(),
+                intent.state,
+            )
+        })
+        .collect()
 }
 
 pub(super) fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
@@ -67,6 +89,15 @@ pub(super) fn new(key_pair: KeyPair) -> NewKeyPair {
         key_pair,
         sealed_key: None,
         request: None,
+        intent: None,
+    }
+}
+
+/// A key pair whose key was made under an intent.
+fn made(key_pair: KeyPair) -> NewKeyPair {
+    NewKeyPair {
+        intent: Some(key_pair.current.key_ref),
+        ..new(key_pair)
     }
 }
 
@@ -125,15 +156,17 @@ async fn a_key_pair_comes_back_as_it_was_after_reopening() {
 async fn an_id_is_taken_once_whatever_it_is_taken_for() {
     let (store, _folder) = open();
     let taken = |result: Result<(), StoreError>| matches!(result, Err(StoreError::IdTaken));
+    let unfinished =
+        |result: Result<(), StoreError>| matches!(result, Err(StoreError::IdUnfinished));
 
     // While a key is made, and when it is.
     store.begin_creation(intent("x", 1)).await.unwrap();
-    assert!(taken(store.begin_creation(intent("x", 2)).await));
-    assert!(taken(
+    assert!(unfinished(store.begin_creation(intent("x", 2)).await));
+    assert!(unfinished(
         store.complete_creation(new(pair("x", [2; 16]))).await
     ));
     store
-        .complete_creation(new(pair("x", [1; 16])))
+        .complete_creation(made(pair("x", [1; 16])))
         .await
         .unwrap();
     assert!(taken(store.begin_creation(intent("x", 3)).await));
@@ -154,9 +187,11 @@ async fn an_id_is_taken_once_whatever_it_is_taken_for() {
             .await
             .unwrap()
     );
-    assert!(taken(store.begin_creation(intent("x", 4)).await));
-    let id = KeyPairId::parse("x").unwrap();
-    assert_eq!(store.condemned_of(&id).await.unwrap(), [intent("x", 1)]);
+    assert!(unfinished(store.begin_creation(intent("x", 4)).await));
+    assert_eq!(
+        intents(&store).await,
+        [(1, "x".to_owned(), IntentState::Destroying)]
+    );
     store
         .end_intent(KeyRef::from_random([1; 16]))
         .await
@@ -165,25 +200,337 @@ async fn an_id_is_taken_once_whatever_it_is_taken_for() {
 }
 
 #[tokio::test]
-async fn keys_that_were_being_made_are_condemned_by_a_restart() {
+async fn creations_of_an_earlier_opening_have_ended_and_what_is_recorded_does_not_end() {
     let (store, folder) = open();
     store.begin_creation(intent("x", 1)).await.unwrap();
     store.begin_creation(intent("y", 2)).await.unwrap();
-    assert!(store.condemned().await.unwrap().is_empty());
-    assert!(store.condemn(KeyRef::from_random([2; 16])).await.unwrap());
-    assert_eq!(store.condemned().await.unwrap(), [intent("y", 2)]);
+    let owner = store.intents().await.unwrap()[0].owner;
+    let ended = store
+        .abort_creation(KeyRef::from_random([2; 16]), IntentState::Destroying)
+        .await
+        .unwrap();
+    assert_eq!(ended.unwrap().state, IntentState::Destroying);
     // What is recorded is not being made.
     store
         .complete_creation(new(pair("z", [3; 16])))
         .await
         .unwrap();
-    assert!(!store.condemn(KeyRef::from_random([3; 16])).await.unwrap());
+    let recorded = KeyRef::from_random([3; 16]);
+    let ended = store.abort_creation(recorded, IntentState::Aborted).await;
+    assert_eq!(ended.unwrap(), None);
     drop(store);
     let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
     assert_eq!(
-        store.condemned().await.unwrap(),
-        [intent("x", 1), intent("y", 2)]
+        intents(&store).await,
+        [
+            (1, "x".to_owned(), IntentState::Aborted),
+            (2, "y".to_owned(), IntentState::Destroying)
+        ]
     );
+    assert_eq!(store.intents().await.unwrap()[0].owner, owner);
+    store.begin_creation(intent("w", 4)).await.unwrap();
+    assert_ne!(store.intents().await.unwrap()[2].owner, owner);
+}
+
+#[tokio::test]
+async fn a_creation_is_completed_by_its_own_intent_or_not_at_all() {
+    let (store, folder) = open();
+    let gone = |result: Result<(), StoreError>| matches!(result, Err(StoreError::IntentGone));
+    // None was recorded; one of another id; one that has ended.
+    assert!(gone(
+        store.complete_creation(made(pair("x", [1; 16]))).await
+    ));
+    store.begin_creation(intent("x", 1)).await.unwrap();
+    assert!(gone(
+        store.complete_creation(made(pair("y", [1; 16]))).await
+    ));
+    let other = NewKeyPair {
+        intent: Some(KeyRef::from_random([1; 16])),
+        ..new(pair("x", [2; 16]))
+    };
+    assert!(gone(store.complete_creation(other).await));
+    let first = KeyRef::from_random([1; 16]);
+    store
+        .abort_creation(first, IntentState::Aborted)
+        .await
+        .unwrap();
+    assert!(gone(
+        store.complete_creation(made(pair("x", [1; 16]))).await
+    ));
+    // One of an earlier opening.
+    store.begin_creation(intent("z", 3)).await.unwrap();
+    drop(store);
+    let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
+    assert!(gone(
+        store.complete_creation(made(pair("z", [3; 16]))).await
+    ));
+    assert_eq!(store.count(ProviderKind::Hsm).await.unwrap(), 0);
+    assert_eq!(intents(&store).await.len(), 2, "nothing was recorded");
+
+    // The next key of a key pair likewise.
+    let was = pair("p", [4; 16]);
+    store.complete_creation(new(was.clone())).await.unwrap();
+    store.begin_succession(intent("p", 5)).await.unwrap();
+    let successor = KeyRef::from_random([5; 16]);
+    store
+        .abort_creation(successor, IntentState::Aborted)
+        .await
+        .unwrap();
+    let becomes = KeyPair {
+        revision: 1,
+        pending: Some(KeyPairGeneration {
+            number: Generation::new(2).unwrap(),
+            ..pair("p", [5; 16]).current
+        }),
+        ..was.clone()
+    };
+    let replaced = store.replace(&was, &becomes, change()).await;
+    assert!(matches!(replaced, Err(StoreError::IntentGone)));
+    assert_eq!(store.key_pair(&was.id).await.unwrap(), Some(was));
+}
+
+#[tokio::test]
+async fn a_key_that_is_being_destroyed_is_not_linked_under_whatever_id() {
+    let (store, _folder) = open();
+    let linked = |id: &str| {
+        let mut linked = pair(id, [1; 16]);
+        linked.current.origin = KeyOrigin::Linked;
+        linked
+    };
+    store.complete_creation(new(linked("x"))).await.unwrap();
+    assert!(store.begin_deletion(&linked("x"), true, NOW).await.unwrap());
+    let intent = &store.intents().await.unwrap()[0];
+    assert_eq!(intent.linked, Some(linked("x").current.public_key));
+    for id in ["x", "y"] {
+        let refused = store.complete_creation(new(linked(id))).await;
+        assert!(
+            matches!(refused, Err(StoreError::KeyUnfinished)),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(
+        intents(&store).await,
+        [(1, "x".to_owned(), IntentState::Destroying)]
+    );
+    // What is taken back is left where it was before.
+    store
+        .end_intent(KeyRef::from_random([1; 16]))
+        .await
+        .unwrap();
+    store.complete_creation(new(linked("x"))).await.unwrap();
+    assert!(store.take_back(&linked("x"), NOW).await.unwrap());
+    assert!(intents(&store).await.is_empty());
+}
+
+/// A store with an intent of each state, and then a copy of it that was restored.
+async fn restored() -> (EmbeddedStore, tempfile::TempDir) {
+    let (store, folder) = open();
+    for (id, key_ref) in [("creating", 1), ("aborted", 2)] {
+        store.begin_creation(intent(id, key_ref)).await.unwrap();
+    }
+    store
+        .abort_creation(KeyRef::from_random([2; 16]), IntentState::Aborted)
+        .await
+        .unwrap();
+    store
+        .complete_creation(new(pair("destroying", [3; 16])))
+        .await
+        .unwrap();
+    let deleted = pair("destroying", [3; 16]);
+    assert!(store.begin_deletion(&deleted, false, NOW).await.unwrap());
+    store
+        .complete_creation(new(pair("rotating", [4; 16])))
+        .await
+        .unwrap();
+    store.begin_succession(intent("rotating", 5)).await.unwrap();
+    drop(store);
+    let store = open_restored(&folder.path().join("store.db"));
+    (store, folder)
+}
+
+#[tokio::test]
+async fn every_intent_of_a_restored_store_is_doubtful_and_stays_so() {
+    let (store, folder) = restored().await;
+    let keys = [1, 2, 3, 5];
+    let all_doubtful = async |store: &EmbeddedStore| {
+        let found = intents(store).await;
+        let doubtful = found
+            .iter()
+            .filter(|(_, _, state)| *state == IntentState::Doubtful);
+        let doubtful: Vec<_> = doubtful.map(|(key, _, _)| *key).collect();
+        assert_eq!((doubtful, found.len()), (keys.to_vec(), keys.len()));
+    };
+    all_doubtful(&store).await;
+    // Nothing that the daemon does of itself changes that.
+    for key in keys {
+        let key_ref = KeyRef::from_random([key; 16]);
+        let ended = store.abort_creation(key_ref, IntentState::Aborted).await;
+        assert_eq!(ended.unwrap(), None);
+        store.end_intent(key_ref).await.unwrap();
+    }
+    for (id, key) in [("creating", 1), ("aborted", 2), ("destroying", 3)] {
+        let begun = store.begin_creation(intent(id, 9)).await;
+        assert!(matches!(begun, Err(StoreError::IdDoubtful)), "{id}");
+        let completed = store.complete_creation(made(pair(id, [key; 16]))).await;
+        assert!(matches!(completed, Err(StoreError::IntentGone)), "{id}");
+        let completed = store.complete_creation(new(pair(id, [key; 16]))).await;
+        assert!(matches!(completed, Err(StoreError::KeyUnfinished)), "{id}");
+    }
+    drop(store);
+    let store = EmbeddedStore::open(&folder.path().join("store.db")).unwrap();
+    all_doubtful(&store).await;
+}
+
+#[tokio::test]
+async fn an_operator_has_a_doubtful_key_destroyed_or_keeps_it_by_linking_it() {
+    let (store, _folder) = restored().await;
+    let destroyed = KeyRef::from_random([1; 16]);
+    let scheduled = store.schedule_destruction(destroyed).await.unwrap();
+    // Its creation may have left what has no CKA_ID.
+    assert_eq!(scheduled.unwrap().state, IntentState::Aborted);
+    assert_eq!(store.schedule_destruction(destroyed).await.unwrap(), None);
+    store.end_intent(destroyed).await.unwrap();
+    store.begin_creation(intent("creating", 9)).await.unwrap();
+
+    let linked = |id: &str, key: u8| {
+        let mut linked = pair(id, [key; 16]);
+        linked.current.origin = KeyOrigin::Linked;
+        new(linked)
+    };
+    store.complete_creation(linked("aborted", 2)).await.unwrap();
+    // Not under an id of somebody else, and under another one freely.
+    let taken = store.complete_creation(linked("rotating", 5)).await;
+    assert!(matches!(taken, Err(StoreError::IdTaken)), "{taken:?}");
+    let unfinished = store.complete_creation(linked("creating", 3)).await;
+    assert!(matches!(unfinished, Err(StoreError::IdUnfinished)));
+    let doubtful = store.complete_creation(linked("destroying", 5)).await;
+    assert!(matches!(doubtful, Err(StoreError::IdDoubtful)));
+    store.complete_creation(linked("kept", 3)).await.unwrap();
+    store
+        .begin_creation(intent("destroying", 10))
+        .await
+        .unwrap();
+    assert_eq!(
+        intents(&store).await,
+        [
+            (5, "rotating".to_owned(), IntentState::Doubtful),
+            (9, "creating".to_owned(), IntentState::Creating),
+            (10, "destroying".to_owned(), IntentState::Creating)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_doubtful_key_is_kept_under_an_id_that_other_doubtful_keys_hold() {
+    let (store, folder) = open();
+    let mut two = pair("x", [1; 16]);
+    two.pending = Some(KeyPairGeneration {
+        number: Generation::new(2).unwrap(),
+        ..pair("x", [2; 16]).current
+    });
+    store
+        .complete_creation(new(pair("x", [1; 16])))
+        .await
+        .unwrap();
+    store.begin_succession(intent("x", 2)).await.unwrap();
+    let becomes = KeyPair {
+        revision: 1,
+        ..two.clone()
+    };
+    let was = pair("x", [1; 16]);
+    assert!(store.replace(&was, &becomes, change()).await.unwrap());
+    assert!(store.begin_deletion(&becomes, false, NOW).await.unwrap());
+    drop(store);
+    let store = open_restored(&folder.path().join("store.db"));
+    for key in [1, 2] {
+        let mut linked = pair("x", [key; 16]);
+        linked.current.origin = KeyOrigin::Linked;
+        let kept = store.complete_creation(new(linked)).await;
+        match key {
+            1 => kept.unwrap(),
+            _ => assert!(matches!(kept, Err(StoreError::IdTaken))),
+        }
+    }
+    assert_eq!(
+        intents(&store).await,
+        [(2, "x".to_owned(), IntentState::Doubtful)]
+    );
+}
+
+#[tokio::test]
+async fn a_software_key_ends_with_its_row_and_holds_no_id() {
+    let (store, _folder) = open();
+    let local = |id: &str, key: u8| {
+        let mut local = pair(id, [key; 16]);
+        local.current.provider = ProviderKind::Local;
+        local
+    };
+    store.complete_creation(new(local("x", 1))).await.unwrap();
+    assert!(
+        store
+            .begin_deletion(&local("x", 1), false, NOW)
+            .await
+            .unwrap()
+    );
+    store.complete_creation(new(local("x", 2))).await.unwrap();
+    assert!(store.take_back(&local("x", 2), NOW).await.unwrap());
+    // A former one, which is retired.
+    let was = local("x", 3);
+    store.complete_creation(new(was.clone())).await.unwrap();
+    store.begin_succession(intent("x", 4)).await.unwrap();
+    let becomes = KeyPair {
+        revision: 1,
+        current: KeyPairGeneration {
+            number: Generation::new(2).unwrap(),
+            ..pair("x", [4; 16]).current
+        },
+        previous: vec![was.current.clone()],
+        ..was.clone()
+    };
+    assert!(store.replace(&was, &becomes, change()).await.unwrap());
+    let retired = KeyPair {
+        revision: 2,
+        previous: Vec::new(),
+        ..becomes.clone()
+    };
+    assert!(store.replace(&becomes, &retired, change()).await.unwrap());
+    assert!(intents(&store).await.is_empty());
+}
+
+#[test]
+fn intents_from_before_they_had_owners_are_ended_doubted_or_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut db = open::open(&path).unwrap();
+    open::migrate_to(&path, &mut db, 3).unwrap();
+    for (id, key_ref, provider, condemned) in [
+        ("making", vec![1_u8; 16], 2, 0),
+        ("deleted", vec![2; 16], 2, 1),
+        ("linked", vec![3; 1], 2, 1),
+        ("software", vec![4; 16], 1, 1),
+    ] {
+        db.execute("INSERT INTO ids VALUES (?1)", [id]).unwrap();
+        db.execute(
+            "INSERT INTO intents VALUES (?1, ?2, 1, ?3, ?4)",
+            params![key_ref, id, provider, condemned],
+        )
+        .unwrap();
+    }
+    drop(db);
+    let store = EmbeddedStore::open(&path).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(async {
+        let aborted = IntentState::Aborted;
+        assert_eq!(
+            intents(&store).await,
+            [
+                (1, "making".to_owned(), aborted),
+                (2, "deleted".to_owned(), aborted),
+                (3, "linked".to_owned(), IntentState::Doubtful)
+            ]
+        );
+        store.begin_creation(intent("software", 9)).await.unwrap();
+    });
 }
 
 #[tokio::test]
@@ -223,7 +570,7 @@ async fn who_saw_a_key_pair_does_not_touch_another_that_has_its_id_now() {
     assert!(!store.replace(&seen, &becomes, change).await.unwrap());
     assert!(!store.note_warning(&seen, 1, NOW).await.unwrap());
     assert_eq!(store.key_pair(&seen.id).await.unwrap(), Some(remade));
-    assert!(store.condemned().await.unwrap().is_empty());
+    assert!(intents(&store).await.is_empty());
 }
 
 #[tokio::test]
@@ -556,7 +903,10 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
     // A succession that is broken off leaves the id where it is.
     store.begin_succession(intent("x", 3)).await.unwrap();
     let broken_off = KeyRef::from_random([3; 16]);
-    store.condemn(broken_off).await.unwrap();
+    store
+        .abort_creation(broken_off, IntentState::Aborted)
+        .await
+        .unwrap();
     store.end_intent(broken_off).await.unwrap();
     assert_eq!(read().await.unwrap(), Some(moved.clone()));
     assert!(matches!(
@@ -571,6 +921,6 @@ async fn a_key_pair_is_replaced_as_it_was_read_or_not_at_all() {
         Err(StoreError::KeyTaken)
     ));
     assert!(store.begin_deletion(&moved, false, NOW).await.unwrap());
-    assert!(store.condemned().await.unwrap().is_empty());
+    assert!(intents(&store).await.is_empty());
     store.complete_creation(linked("x")).await.unwrap();
 }

@@ -146,7 +146,7 @@ async fn a_restore_that_is_interrupted_is_refused_or_whole() {
     // The restore is made again.
     fs::write(stage.path("store.db.restoring"), "half").unwrap();
     stage.restore().unwrap();
-    assert!(stage.open().condemned().await.unwrap().is_empty());
+    assert!(stage.open().intents().await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A copy of a store is noticed, and nothing else is taken for one.
 
-use super::super::tests::intent;
-use super::super::{EmbeddedStore, MetadataStore};
+use super::super::tests::{intent, intents};
+use super::super::{EmbeddedStore, IntentState, MetadataStore};
 use super::*;
 
 /// A store in a folder of its own, with a backup.
@@ -128,7 +128,8 @@ async fn a_former_state_is_noticed_whichever_way_it_came_back() {
 }
 
 #[tokio::test]
-async fn the_keys_of_a_copy_are_doubtful_for_good_and_those_of_a_killed_daemon_condemned() {
+async fn the_keys_of_a_copy_are_doubtful_for_good_and_those_of_a_killed_daemon_aborted() {
+    let state = |number: u8, state| (number, format!("id-{number}"), state);
     let stage = Stage::new();
     let store = stage.open();
     change(&store, 1).await;
@@ -136,25 +137,17 @@ async fn the_keys_of_a_copy_are_doubtful_for_good_and_those_of_a_killed_daemon_c
     change(&store, 2).await;
     drop(store);
     let store = stage.open();
-    assert_eq!(store.condemned().await.unwrap().len(), 2);
+    let aborted = [1, 2].map(|number| state(number, IntentState::Aborted));
+    assert_eq!(intents(&store).await, aborted);
     drop(store);
 
     stage.copy_back(&copy);
+    let mut expected = vec![state(1, IntentState::Doubtful)];
     for number in 3..5 {
         let store = stage.open();
-        let condemned = store.condemned().await.unwrap();
-        let of_the_copy = intent("id-1", 1);
-        assert!(!condemned.contains(&of_the_copy), "{condemned:?}");
-        assert_eq!(condemned.len(), usize::from(number) - 3);
-        assert!(
-            store
-                .condemned_of(&of_the_copy.id)
-                .await
-                .unwrap()
-                .is_empty()
-        );
-        // What is begun after the restore is like any other.
+        assert_eq!(intents(&store).await, expected);
         change(&store, number).await;
+        expected.push(state(number, IntentState::Aborted));
     }
 }
 
@@ -190,7 +183,7 @@ async fn an_opening_that_is_killed_at_any_point_leaves_no_copy_and_hides_none() 
     change(&store, 1).await;
     drop(store);
     let opened = stage.companion();
-    let next = Some(Incarnation([9; 16]));
+    let next = Some(Incarnation::from_random([9; 16]));
 
     // The companion names the next incarnation, and the database does not have it yet.
     stage.set_companion(Companion { next, ..opened });
@@ -206,7 +199,7 @@ async fn an_opening_that_is_killed_at_any_point_leaves_no_copy_and_hides_none() 
     // A copy is noticed again.
     let of_copy = Companion {
         incarnation: None,
-        next: Some(Incarnation([9; 16])),
+        next: Some(Incarnation::from_random([9; 16])),
         ..stage.companion()
     };
     stage.copy_back(&copy);
@@ -285,7 +278,7 @@ async fn a_log_of_another_database_is_refused_and_that_of_its_own_is_not() {
 
     put_back(&database);
     let store = stage.open();
-    assert_eq!(store.condemned().await.unwrap().len(), 150);
+    assert_eq!(intents(&store).await.len(), 150);
 }
 
 #[tokio::test]
