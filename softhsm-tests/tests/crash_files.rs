@@ -1,4 +1,5 @@
-//! Imports and answers of a CA that are killed at any point: the old state is there, or the new one.
+//! Imports and answers of a CA that are killed at any point: the old state is there, or the new
+//! one. And backups at any point of what makes keys.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use keypaird::proto::{
     CryptoProvider, GenerateCsrRequest, ImportCsrResponseRequest, ImportSigningKeyPairRequest,
-    ImportSigningKeyPairSettings,
+    ImportSigningKeyPairSettings, MigrateSigningKeyPairRequest, NewKeyPairSettings,
 };
-use softhsm_tests::client::settings;
+use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::{Daemon, Home};
+use softhsm_tests::faults::FaultyModule;
+use softhsm_tests::keypairctl;
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::{pkcs11_tool, shell};
-use tonic::Code;
+use tonic::{Code, Status};
 
 const KILLS: u64 = 24;
 
@@ -176,4 +179,163 @@ fn on_token(token: &Token, folder: &Path, label: &str) -> String {
     );
     let said = fs::read_to_string(folder.join("fingerprint")).unwrap();
     said.trim().rsplit('=').next().unwrap().replace(':', "")
+}
+
+/// What makes a key on the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Making {
+    Generate,
+    Rotate,
+    Import,
+    Migrate,
+}
+
+impl Making {
+    /// Makes the key, under the id `x`.
+    async fn run(self, client: Client, file_data: Vec<u8>) -> Result<(), Status> {
+        match self {
+            Self::Generate => client
+                .generate(named_x(CryptoProvider::Hsm))
+                .await
+                .map(drop),
+            Self::Rotate => client.rotate("x", false).await.map(drop),
+            Self::Import => {
+                let settings = ImportSigningKeyPairSettings {
+                    id: Some("x".into()),
+                    file_data,
+                    crypto_provider: CryptoProvider::Hsm.into(),
+                    ..ImportSigningKeyPairSettings::default()
+                };
+                let request = ImportSigningKeyPairRequest {
+                    settings: Some(settings),
+                };
+                let imported = client.key_pairs().import_signing_key_pair(request).await;
+                imported.map(drop)
+            }
+            Self::Migrate => {
+                let request = MigrateSigningKeyPairRequest {
+                    id: "x".into(),
+                    crypto_provider: CryptoProvider::Hsm.into(),
+                    etag: String::new(),
+                };
+                let migrated = client.key_pairs().migrate_signing_key_pair(request).await;
+                migrated.map(drop)
+            }
+        }
+    }
+
+    /// Where the token is held up in the middle of it: a function, and how many calls of it come
+    /// before.
+    fn points(self) -> [(&'static str, u64); 2] {
+        match self {
+            Self::Generate | Self::Rotate => [("C_GenerateKeyPair", 0), ("C_GetAttributeValue", 0)],
+            Self::Import | Self::Migrate => [("C_CreateObject", 0), ("C_CreateObject", 1)],
+        }
+    }
+}
+
+fn named_x(provider: CryptoProvider) -> NewKeyPairSettings {
+    NewKeyPairSettings {
+        id: Some("x".into()),
+        ..settings(provider)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_being_made_at_the_backup_is_left_alone_by_the_restored_store() {
+    let folder = tempfile::tempdir().unwrap();
+    shell(
+        folder.path(),
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.pem -out c.pem -subj /CN=x -days 9
+         cat k.pem c.pem > x.pem",
+    );
+    let file_data = fs::read(folder.path().join("x.pem")).unwrap();
+    for making in [
+        Making::Generate,
+        Making::Rotate,
+        Making::Import,
+        Making::Migrate,
+    ] {
+        for point in making.points() {
+            restore_in_the_middle(making, point, &file_data).await;
+        }
+    }
+}
+
+/// Takes a backup while a key is being made, has it made to the end, and goes back to the backup.
+async fn restore_in_the_middle(making: Making, (function, skip): (&str, u64), file_data: &[u8]) {
+    let what = format!("{making:?}, {function} {skip}");
+    let (token, module) = (Token::fresh(), FaultyModule::new());
+    let home = module.given_to(Home::hybrid(&token));
+    let daemon = home.start();
+    daemon.wait_for_log("the token and the store were compared");
+    let client = daemon.client().await;
+    match making {
+        Making::Rotate => drop(client.generate(named_x(CryptoProvider::Hsm)).await.unwrap()),
+        Making::Migrate => drop(
+            client
+                .generate(named_x(CryptoProvider::Local))
+                .await
+                .unwrap(),
+        ),
+        Making::Generate | Making::Import => {}
+    }
+    module.tell(&format!("{function} {skip} 1 block"));
+    let call = tokio::spawn(making.run(daemon.client().await, file_data.to_vec()));
+    daemon
+        .wait_until(&what, async || module.has_struck(skip))
+        .await;
+    let (database, copy) = (home.path("keypaird.db"), home.path("copy.db"));
+    let backup = rusqlite::Connection::open(&database).unwrap();
+    let into = copy.to_str().unwrap();
+    backup.execute("VACUUM INTO ?1", [into]).unwrap();
+    drop(backup);
+    module.mend();
+    call.await.unwrap().unwrap();
+    client.signs(&client.get("x").await.unwrap()).await;
+    let keys = token.count("Private Key");
+    daemon.stop();
+
+    for suffix in ["keypaird.db-wal", "keypaird.db-shm"] {
+        let _ = fs::remove_file(home.path(suffix));
+    }
+    fs::rename(&copy, &database).unwrap();
+    // What the store finds out of itself when it is a copy.
+    let restored = rusqlite::Connection::open(&database).unwrap();
+    let doubted = restored
+        .execute("UPDATE intents SET state = 2", ())
+        .unwrap();
+    assert_eq!(doubted, 1, "{what}");
+    drop(restored);
+
+    let daemon = home.start();
+    daemon.wait_for_log("the token and the store were compared");
+    assert_eq!(token.count("Private Key"), keys, "{what}: a key is lost");
+    let logged = daemon.wait_for_log("a key is doubtful, and is neither used nor destroyed");
+    let cka_id = logged["cka_id"].as_str().unwrap().to_owned();
+    assert_eq!(logged["key_pair"], "x", "{what}");
+    let listed = keypairctl::json(&daemon, &["--output", "json", "doubtful-keys", "list"]);
+    assert_eq!(listed["doubtfulKeys"][0]["privateKeyId"], cka_id, "{what}");
+    let doctor = keypairctl::run(&daemon, &["doctor"]);
+    assert_eq!(doctor.status.code(), Some(1), "{what}");
+    assert!(
+        keypairctl::out(&doctor).contains("1 key is doubtful"),
+        "{what}"
+    );
+
+    let client = daemon.client().await;
+    if matches!(making, Making::Generate | Making::Import) {
+        let refused = client.generate(named_x(CryptoProvider::Local)).await;
+        let (code, said) = reason(&refused.unwrap_err());
+        assert_eq!((code, &*said), (Code::AlreadyExists, "KEY_PAIR_EXISTS"));
+        keypairctl::succeeded(&daemon, &["link", "--private-key-id", &cka_id, "--id", "x"]);
+        client.signs(&client.get("x").await.unwrap()).await;
+        assert_eq!(token.count("Private Key"), keys, "{what}");
+    } else {
+        keypairctl::succeeded(&daemon, &["doubtful-keys", "destroy", &cka_id, "--yes"]);
+        client.signs(&client.get("x").await.unwrap()).await;
+        assert_eq!(token.count("Private Key"), keys - 1, "{what}");
+    }
+    let listed = keypairctl::succeeded(&daemon, &["doubtful-keys", "list"]);
+    assert_eq!(listed, "There are no doubtful keys.\n", "{what}");
 }

@@ -31,11 +31,8 @@ pub(super) struct Delete {
 
 impl Delete {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        if !self.yes && !io::stdin().is_terminal() {
-            return Err(Failure::Usage(
-                "a deletion cannot be undone; --yes confirms it where nobody can be asked"
-                    .to_owned(),
-            ));
+        if !self.yes {
+            refuse_without_terminal()?;
         }
         let daemon = context.connection.open().await?;
         let etag = match self.yes {
@@ -78,8 +75,18 @@ impl Delete {
     }
 }
 
+/// Refuses what must be confirmed where nobody can be asked.
+pub(super) fn refuse_without_terminal() -> Result<(), Failure> {
+    if io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::Usage(
+        "a deletion cannot be undone; --yes confirms it where nobody can be asked".to_owned(),
+    ))
+}
+
 /// Asks the person at the terminal.
-fn answers_yes(question: &str) -> Result<bool, Failure> {
+pub(super) fn answers_yes(question: &str) -> Result<bool, Failure> {
     let mut err = io::stderr();
     write!(err, "{question} [y/N] ")?;
     err.flush()?;

@@ -61,6 +61,7 @@ impl Doctor {
             Ok(providers) => {
                 for provider in &providers {
                     checks.push(judge(provider));
+                    checks.extend(judge_doubtful_keys(provider));
                     checks.extend(provider.missing_algorithms.iter().map(|missing| {
                         Check::new(
                             Verdict::Note,
@@ -213,6 +214,19 @@ fn judge(provider: &CryptoProviderStatus) -> Check {
     }
 }
 
+/// Says that keys of a provider are doubtful, if some are.
+fn judge_doubtful_keys(provider: &CryptoProviderStatus) -> Option<Check> {
+    let message = match provider.doubtful_keys {
+        0 => return None,
+        1 => "1 key is doubtful: it may belong to a key pair that the store does not know since it was restored".to_owned(),
+        more => format!("{more} keys are doubtful: they may belong to key pairs that the store does not know since it was restored"),
+    };
+    let name = provider.crypto_provider().as_str_name();
+    Some(Check::new(Verdict::Wrong, name, message).with(
+        "keypairctl doubtful-keys list shows them; keep a key by keypairctl link, or destroy it by keypairctl doubtful-keys destroy",
+    ))
+}
+
 fn missing_in_words(missing: &MissingAlgorithm) -> String {
     let what = match &*missing.signature_algorithms {
         [] => {
@@ -319,5 +333,23 @@ mod tests {
             ..status
         };
         assert!(judge(&unknown).verdict == Verdict::Wrong);
+    }
+
+    #[test]
+    fn doubtful_keys_are_wrong_and_have_a_remedy() {
+        let status = CryptoProviderStatus {
+            crypto_provider: CryptoProvider::Hsm.into(),
+            state: CryptoProviderState::Serving.into(),
+            ..CryptoProviderStatus::default()
+        };
+        assert!(judge_doubtful_keys(&status).is_none());
+        let check = judge_doubtful_keys(&CryptoProviderStatus {
+            doubtful_keys: 2,
+            ..status
+        });
+        let check = check.unwrap();
+        assert!(check.verdict == Verdict::Wrong);
+        assert!(check.message.starts_with("2 keys are doubtful"));
+        assert!(check.remedy.contains("doubtful-keys destroy"));
     }
 }

@@ -13,6 +13,7 @@ mod connect;
 mod csr;
 mod delete;
 mod doctor;
+mod doubtful_keys;
 mod error;
 mod export;
 mod generate;
@@ -87,6 +88,7 @@ enum Command {
     PublicKeys(public_keys::PublicKeys),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
+    DoubtfulKeys(doubtful_keys::DoubtfulKeys),
     Completions(completions::Completions),
 }
 
@@ -144,6 +146,7 @@ impl Cli {
             Command::PublicKeys(command) => command.run(&mut context).await,
             Command::Bench(command) => command.run(&mut context).await,
             Command::Doctor(command) => command.run(&mut context).await,
+            Command::DoubtfulKeys(command) => command.run(&mut context).await,
             Command::Completions(command) => command.run(&mut context),
         };
         let flushed = out.flush().map_err(Failure::Write);

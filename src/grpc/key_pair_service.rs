@@ -10,17 +10,19 @@ use super::status::answer;
 use crate::proto::key_pair_service_server::KeyPairService;
 use crate::proto::{
     DeleteRotationSettingsRequest, DeleteRotationSettingsResponse, DeleteSigningKeyPairRequest,
-    DeleteSigningKeyPairResponse, ExportCertificateRequest, ExportCertificateResponse,
-    ExportSigningKeyPairRequest, ExportSigningKeyPairResponse, GenerateCsrRequest,
-    GenerateCsrResponse, GenerateSigningKeyPairRequest, GenerateSigningKeyPairResponse,
-    GetRotationSettingsRequest, GetRotationSettingsResponse, GetSigningKeyPairRequest,
-    GetSigningKeyPairResponse, ImportCsrResponseRequest, ImportCsrResponseResponse,
-    ImportSigningKeyPairRequest, ImportSigningKeyPairResponse, LinkSigningKeyPairRequest,
-    LinkSigningKeyPairResponse, ListCryptoProvidersRequest, ListCryptoProvidersResponse,
-    ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest,
-    ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest, MigrateSigningKeyPairResponse,
-    PlanRotationRequest, PlanRotationResponse, RotateSigningKeyPairRequest,
-    RotateSigningKeyPairResponse, UpdateRotationSettingsRequest, UpdateRotationSettingsResponse,
+    DeleteSigningKeyPairResponse, DestroyDoubtfulKeyRequest, DestroyDoubtfulKeyResponse,
+    ExportCertificateRequest, ExportCertificateResponse, ExportSigningKeyPairRequest,
+    ExportSigningKeyPairResponse, GenerateCsrRequest, GenerateCsrResponse,
+    GenerateSigningKeyPairRequest, GenerateSigningKeyPairResponse, GetRotationSettingsRequest,
+    GetRotationSettingsResponse, GetSigningKeyPairRequest, GetSigningKeyPairResponse,
+    ImportCsrResponseRequest, ImportCsrResponseResponse, ImportSigningKeyPairRequest,
+    ImportSigningKeyPairResponse, LinkSigningKeyPairRequest, LinkSigningKeyPairResponse,
+    ListCryptoProvidersRequest, ListCryptoProvidersResponse, ListDoubtfulKeysRequest,
+    ListDoubtfulKeysResponse, ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse,
+    ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest,
+    MigrateSigningKeyPairResponse, PlanRotationRequest, PlanRotationResponse,
+    RotateSigningKeyPairRequest, RotateSigningKeyPairResponse, UpdateRotationSettingsRequest,
+    UpdateRotationSettingsResponse,
 };
 use crate::service::{DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
 
@@ -109,10 +111,34 @@ impl KeyPairService for KeyPairGrpc {
         &self,
         _request: Request<ListCryptoProvidersRequest>,
     ) -> Result<Response<ListCryptoProvidersResponse>, Status> {
-        let providers = self.service.crypto_providers().into_iter();
-        Ok(Response::new(ListCryptoProvidersResponse {
-            crypto_providers: providers.map(convert::crypto_provider_status).collect(),
+        let providers = self.service.crypto_providers().await;
+        answer(providers.map(|providers| {
+            ListCryptoProvidersResponse {
+                crypto_providers: providers
+                    .into_iter()
+                    .map(convert::crypto_provider_status)
+                    .collect(),
+            }
         }))
+    }
+
+    async fn list_doubtful_keys(
+        &self,
+        _request: Request<ListDoubtfulKeysRequest>,
+    ) -> Result<Response<ListDoubtfulKeysResponse>, Status> {
+        let keys = self.service.doubtful_keys().await;
+        answer(keys.map(|keys| ListDoubtfulKeysResponse {
+            doubtful_keys: keys.into_iter().map(convert::doubtful_key).collect(),
+        }))
+    }
+
+    async fn destroy_doubtful_key(
+        &self,
+        request: Request<DestroyDoubtfulKeyRequest>,
+    ) -> Result<Response<DestroyDoubtfulKeyResponse>, Status> {
+        let id = &request.get_ref().private_key_id;
+        let destroyed = self.service.destroy_doubtful_key(id).await;
+        answer(destroyed.map(|()| DestroyDoubtfulKeyResponse {}))
     }
 
     async fn export_certificate(

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
+use super::{Service, ServiceError};
 use crate::domain::{KeyPairId, ProviderKind};
 use crate::providers::{Finding, Missing, ProviderError, ProviderErrorKind, ProviderHandle};
 
@@ -206,13 +206,25 @@ impl Service {
         handles.map(|handle| self.health_of(handle)).collect()
     }
 
-    /// Returns how each of the providers is that run, and what it cannot do.
-    pub fn crypto_providers(&self) -> Vec<(ProviderHealth, Vec<Missing>)> {
+    /// Returns how each of the providers is that run, what it cannot do, and how many of its keys
+    /// are doubtful.
+    ///
+    /// # Errors
+    /// [`ServiceError::Store`].
+    pub async fn crypto_providers(
+        &self,
+    ) -> Result<Vec<(ProviderHealth, Vec<Missing>, usize)>, ServiceError> {
+        let doubtful = self.doubtful_keys().await?;
         let providers = self.registry.iter().map(|handle| {
             let capabilities = handle.provider().capabilities().unwrap_or_default();
-            (self.health_of(handle), capabilities.missing())
+            let doubtful = doubtful.iter().filter(|key| key.provider == handle.kind());
+            (
+                self.health_of(handle),
+                capabilities.missing(),
+                doubtful.count(),
+            )
         });
-        providers.collect()
+        Ok(providers.collect())
     }
 
     /// Returns what the health of each of the providers comes to.

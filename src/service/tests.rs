@@ -625,6 +625,7 @@ async fn a_doubtful_key_is_left_alone_until_an_operator_has_it_destroyed() {
     assert_eq!(setup.keys(), 1);
     let doubtful = service.doubtful_keys().await.unwrap();
     assert_eq!((doubtful.len(), doubtful[0].key_ref), (1, key_ref));
+    assert_eq!(service.crypto_providers().await.unwrap()[0].2, 1);
 
     for other in ["", "0g", "01"] {
         let error = service.destroy_doubtful_key(other).await.unwrap_err();

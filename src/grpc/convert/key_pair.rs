@@ -7,8 +7,8 @@ use crate::domain::{
 };
 use crate::proto as pb;
 use crate::service::{
-    AvailableAlgorithm, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView, ListRequest,
-    Missing, PrivateKeyFate, ProviderHealth, ProviderState, ServiceError,
+    AvailableAlgorithm, DoubtfulKey, GenerateRequest, KeyPairPage, KeyPairPreview, KeyPairView,
+    ListRequest, Missing, PrivateKeyFate, ProviderHealth, ProviderState, ServiceError,
 };
 
 pub(in crate::grpc) fn private_key_fate(
@@ -239,7 +239,7 @@ pub(in crate::grpc) fn key_algorithm(available: &AvailableAlgorithm) -> pb::KeyA
 }
 
 pub(in crate::grpc) fn crypto_provider_status(
-    (health, missing): (ProviderHealth, Vec<Missing>),
+    (health, missing, doubtful): (ProviderHealth, Vec<Missing>, usize),
 ) -> pb::CryptoProviderStatus {
     let state = match health.state {
         ProviderState::Serving => pb::CryptoProviderState::Serving,
@@ -264,6 +264,18 @@ pub(in crate::grpc) fn crypto_provider_status(
         remedy: health.remedy.unwrap_or_default().to_owned(),
         last_signature_time: health.last_signature.map(to_timestamp),
         missing_algorithms: missing.collect(),
+        doubtful_keys: i32::try_from(doubtful).unwrap_or(i32::MAX),
+    }
+}
+
+/// Writes a doubtful key.
+pub(in crate::grpc) fn doubtful_key(key: DoubtfulKey) -> pb::DoubtfulKey {
+    pb::DoubtfulKey {
+        private_key_id: key.key_ref.to_string(),
+        id: key.key_pair.to_string(),
+        generation: i32::try_from(key.generation.number()).unwrap_or(i32::MAX),
+        crypto_provider: shown(Some(key.provider)),
+        linked: key.is_linked,
     }
 }
 
