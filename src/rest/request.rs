@@ -1,17 +1,20 @@
 //! What handlers take from a request: checked bodies, ids and query parameters.
 
+use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::pin::Pin;
 
 use axum::RequestExt;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{
@@ -31,14 +34,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     async fn from_request(mut request: Request, _: &S) -> Result<Self, Refused> {
         let Query(Nothing {}) = request.extract_parts().await?;
         check_content_type(&request)?;
-        let bytes: Result<Bytes, BytesRejection> = request.extract().await;
-        let bytes = bytes.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Refused::Http(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body is larger than server.max_message_bytes".to_owned(),
-            ),
-            _ => Refused::malformed("body", "was broken off"),
-        })?;
+        let bytes = read(request.with_limited_body().into_body()).await?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let read = serde_path_to_error::deserialize(&mut json);
         let Object(body) = read.map_err(|error| {
@@ -64,6 +60,39 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             Err(_) => Err(Refused::malformed("body", "has something behind its end")),
         }
     }
+}
+
+/// Reads a body into one piece.
+///
+/// Each frame goes as soon as it is copied: a body in chunks of one byte would take more than a
+/// hundred times its length if they were kept.
+async fn read(mut body: Body) -> Result<Vec<u8>, Refused> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|error| match is_too_large(&error) {
+            true => Refused::Http(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than server.max_message_bytes".to_owned(),
+            ),
+            false => Refused::malformed("body", "was broken off"),
+        })?;
+        if let Some(data) = frame.data_ref() {
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Tells whether a body could not be read because it is larger than it may be.
+fn is_too_large(error: &axum::Error) -> bool {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What is written as an object, and not as an array: whose elements serde would take for the fields, in their order.
