@@ -1,8 +1,8 @@
 //! Hostile clients for as long as it takes, and what becomes of them, of the daemon, and of others.
 //!
-//! `cargo bench -p softhsm-tests --bench hostile` takes eight minutes; words behind `--` choose:
-//! `silent`, `slow`, `watchers`, `resets`, `disk`. It prints tables, and fails when a call of a
-//! well-behaved client does, or when somebody stays who has to go. Ten
+//! `cargo bench -p softhsm-tests --bench hostile` takes ten minutes; words behind `--` choose:
+//! `silent`, `slow`, `watchers`, `memory`, `resets`, `disk`. It prints tables, and fails when a call
+//! of a well-behaved client does, or when somebody stays who has to go. Ten
 //! thousand connections need as many descriptors (`ulimit -Hn`), and a full disk needs the right to mount one.
 
 use std::fs;
@@ -23,6 +23,7 @@ use softhsm_tests::frames::{
     DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer, RST_STREAM, WINDOW_UPDATE, call,
     frame, grpc, settings_frame,
 };
+use softhsm_tests::hoarding::{self, crowd};
 use softhsm_tests::load::{self, Call};
 use softhsm_tests::measure::{Samples, cpu_time, ms, resident_mib};
 use softhsm_tests::token::Token;
@@ -50,6 +51,9 @@ async fn main() {
     }
     if is_chosen("watchers") {
         watchers().await;
+    }
+    if is_chosen("memory") {
+        memory().await;
     }
     if is_chosen("resets") {
         resets().await;
@@ -393,6 +397,95 @@ fn sign_streams(address: SocketAddr, id: &str, count: usize) -> Vec<TcpStream> {
     streams
 }
 
+/// Clients that make the daemon keep more than they send, each kind on a fresh daemon.
+async fn memory() {
+    println!("| what is kept | memory before | at most | connections that were ended |");
+    println!("|---|---|---|---|");
+    type Begin = fn(SocketAddr) -> Vec<TcpStream>;
+    let kinds: [(&str, Begin); 6] = [
+        (
+            "heads of HTTP/1.1 of 400 KB, on 4,000 connections",
+            |address| hoarding::endless_heads(address, 4000),
+        ),
+        (
+            "1,000 heads with 460 fields, on 60 connections",
+            |address| hoarding::many_fields(address, 60),
+        ),
+        (
+            "1,000 idle streams of `SignStream`, on 100 connections",
+            |address| hoarding::idle_streams(address, 100, 1000),
+        ),
+        (
+            "1,000 errors that nobody reads, on 60 connections",
+            |address| hoarding::unread_errors(address, 60, 1000),
+        ),
+        ("full windows of 1,000 `SignStream`", |address| {
+            hoarding::full_windows(address, 1000)
+        }),
+        (
+            "a million chunks of one byte, on 60 connections",
+            |address| hoarding::small_chunks(address, 60, 1_000_000),
+        ),
+    ];
+    for (name, begin) in kinds {
+        let near = Neighbourhood::new(Home::local()).await;
+        let (before, address) = (near.memory(), near.daemon.address());
+        let mut beginning = Some(std::thread::spawn(move || begin(address)));
+        let mut connections = Vec::new();
+        let (mut most, mut seconds) = (before, 0);
+        // Until all is sent, and as long again as it takes to see that it stands still.
+        while seconds < 15 {
+            near.signs(Duration::from_secs(1));
+            most = most.max(near.memory());
+            match beginning.take_if(|beginning| beginning.is_finished()) {
+                Some(begun) => connections = begun.join().unwrap(),
+                None if beginning.is_none() => seconds += 1,
+                None => {}
+            }
+        }
+        let ended = connections
+            .iter()
+            .filter(|connection| hoarding::is_closed(connection));
+        let ended = ended.count();
+        println!("| {name} | {before:.0} MiB | {most:.0} MiB | {ended} |");
+        assert!(most < 300.0, "{name}: {most} MiB");
+    }
+    println!();
+    posters_beside_lists().await;
+}
+
+/// A thousand clients that each send a part of a request, and three large answers beside them.
+async fn posters_beside_lists() {
+    let near = Neighbourhood::new(Home::local()).await;
+    let names: Vec<_> = (0..1000)
+        .map(|number| format!("name-{number}.{}.example.com", "x".repeat(40)))
+        .collect();
+    for _ in 0..130 {
+        let large = NewKeyPairSettings {
+            subject_alternative_names: names.clone(),
+            ..settings(CryptoProvider::Unspecified)
+        };
+        near.client.generate(large).await.unwrap();
+    }
+    let posters = hoarding::slow_posters(near.daemon.address(), 1090, 244_000);
+    let list = ListSigningKeyPairsRequest {
+        page_size: 1000,
+        ..ListSigningKeyPairsRequest::default()
+    };
+    for _ in 0..3 {
+        let answer = near.client.list(list.clone()).await.unwrap().encoded_len();
+        println!(
+            "Beside 1,090 requests of 244 of 4,000 KB that stand still, a list of {} KiB came as a whole.",
+            answer / 1024
+        );
+    }
+    let ended = posters
+        .iter()
+        .filter(|connection| hoarding::is_closed(connection));
+    println!("{} of the 1,090 were ended.", ended.count());
+    println!();
+}
+
 /// Streams that are opened and reset.
 async fn resets() {
     let near = Neighbourhood::new(Home::local()).await;
@@ -545,17 +638,6 @@ async fn full_disk() {
             .unwrap()
             .success()
     );
-}
-
-/// Opens connections and sends something on each.
-fn crowd(address: SocketAddr, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
-    let open = |_| {
-        let mut connection = TcpStream::connect(address).unwrap();
-        // It may have been ended already.
-        let _ = connection.write_all(bytes);
-        connection
-    };
-    (0..count).map(open).collect()
 }
 
 /// Reads until the daemon closes the connection.

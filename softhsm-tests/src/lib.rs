@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod faults;
 pub mod frames;
 pub mod fuzzing;
+pub mod hoarding;
 pub mod http;
 pub mod http2_rules;
 pub mod keypairctl;

@@ -27,6 +27,7 @@ use softhsm_tests::frames::{
     CONTINUATION, Code as H2Code, DATA, END_HEADERS, HEADERS, Outcome, PING, PREFACE, Peer,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, call, frame, get, grpc, settings_frame,
 };
+use softhsm_tests::hoarding;
 use softhsm_tests::http2_rules::{bad_beginnings, cases};
 use softhsm_tests::measure::{children, peak_mib, resident_mib};
 use softhsm_tests::token::Token;
@@ -184,21 +185,25 @@ async fn without_descriptors_the_daemon_goes_on_and_accepts_again_when_there_are
     drop(waiting);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_end_their_connection_and_no_other() {
-    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
-    // Key pairs as large as they may be: a list of them is an answer of megabytes.
+/// Makes key pairs as large as they may be: a list of them is an answer of megabytes.
+async fn generate_large(client: &Client, count: usize) {
     let names: Vec<_> = (0..1000)
         .map(|number| format!("{}.example.com", format!("n{number}-").repeat(8)))
         .map(|name| name.replace("-.", "."))
         .collect();
-    for _ in 0..20 {
+    for _ in 0..count {
         let large = NewKeyPairSettings {
             subject_alternative_names: names.clone(),
             ..settings(CryptoProvider::Unspecified)
         };
         client.generate(large).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_end_their_connection_and_no_other() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    generate_large(&client, 20).await;
     let list = ListSigningKeyPairsRequest {
         page_size: 1000,
         ..ListSigningKeyPairsRequest::default()
@@ -226,6 +231,156 @@ async fn answers_that_nobody_takes_end_their_connection_and_no_other() {
         .list(ListSigningKeyPairsRequest::default())
         .await
         .unwrap();
+}
+
+/// Lets clients make the daemon keep things while a neighbour signs, and returns by how many MiB the
+/// daemon grew at most, and the connections.
+async fn grown_by(
+    daemon: &Daemon,
+    neighbour: (&Client, &str),
+    begin: impl FnOnce(std::net::SocketAddr) -> Vec<TcpStream> + Send + 'static,
+) -> (f64, Vec<TcpStream>) {
+    let (pid, address) = (daemon.pid(), daemon.address());
+    while_others_sign(neighbour.0, neighbour.1, move || {
+        let before = resident_mib(pid);
+        let connections = begin(address);
+        let mut most = before;
+        // As long as it may take until all is read, and more than it takes until all is counted.
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            most = most.max(resident_mib(pid));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        (most - before, connections)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_without_an_end_are_kept_no_longer_than_they_may_be() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let near = (&client, &*id);
+    let endless = |address| hoarding::endless_heads(address, 200);
+    let (grown, _connections) = grown_by(&daemon, near, endless).await;
+    assert!(
+        grown < 40.0,
+        "200 heads of 400 KB without an end: {grown} MiB"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_with_too_many_fields_are_not_kept() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let near = (&client, &*id);
+    let many_fields = |address| hoarding::many_fields(address, 2);
+    let (grown, _connections) = grown_by(&daemon, near, many_fields).await;
+    assert!(grown < 30.0, "2,000 heads of 460 fields: {grown} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_with_a_token_and_cookies_pass() {
+    let daemon = Home::local().start();
+    let token = format!("Bearer {}", "t".repeat(8 * 1024));
+    let cookies = "c".repeat(4 * 1024);
+    let address = daemon.address();
+    // HTTP/2: the client of the health service.
+    let mut health =
+        tonic_health::pb::health_client::HealthClient::new(daemon.client().await.channel());
+    let mut request = tonic::Request::new(tonic_health::pb::HealthCheckRequest::default());
+    let metadata = request.metadata_mut();
+    metadata.insert("authorization", token.parse().unwrap());
+    metadata.insert("cookie", cookies.parse().unwrap());
+    health.check(request).await.unwrap();
+    // HTTP/1.1.
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut connection = TcpStream::connect(address).unwrap();
+        let request = format!(
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Authorization: {token}\r\nCookie: {cookies}\r\n\r\n"
+        );
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answer = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_have_a_price_and_too_many_of_them_end_their_connections() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let idle = |address| hoarding::idle_streams(address, 25, 1000);
+    let (grown, connections) = grown_by(&daemon, (&client, &id), idle).await;
+    let ended = connections
+        .iter()
+        .filter(|connection| hoarding::is_closed(connection));
+    let ended = ended.count();
+    assert!(
+        (1..20).contains(&ended),
+        "{ended} of 25 connections were ended"
+    );
+    assert!(grown < 300.0, "25,000 idle streams: {grown} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_and_not_read_fills_a_small_window() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let near = (&client, &*id);
+    let windows = |address| hoarding::full_windows(address, 64);
+    let (grown, _connections) = grown_by(&daemon, near, windows).await;
+    assert!(grown < 45.0, "64 full windows: {grown} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_that_nobody_reads_are_small() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let near = (&client, &*id);
+    let errors = |address| hoarding::unread_errors(address, 4, 250);
+    let (grown, _connections) = grown_by(&daemon, near, errors).await;
+    assert!(grown < 30.0, "1,000 errors that nobody reads: {grown} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_in_chunks_of_one_byte_takes_no_more_than_it_is_counted_for() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    let chunks = |address| hoarding::small_chunks(address, 4, 250_000);
+    let (grown, _connections) = grown_by(&daemon, (&client, &id), chunks).await;
+    assert!(grown < 16.0, "a million chunks of one byte: {grown} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_stand_still_break_no_large_answer() {
+    let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
+    generate_large(&client, 20).await;
+    let list = ListSigningKeyPairsRequest {
+        page_size: 1000,
+        ..ListSigningKeyPairsRequest::default()
+    };
+    // Together they are just below what may be kept, and each is smaller than the answer.
+    let posters = |address| hoarding::slow_posters(address, 285, 940_000);
+    let (_, _posters) = grown_by(&daemon, (&client, &id), posters).await;
+    for _ in 0..3 {
+        let listed = client.list(list.clone()).await.unwrap();
+        assert!(listed.encoded_len() > 1_000_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reflection_stream_that_says_nothing_is_ended() {
+    let daemon = Home::local().start();
+    let mut channel = daemon.client().await.channel();
+    let silent =
+        axum::body::Body::from_stream(tokio_stream::pending::<Result<Bytes, Infallible>>());
+    let request = http::Request::post("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        .version(http::Version::HTTP_2)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(silent))
+        .unwrap();
+    let answer = channel.ready().await.unwrap().call(request).await.unwrap();
+    let whole = tokio::time::timeout(Duration::from_secs(30), answer.into_body().collect());
+    whole.await.expect("it is ended").expect("and in order");
 }
 
 #[tokio::test(flavor = "multi_thread")]

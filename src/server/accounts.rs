@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -36,12 +37,18 @@ struct Request {
 
 impl CallUnderWay {
     /// Begins a call.
-    pub(super) fn begin(connection: &Arc<Connection>) -> Arc<Self> {
+    pub(super) fn begin(connection: &Arc<Connection>, head: &HeaderMap) -> Arc<Self> {
         connection.call_begins();
-        Arc::new(Self {
+        let call = Arc::new(Self {
             connection: Arc::clone(connection),
             request: Mutex::default(),
-        })
+        });
+        // A small head is in the price of the call.
+        let head = head_len(head);
+        if head > SMALL_HEAD {
+            call.asks(head, 0);
+        }
+        call
     }
 
     /// Notes that there is an answer. Of the request, only what its reader holds is kept from now on.
@@ -87,11 +94,34 @@ impl CallUnderWay {
     }
 
     /// Counts bytes of its answer as kept until they are taken.
-    fn answers(&self, bytes: Bytes) -> Untaken {
+    fn answers(self: &Arc<Self>, bytes: Bytes) -> Untaken {
         self.connection.is_given(bytes.len());
         Untaken {
             bytes,
-            connection: Arc::clone(&self.connection),
+            call: Arc::clone(self),
+        }
+    }
+
+    /// Counts the head or the trailers of an answer as kept until they are taken.
+    ///
+    /// HTTP/2 keeps them in a queue of its own and does not tell when they go. But it drops them
+    /// when it has written them. So the longest value is given an owner that notices: as a value
+    /// that is sensitive, which no table for compression keeps (RFC 7541, section 7.1.3).
+    pub(super) fn answers_head(self: &Arc<Self>, head: &mut HeaderMap) {
+        let len = head_len(head);
+        let Some(value) = head.values_mut().max_by_key(|value| value.len()) else {
+            return;
+        };
+        self.connection.is_given(len);
+        let untaken = UntakenHead {
+            value: Bytes::copy_from_slice(value.as_bytes()),
+            len,
+            call: Arc::clone(self),
+        };
+        // A value that was valid is.
+        if let Ok(mut owned) = HeaderValue::from_maybe_shared(Bytes::from_owner(untaken)) {
+            owned.set_sensitive(true);
+            *value = owned;
         }
     }
 }
@@ -114,7 +144,7 @@ impl Drop for CallUnderWay {
 #[derive(Debug)]
 pub(super) struct Untaken {
     bytes: Bytes,
-    connection: Arc<Connection>,
+    call: Arc<CallUnderWay>,
 }
 
 impl Buf for Untaken {
@@ -128,7 +158,7 @@ impl Buf for Untaken {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.connection.takes(count);
+        self.call.connection.takes(count);
     }
 }
 
@@ -136,29 +166,70 @@ impl Drop for Untaken {
     fn drop(&mut self) {
         let rest = self.bytes.len();
         if rest > 0 {
-            self.connection.loses(rest);
+            self.call.connection.loses(rest);
         }
     }
 }
 
+/// The head or the trailers of an answer that nobody has taken.
+#[derive(Debug)]
+struct UntakenHead {
+    value: Bytes,
+    len: usize,
+    call: Arc<CallUnderWay>,
+}
+
+impl AsRef<[u8]> for UntakenHead {
+    fn as_ref(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+impl Drop for UntakenHead {
+    fn drop(&mut self) {
+        self.call.connection.takes(self.len);
+    }
+}
+
+/// Returns what a head takes in memory, roughly: its names and values, and their places in a map.
+fn head_len(head: &HeaderMap) -> usize {
+    head.iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_LEN)
+        .sum()
+}
+
 /// The body of a request, whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Asked {
-    body: Incoming,
+pub(super) struct Asked<B = Incoming> {
+    body: B,
     call: Arc<CallUnderWay>,
     /// Those of gRPC.
     messages: Option<Messages>,
     patience: Patience,
+    /// How long a stream may say nothing between two messages.
+    silence_max: Duration,
+    /// It was found to have more to come.
+    is_unfinished: bool,
 }
 
-impl Asked {
-    /// Counts the body of a call.
-    pub(super) fn new(body: Incoming, call: Arc<CallUnderWay>, is_grpc: bool) -> Self {
+impl<B> Asked<B> {
+    /// Counts the body of a call of gRPC, which may be a stream and say nothing for so long.
+    pub(super) fn messages(body: B, call: Arc<CallUnderWay>, silence_max: Duration) -> Self {
+        let mut asked = Self::whole(body, call);
+        asked.messages = Some(Messages::default());
+        asked.silence_max = silence_max;
+        asked
+    }
+
+    /// Counts the body of a call, which is read as a whole.
+    pub(super) fn whole(body: B, call: Arc<CallUnderWay>) -> Self {
         Self {
             body,
             call,
-            messages: is_grpc.then(Messages::default),
+            messages: None,
             patience: Patience::default(),
+            silence_max: Duration::MAX,
+            is_unfinished: false,
         }
     }
 
@@ -172,17 +243,42 @@ impl Asked {
         {
             self.patience.renew();
         }
-        self.call.asks(bytes.len(), self.held());
+        self.call.connection.request_comes(bytes.len());
+        self.call.asks(bytes.len().max(FRAME_MIN), self.held());
     }
 
-    /// Tells whether the rest of a message was waited for too long.
-    fn is_overdue(&mut self, context: &mut Context<'_>) -> bool {
-        let is_within = self.messages.as_ref().is_some_and(Messages::is_within);
-        is_within && self.patience.is_over(context, || self.call.has_answer())
+    /// Notes whether there is more to come.
+    fn finish(&mut self, is_finished: bool) {
+        if self.is_unfinished == is_finished {
+            self.is_unfinished = !is_finished;
+            match is_finished {
+                true => self.call.connection.request_is_finished(),
+                false => self.call.connection.request_is_unfinished(),
+            }
+        }
+    }
+
+    /// Tells why it is not waited any longer, if it was too long.
+    fn overdue(&mut self, context: &mut Context<'_>) -> Option<&'static str> {
+        let messages = self.messages.as_ref()?;
+        let (max, why) = match messages.is_within() {
+            true => (MESSAGE_MAX, OVERDUE),
+            // Before there is an answer, it is no stream, or one that has not begun.
+            false if self.call.has_answer() => (self.silence_max, IDLE),
+            false => return None,
+        };
+        let is_over = self
+            .patience
+            .is_over(context, max, || self.call.has_answer());
+        is_over.then_some(why)
     }
 }
 
-impl http_body::Body for Asked {
+impl<B> http_body::Body for Asked<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -191,15 +287,18 @@ impl http_body::Body for Asked {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            return match self.is_overdue(context) {
-                true => Poll::Ready(Some(Err(Status::deadline_exceeded(OVERDUE)))),
-                false => Poll::Pending,
+            self.finish(false);
+            return match self.overdue(context) {
+                Some(why) => Poll::Ready(Some(Err(Status::deadline_exceeded(why)))),
+                None => Poll::Pending,
             };
         };
         if let Some(data) = frame.iter().flatten().find_map(Frame::data_ref) {
             self.comes(data);
         }
-        let failed = |error: hyper::Error| Status::from_error(Box::new(error));
+        let has_more = matches!(frame, Some(Ok(_))) && !self.body.is_end_stream();
+        self.finish(!has_more);
+        let failed = |error: B::Error| Status::from_error(Box::new(error));
         Poll::Ready(frame.map(|frame| frame.map_err(failed)))
     }
 
@@ -212,15 +311,16 @@ impl http_body::Body for Asked {
     }
 }
 
-impl Drop for Asked {
+impl<B> Drop for Asked<B> {
     fn drop(&mut self) {
+        self.finish(true);
         if self.held() > 0 {
             self.call.is_read();
         }
     }
 }
 
-/// How long the rest of a message is waited for.
+/// How long the rest of a message is waited for, or the next one.
 #[derive(Debug, Default)]
 struct Patience {
     since: Option<Instant>,
@@ -228,16 +328,25 @@ struct Patience {
 }
 
 impl Patience {
-    /// Notes that the message has come, so that another may take its time.
+    /// Notes that a message has come, so that another may take its time.
     fn renew(&mut self) {
         self.since = None;
     }
 
     /// Waits on, and tells whether it was long enough. Until there is an answer, it is not: a call has its own deadline.
-    fn is_over(&mut self, context: &mut Context<'_>, has_answer: impl Fn() -> bool) -> bool {
+    fn is_over(
+        &mut self,
+        context: &mut Context<'_>,
+        max: Duration,
+        has_answer: impl Fn() -> bool,
+    ) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        let due = since + MESSAGE_MAX;
+        let due = since + max;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() > due {
+            // It was set for a silence, which may last longer.
+            alarm.as_mut().reset(due);
+        }
         while alarm.as_mut().poll(context).is_ready() {
             let next = if alarm.deadline() < due {
                 // It was set for an earlier message.
@@ -245,7 +354,7 @@ impl Patience {
             } else if has_answer() {
                 return true;
             } else {
-                Instant::now() + MESSAGE_MAX
+                Instant::now() + max
             };
             alarm.as_mut().reset(next);
         }
@@ -331,7 +440,14 @@ impl Answer {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Untaken>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let counted = |frame: Frame<Bytes>| frame.map_data(|bytes| self.call.answers(bytes));
+        let counted = |mut frame: Frame<Bytes>| {
+            if let Some(trailers) = frame.trailers_mut()
+                && head_len(trailers) > SMALL_TRAILERS
+            {
+                self.call.answers_head(trailers);
+            }
+            frame.map_data(|bytes| self.call.answers(bytes))
+        };
         Poll::Ready(frame.map(|frame| frame.map(counted)))
     }
 }
@@ -376,10 +492,21 @@ const PREFIX_LEN: usize = 5;
 const READER_MIN: usize = 8 * 1024;
 /// How long a message of a stream may take to come to its end.
 const MESSAGE_MAX: Duration = Duration::from_secs(60);
+/// As what a frame of a request counts at least: it takes that much in memory, however small it is.
+const FRAME_MIN: usize = 64;
+/// What a field takes in a map of headers, besides its name and its value.
+const FIELD_LEN: usize = 128;
+/// A head up to this is in the price of a call.
+const SMALL_HEAD: usize = 4 * 1024;
+/// Trailers up to this are not counted: those of a call that went well.
+const SMALL_TRAILERS: usize = 2 * FIELD_LEN;
+const IDLE: &str = "no message came for long; open another stream when there is one";
 const OVERDUE: &str = "the message did not come to its end in time";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::super::connections::Connections;
     use super::*;
     use crate::domain::Peer;
@@ -411,9 +538,11 @@ mod tests {
 
     /// Waits for so many seconds at most, and tells whether that was long enough.
     async fn wait(patience: &mut Patience, seconds: u64, has_answer: bool) -> bool {
-        let over = std::future::poll_fn(|context| match patience.is_over(context, || has_answer) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        let over = std::future::poll_fn(|context| {
+            match patience.is_over(context, MESSAGE_MAX, || has_answer) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
         });
         let max = Duration::from_secs(seconds);
         tokio::time::timeout(max, over).await.is_ok()
@@ -436,7 +565,7 @@ mod tests {
         let all = Connections::new(1, 0);
         let place = all.place(Peer::Unknown).unwrap();
         let connection = place.connection();
-        let call = CallUnderWay::begin(connection);
+        let call = CallUnderWay::begin(connection, &HeaderMap::new());
         call.asks(20_000, 9000);
         call.asks(10_000, 12_000);
         assert_eq!(connection.kept(), 30_000);
@@ -458,9 +587,114 @@ mod tests {
         drop(call);
         assert!(connection.is_idle());
 
-        let unanswered = CallUnderWay::begin(connection);
+        let unanswered = CallUnderWay::begin(connection, &HeaderMap::new());
         unanswered.asks(20_000, 0);
         drop(unanswered);
         assert!(connection.is_idle());
+    }
+
+    #[test]
+    fn the_head_of_an_answer_counts_until_it_is_written() {
+        let all = Connections::new(1, 0);
+        let place = all.place(Peer::Unknown).unwrap();
+        let connection = place.connection();
+        let call = CallUnderWay::begin(connection, &HeaderMap::new());
+        let mut head = HeaderMap::new();
+        head.insert("grpc-status", HeaderValue::from_static("3"));
+        head.insert("details", HeaderValue::from_str(&"d".repeat(3000)).unwrap());
+        let before = head.clone();
+        call.answers_head(&mut head);
+        drop(call);
+        assert_eq!(head, before);
+        assert!((3000..4000).contains(&connection.kept()));
+        assert!(!connection.is_idle());
+        drop(head);
+        assert_eq!(connection.kept(), 0);
+        assert!(connection.is_idle());
+    }
+
+    #[test]
+    fn a_large_head_of_a_request_counts_until_there_is_an_answer() {
+        let all = Connections::new(1, 0);
+        let place = all.place(Peer::Unknown).unwrap();
+        let connection = place.connection();
+        let mut head = HeaderMap::new();
+        head.insert("cookie", HeaderValue::from_str(&"c".repeat(8000)).unwrap());
+        let call = CallUnderWay::begin(connection, &head);
+        assert!((8000..9000).contains(&connection.kept()));
+        call.is_answered();
+        assert_eq!(connection.kept(), 0);
+    }
+
+    /// Frames that came, and then nothing.
+    #[derive(Default)]
+    struct Coming(VecDeque<Bytes>);
+
+    impl http_body::Body for Coming {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            match self.0.pop_front() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    async fn next<B>(asked: &mut Asked<B>) -> Result<Frame<Bytes>, Status>
+    where
+        Asked<B>: http_body::Body<Data = Bytes, Error = Status> + Unpin,
+    {
+        let frame = std::future::poll_fn(|context| Pin::new(&mut *asked).poll_frame(context));
+        frame.await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_says_nothing_between_two_messages_is_ended_later_than_within_one() {
+        let all = Connections::new(1, 0);
+        let place = all.place(Peer::Unknown).unwrap();
+        let call = CallUnderWay::begin(place.connection(), &HeaderMap::new());
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let mut asked = Asked::messages(Coming::default(), Arc::clone(&call), minutes(5));
+        // No answer yet: a call has a deadline of its own.
+        let unanswered = tokio::time::timeout(minutes(60), next(&mut asked));
+        assert!(unanswered.await.is_err());
+        call.is_answered();
+        let silent = tokio::time::timeout(minutes(5) - MESSAGE_MAX / 60, next(&mut asked));
+        assert!(silent.await.is_err());
+        // A message, which gives it five minutes more.
+        asked.body.0.push_back(Bytes::from_static(&[0; PREFIX_LEN]));
+        assert!(next(&mut asked).await.is_ok());
+        let silent = tokio::time::timeout(minutes(4), next(&mut asked));
+        assert!(silent.await.is_err());
+        let begun = Instant::now();
+        let status = next(&mut asked).await.unwrap_err();
+        assert_eq!(status.message(), IDLE);
+        assert!((minutes(1)..minutes(2)).contains(&begun.elapsed()));
+        // The begin of a message, whose rest is waited for a minute.
+        asked.body.0.push_back(Bytes::from_static(&[0]));
+        assert!(next(&mut asked).await.is_ok());
+        asked.patience.renew();
+        let begun = Instant::now();
+        let status = next(&mut asked).await.unwrap_err();
+        assert_eq!(status.message(), OVERDUE);
+        assert!((minutes(1)..minutes(2)).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test]
+    async fn small_frames_count_for_what_they_take() {
+        let all = Connections::new(1, 0);
+        let place = all.place(Peer::Unknown).unwrap();
+        let call = CallUnderWay::begin(place.connection(), &HeaderMap::new());
+        let frames = (0..10).map(|_| Bytes::from_static(b" ")).collect();
+        let mut asked = Asked::whole(Coming(frames), call);
+        for _ in 0..10 {
+            next(&mut asked).await.unwrap();
+        }
+        assert_eq!(place.connection().kept(), 10 * FRAME_MIN);
     }
 }

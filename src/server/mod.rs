@@ -3,8 +3,10 @@
 mod accounts;
 mod connections;
 mod error;
+mod eviction;
 mod front;
 mod listen;
+mod progress;
 mod serve;
 mod tls;
 

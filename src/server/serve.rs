@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -21,7 +22,7 @@ use tonic::body::Body;
 use tracing::debug;
 
 use super::accounts::{Answer, Asked, CallUnderWay};
-use super::connections::Connection;
+use super::connections::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
 use super::front::{Answered, Front, Transport};
 
 /// How HTTP is spoken, and who answers.
@@ -36,14 +37,19 @@ impl Http {
     /// Has a front answer.
     pub(super) fn new(front: Front) -> Self {
         let mut protocol = Builder::new(TokioExecutor::new());
+        let window = |bytes: usize| u32::try_from(bytes).ok();
         protocol
             .http1()
             .timer(TokioTimer::new())
+            .max_buf_size(HEAD_BYTES_MAX)
             .header_read_timeout(HEAD_MAX);
         protocol
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+            .max_header_list_size(HEADER_LIST_MAX)
+            .initial_stream_window_size(window(STREAM_WINDOW))
+            .initial_connection_window_size(window(CONNECTION_WINDOW))
             .max_pending_accept_reset_streams(CANCELLED_AT_ONCE_MAX)
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
@@ -67,6 +73,7 @@ impl Http {
             io,
             connection: Arc::clone(connection),
             preface: PREFACE,
+            is_http1: false,
         };
         let answering = Answering {
             front: self.front.clone(),
@@ -130,10 +137,18 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
     type Future = Reply;
 
     fn call(&self, mut request: Request<Incoming>) -> Reply {
+        let call = CallUnderWay::begin(&self.connection, request.headers());
+        if request.headers().len() > FIELDS_MAX {
+            return Reply {
+                call,
+                unbegun: None,
+                answer: Some(std::future::ready(Ok(too_many_fields())).boxed()),
+            };
+        }
         let transport = self.front.transport(&request);
         request.extensions_mut().insert(self.connection.origin());
         Reply {
-            call: CallUnderWay::begin(&self.connection),
+            call,
             unbegun: Some((request, transport, self.turns.wait())),
             answer: None,
         }
@@ -156,9 +171,14 @@ impl Future for Reply {
             me.answer = Some(match turn {
                 Some(turn) => {
                     drop(turn);
-                    let (call, is_grpc) = (&me.call, transport.is_grpc());
-                    let asked = |body| Body::new(Asked::new(body, Arc::clone(call), is_grpc));
-                    transport.answer(request.map(asked))
+                    let call = Arc::clone(&me.call);
+                    let silence_max = silence_max(request.uri().path());
+                    let asked = |body| match transport.is_grpc() {
+                        true => Body::new(Asked::messages(body, call, silence_max)),
+                        false => Body::new(Asked::whole(body, call)),
+                    };
+                    let request = request.map(asked);
+                    transport.answer(request)
                 }
                 None => std::future::ready(Ok(transport.refuse())).boxed(),
             });
@@ -169,7 +189,28 @@ impl Future for Reply {
         let Ok(response) = ready!(answer.as_mut().poll(context));
         me.call.is_answered();
         let call = Arc::clone(&me.call);
-        Poll::Ready(Ok(response.map(|body| Answer::new(body, call))))
+        let (mut head, body) = response.into_parts();
+        if body.is_end_stream() {
+            // Its head is all that there is, and else there is nothing that counts until it is taken.
+            call.answers_head(&mut head.headers);
+        }
+        Poll::Ready(Ok(Response::from_parts(head, Answer::new(body, call))))
+    }
+}
+
+/// Answers a request with more header fields than there may be, as HTTP/1.1 does by hyper, and HTTP/2
+/// by h2 when they are too long (RFC 6585, section 5).
+fn too_many_fields() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response
+}
+
+/// Returns how long a stream may say nothing between two messages.
+fn silence_max(path: &str) -> Duration {
+    match path.starts_with("/grpc.reflection.") {
+        true => REFLECTION_SILENCE_MAX,
+        false => STREAM_SILENCE_MAX,
     }
 }
 
@@ -209,12 +250,16 @@ struct Watched<Io> {
     connection: Arc<Connection>,
     /// What the peer has yet to send of the preface of HTTP/2, while it may be one.
     preface: &'static [u8],
+    is_http1: bool,
 }
 
 impl<Io> Watched<Io> {
     /// Has a look at what came first.
     fn heard(&mut self, bytes: &[u8]) {
         if self.preface.is_empty() {
+            if self.is_http1 {
+                self.connection.head_comes(bytes.len());
+            }
             return;
         }
         let common = bytes.len().min(self.preface.len());
@@ -222,6 +267,8 @@ impl<Io> Watched<Io> {
         self.preface = if bytes.starts_with(expected) {
             rest
         } else {
+            self.is_http1 = true;
+            self.connection.head_comes(bytes.len());
             &[]
         };
         if self.preface.is_empty() {
@@ -273,6 +320,18 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
     }
 }
 
+/// How large the head of an HTTP/1.1 request may be, and what hyper reads in advance.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How large the head of an HTTP/2 request may be, as RFC 9113 counts it (section 6.5.2): a token of
+/// eight kilobytes and as much of cookies.
+const HEADER_LIST_MAX: u32 = 16 * 1024;
+/// How many header fields a request may have. hyper has the same bound for HTTP/1.1, and keeps the
+/// fields on the stack as long as it is not set.
+const FIELDS_MAX: usize = 100;
+/// How long a stream of messages may say nothing, and how long one of the reflection may, whose
+/// clients ask all that they want to know at once.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(300);
+const REFLECTION_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long the head of an HTTP/1.1 request may take to come, and how long the connection may wait for another one.
