@@ -13,6 +13,7 @@ mod lint;
 mod profile;
 mod read;
 mod signer;
+mod tls;
 
 pub use chain::{Certified, certify, certify_by_ca, read_certificates};
 pub use csr::{CsrProfile, LintedCsr};
@@ -20,6 +21,7 @@ pub use error::CertError;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
 pub use read::{is_self_signed, read, subject_and_names};
+pub use tls::{dns_names, not_after};
 
 #[cfg(test)]
 mod hostile_tests;

@@ -96,7 +96,12 @@ pub fn subject_and_names(
 /// # Errors
 /// When it is damaged, or its serial number is longer than [`SERIAL_NUMBER_BYTES_MAX`].
 pub(super) fn parse(certificate: &Certificate) -> Result<Parsed, Refusal> {
-    let parsed = Parsed::from_der(certificate.der()).map_err(|_| damaged())?;
+    parse_der(certificate.der())
+}
+
+/// Does the same with the bytes of a certificate.
+pub(super) fn parse_der(der: &[u8]) -> Result<Parsed, Refusal> {
+    let parsed = Parsed::from_der(der).map_err(|_| damaged())?;
     let serial_number = parsed.tbs_certificate().serial_number().as_bytes().len();
     match serial_number {
         ..=SERIAL_NUMBER_BYTES_MAX => Ok(parsed),
@@ -154,7 +159,7 @@ fn extension<T: for<'a> Decode<'a> + AssociatedOid>(parsed: &Parsed) -> Option<T
     T::from_der(found.extn_value.as_bytes()).ok()
 }
 
-fn general_names(parsed: &Parsed) -> Vec<GeneralName> {
+pub(super) fn general_names(parsed: &Parsed) -> Vec<GeneralName> {
     extension::<SubjectAltName>(parsed).map_or_else(Vec::new, |names| names.0)
 }
 
