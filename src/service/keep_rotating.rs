@@ -59,9 +59,13 @@ struct CaughtUp {
     waits: bool,
 }
 
-/// Key pairs with which something could not be done, and when it is tried again.
+/// Key pairs with which something could not be done, and when it is tried again; and what ends the
+/// work between two steps.
 #[derive(Debug, Default)]
-pub(super) struct Setbacks(HashMap<KeyPairId, Setback>);
+pub(super) struct Setbacks {
+    by_id: HashMap<KeyPairId, Setback>,
+    stop: CancellationToken,
+}
 
 #[derive(Debug)]
 struct Setback {
@@ -72,9 +76,21 @@ struct Setback {
 }
 
 impl Setbacks {
+    /// Begins without any. Nothing new is begun after `stop`.
+    pub(super) fn until(stop: &CancellationToken) -> Self {
+        Self {
+            by_id: HashMap::new(),
+            stop: stop.clone(),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Returns how long nothing needs to be tried: an interval at most.
     fn patience(&self, interval: Duration) -> Duration {
-        let soonest = self.0.values().map(|setback| setback.again).min();
+        let soonest = self.by_id.values().map(|setback| setback.again).min();
         soonest.map_or(interval, |again| {
             let wait = again.saturating_duration_since(Instant::now());
             interval.min(wait.max(RETRY_MIN))
@@ -87,7 +103,7 @@ impl Service {
     pub async fn keep_rotating(self: Arc<Self>, stop: CancellationToken) {
         let interval = self.config.rotation.check_interval;
         let work = async {
-            let mut setbacks = Setbacks::default();
+            let mut setbacks = Setbacks::until(&stop);
             let mut clock_watch = ClockWatch::default();
             let mut events_forgotten = None;
             loop {
@@ -98,7 +114,7 @@ impl Service {
                     service.do_what_is_due(&mut setbacks, trusted).await;
                     setbacks
                 });
-                setbacks = pass.await.unwrap_or_default();
+                setbacks = pass.await.unwrap_or_else(|_| Setbacks::until(&stop));
                 if let Some(trusted) = trusted
                     && events_forgotten.is_none_or(|then: Instant| then.elapsed() > FORGET_INTERVAL)
                 {
@@ -127,7 +143,7 @@ impl Service {
             warn!(cause = chain(&error), "the rotation is put off");
         }
         if let Some(trusted) = trusted
-            && let Err(error) = self.tell_of_expiry(trusted).await
+            && let Err(error) = self.tell_of_expiry(setbacks, trusted).await
         {
             warn!(cause = chain(&error), "the telling of expiries is put off");
         }
@@ -142,21 +158,24 @@ impl Service {
         let mut waiting = HashSet::new();
         loop {
             let now = self.clock.now();
-            let known = u32::try_from(setbacks.0.len() + waiting.len()).unwrap_or(u32::MAX);
+            let known = u32::try_from(setbacks.by_id.len() + waiting.len()).unwrap_or(u32::MAX);
             let due = self
                 .store
                 .due(now, AT_ONCE_MAX.saturating_add(known))
                 .await?;
             let still_due: HashSet<_> = due.iter().collect();
-            setbacks.0.retain(|id, _| still_due.contains(id));
+            setbacks.by_id.retain(|id, _| still_due.contains(id));
             let mut done = 0;
             for id in due {
                 if waiting.contains(&id) || !self.is_to_be_tried(setbacks, &id) {
                     continue;
                 }
-                match self.catch_up(&id, trusted).await {
+                if setbacks.is_stopping() {
+                    return Ok(());
+                }
+                match self.catch_up(&id, setbacks, trusted).await {
                     Ok(caught_up) => {
-                        setbacks.0.remove(&id);
+                        setbacks.by_id.remove(&id);
                         done += caught_up.steps;
                         if caught_up.waits {
                             waiting.insert(id);
@@ -189,13 +208,14 @@ impl Service {
     async fn catch_up(
         &self,
         id: &KeyPairId,
+        setbacks: &Setbacks,
         trusted: Option<OffsetDateTime>,
     ) -> Result<CaughtUp, ServiceError> {
         let mut caught_up = CaughtUp::default();
         let Some(mut key_pair) = self.store.key_pair(id).await? else {
             return Ok(caught_up);
         };
-        loop {
+        while !setbacks.is_stopping() {
             let lifecycle = Lifecycle::of(&key_pair);
             let now = self.clock.now();
             let is_due = |step: &DueStep| step.time <= now;
@@ -223,7 +243,7 @@ impl Service {
     }
 
     fn is_to_be_tried(&self, setbacks: &Setbacks, id: &KeyPairId) -> bool {
-        setbacks.0.get(id).is_none_or(|setback| {
+        setbacks.by_id.get(id).is_none_or(|setback| {
             let back = setback.missing.is_some_and(|kind| self.is_there(kind));
             back || setback.again <= Instant::now()
         })
@@ -244,11 +264,14 @@ impl Service {
             ServiceError::Provider(error) if !self.is_there(error.provider) => Some(error.provider),
             _ => None,
         };
-        let attempts = setbacks.0.get(id).map_or(1, |before| before.attempts + 1);
+        let attempts = setbacks
+            .by_id
+            .get(id)
+            .map_or(1, |before| before.attempts + 1);
         let wait = RETRY_MIN
             .saturating_mul(1 << attempts.min(16))
             .min(RETRY_MAX);
-        setbacks.0.insert(
+        setbacks.by_id.insert(
             id.clone(),
             Setback {
                 attempts,
@@ -267,12 +290,19 @@ impl Service {
     }
 
     /// Tells of certificates that expire, or did.
-    async fn tell_of_expiry(&self, now: OffsetDateTime) -> Result<(), ServiceError> {
+    async fn tell_of_expiry(
+        &self,
+        setbacks: &Setbacks,
+        now: OffsetDateTime,
+    ) -> Result<(), ServiceError> {
         loop {
             let days = &self.config.rotation.expiry_warning_days;
             let unwarned = self.store.unwarned(now, days, AT_ONCE_MAX).await?;
             let mut told = 0;
             for (id, days) in unwarned {
+                if setbacks.is_stopping() {
+                    return Ok(());
+                }
                 let Some(key_pair) = self.store.key_pair(&id).await? else {
                     continue;
                 };

@@ -1,9 +1,11 @@
-//! Tries the rotation with several who change the same key pairs at once.
+//! Tries the rotation with several who change the same key pairs at once, and with a stop.
+
+use tokio_util::sync::CancellationToken;
 
 use super::keep_rotating::Setbacks;
 use super::rotation_tests::{Stage, rotation};
 use super::*;
-use crate::domain::EventKind;
+use crate::domain::{EventKind, RotationAction};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_workers_on_one_store_make_one_successor_of_each() {
@@ -81,4 +83,50 @@ async fn who_names_no_etag_is_not_told_that_it_differs() {
     }
     assert_eq!(stage.keys(), 0);
     assert!(stage.store.intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_ends_rotations_between_two_steps() {
+    const PAIRS: u64 = 40;
+    let stage = Stage::new(1);
+    for number in 0..PAIRS {
+        stage
+            .generate(&format!("k{number}"), ProviderKind::Local)
+            .await;
+    }
+    // The next generation of each is to be made.
+    stage.set_day(75);
+    let (service, stop) = (Arc::clone(stage.service()), CancellationToken::new());
+    let trusted = Some(service.clock.now());
+    let pass = tokio::spawn({
+        let (service, stop) = (Arc::clone(&service), stop.clone());
+        async move {
+            service
+                .do_what_is_due(&mut Setbacks::until(&stop), trusted)
+                .await
+        }
+    });
+    let done = || {
+        service
+            .rotation_metrics()
+            .done(RotationAction::CreatePending)
+    };
+    while done() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let before = done();
+    stop.cancel();
+    pass.await.unwrap();
+    assert!(done() <= before + 1, "{before}, then {}", done());
+    assert!(done() < PAIRS);
+    // Nothing is begun after it, and nothing is lost by it.
+    service
+        .do_what_is_due(&mut Setbacks::until(&stop), trusted)
+        .await;
+    assert!(done() <= before + 1);
+    service
+        .do_what_is_due(&mut Setbacks::default(), trusted)
+        .await;
+    assert_eq!(done(), PAIRS);
+    assert_eq!(service.rotation_metrics().overdue(), 0);
 }
