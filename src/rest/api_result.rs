@@ -124,6 +124,9 @@ fn render(status: StatusCode, result: &ApiResult) -> Response {
 fn status(report: &Report) -> (StatusCode, String) {
     let (status, result_id) = match (report.code, report.reason) {
         (Code::InvalidArgument, "MALFORMED_REQUEST") => (StatusCode::BAD_REQUEST, "bad_request"),
+        (Code::FailedPrecondition, "WRONG_HOST") => {
+            (StatusCode::MISDIRECTED_REQUEST, "misdirected_request")
+        }
         (Code::FailedPrecondition, "KEY_NOT_EXPORTABLE" | "NOT_PERMITTED") => {
             (StatusCode::FORBIDDEN, "forbidden")
         }
@@ -151,7 +154,7 @@ pub(super) enum Errors {
     /// The request is not of the form that it must have.
     #[response(status = 400)]
     BadRequest(ApiResult),
-    /// The configuration or the provider does not permit it.
+    /// The configuration or the provider does not permit it, or a web page asks.
     #[response(status = 403)]
     Forbidden(ApiResult),
     /// There is no such thing.
@@ -166,6 +169,9 @@ pub(super) enum Errors {
     /// The body is no JSON in UTF-8.
     #[response(status = 415)]
     UnsupportedMediaType(ApiResult),
+    /// The host that the request names is not this daemon.
+    #[response(status = 421)]
+    MisdirectedRequest(ApiResult),
     /// Fields cannot be accepted.
     #[response(status = 422)]
     UnprocessableEntity(ApiResult),
@@ -175,7 +181,7 @@ pub(super) enum Errors {
     /// Something went wrong inside.
     #[response(status = 500)]
     InternalServerError(ApiResult),
-    /// The token or the store is away.
+    /// The token or the store is away, or the daemon stops.
     #[response(status = 503)]
     ServiceUnavailable(ApiResult),
     /// It took too long.

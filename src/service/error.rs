@@ -1,7 +1,9 @@
 //! Why a use case did not do what was asked.
 
 use crate::certs::CertError;
-use crate::domain::{CertificateValidity, EntropyError, ProviderKind, ProviderMode, Violations};
+use crate::domain::{
+    CertificateValidity, EntropyError, ProviderKind, ProviderMode, Refusal, Violations,
+};
 use crate::keyfiles::KeyFileError;
 use crate::providers::ProviderError;
 use crate::store::StoreError;
@@ -88,9 +90,15 @@ pub enum ServiceError {
         /// When there is room for another.
         until: time::OffsetDateTime,
     },
-    /// The daemon stops.
-    #[error("the daemon stops")]
+    /// The daemon stops, or the caller's connection has to end.
+    #[error("the daemon or the connection ends")]
     Stopping,
+    /// The request names a host that is not ours.
+    #[error("the host {0:?} is not ours")]
+    WrongHost(String),
+    /// A web page makes the request: the value of `Origin` or `Sec-Fetch-Site` says so.
+    #[error("a web page asks: {0:?}")]
+    ForeignPage(String),
     /// The key pair changed since the caller saw it.
     #[error("the key pair {0} has another etag")]
     EtagMismatch(String),
@@ -143,8 +151,13 @@ impl From<KeyFileError> for ServiceError {
 }
 
 impl ServiceError {
+    /// Refuses a request by the part that does not have the form it must have.
+    pub fn malformed(part: &'static str, sentence: &'static str) -> Self {
+        Self::Malformed(Violations::one(part, Refusal::new(sentence)))
+    }
+
     /// Refuses a single field.
-    pub fn invalid(field: &'static str, refusal: crate::domain::Refusal) -> Self {
+    pub fn invalid(field: &'static str, refusal: Refusal) -> Self {
         Self::Invalid(Violations::one(field, refusal))
     }
 }

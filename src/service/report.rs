@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::ServiceError;
 use crate::domain::{CertificateValidity, GENERATIONS_MAX, ProviderKind, Violations};
@@ -60,9 +60,13 @@ pub fn report(error: &ServiceError) -> Report {
         return report;
     }
     let error = chain(error);
-    Call::current_span().in_scope(|| match is_ours(report.code) {
-        true => error!(reason = report.reason, error, "a call failed"),
-        false => warn!(reason = report.reason, error, "a call was refused"),
+    Call::current_span().in_scope(|| match report.code {
+        // Nothing is wrong, and all streams end so at once.
+        Code::Unavailable if report.reason == "SHUTTING_DOWN" => {
+            debug!(reason = report.reason, error, "a call was ended");
+        }
+        code if is_ours(code) => error!(reason = report.reason, error, "a call failed"),
+        _ => warn!(reason = report.reason, error, "a call was refused"),
     });
     report
 }
@@ -270,7 +274,21 @@ fn describe(error: &ServiceError) -> Report {
         ServiceError::Stopping => Report::later(
             Code::Unavailable,
             "SHUTTING_DOWN",
-            "the daemon stops; connect again",
+            "the daemon stops, or this connection has to end; connect again",
+        ),
+        ServiceError::WrongHost(host) => Report::new(
+            FailedPrecondition,
+            "WRONG_HOST",
+            format!(
+                "{host:?} is no name of this daemon; call it by an IP address, or have an operator add the name to server.hosts"
+            ),
+        ),
+        ServiceError::ForeignPage(said) => Report::new(
+            FailedPrecondition,
+            "NOT_PERMITTED",
+            format!(
+                "web pages may not call this daemon, and the browser says that one does: {said:?}; rest.cors_origins can permit pages of an origin to read the public keys"
+            ),
         ),
         ServiceError::EtagMismatch(id) => Report::new(
             Aborted,
