@@ -41,10 +41,15 @@ pub(super) async fn jwks(
     let headers = [
         (header::CONTENT_TYPE, "application/jwk-set+json"),
         (header::CACHE_CONTROL, "public, max-age=60"),
+        // What a browser lets a page read depends on it (`rest.cors_origins`).
+        (header::VARY, "Origin"),
     ];
     let body = pages::array(r#"{"keys":["#, members(first.public_keys), rest);
     Ok((headers, body).into_response())
 }
+
+/// Where it is.
+pub(super) const PATH: &str = "/.well-known/jwks.json";
 
 fn members(keys: Vec<PublishedKey>) -> Members {
     Members::of(keys, |key| key.jwk)

@@ -56,7 +56,29 @@ struct Description;
 
 /// Answers a request that does not even pass the routes.
 pub fn refuse(error: &ServiceError) -> Response {
-    api_result::to_response(error)
+    call::guarded(api_result::to_response(error))
+}
+
+/// Answers a request of gRPC that did not come over HTTP/2.
+pub fn refuse_version() -> Response {
+    let message = "gRPC is answered over HTTP/2 only".to_owned();
+    call::guarded(Refused::Http(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message).into_response())
+}
+
+/// Tells whether a path is that of public keys, which pages of listed origins may read.
+pub fn is_public(path: &str) -> bool {
+    path == jwks::PATH
+}
+
+/// Answers the question of a browser whether a page may ask for what is public.
+pub fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "x-request-id"),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        (header::VARY, "Origin"),
+    ];
+    call::guarded((StatusCode::NO_CONTENT, headers).into_response())
 }
 
 /// Returns the routes.
