@@ -11,15 +11,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::{Stream, StreamExt};
 use http::{HeaderName, HeaderValue, Request, Response};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Level, debug, enabled, error};
 
 use super::status::{complete, internal, to_status};
+use super::streams::StreamLimits;
 use crate::domain::Origin;
 use crate::service::ServiceError;
 use crate::telemetry::{Call, CallIds};
@@ -53,6 +54,7 @@ impl<S> Layer<S> for CallLayer {
         CallService {
             inner,
             layer: self.clone(),
+            stop: None,
         }
     }
 }
@@ -62,6 +64,16 @@ impl<S> Layer<S> for CallLayer {
 pub struct CallService<S> {
     inner: S,
     layer: CallLayer,
+    /// Cancelled when the connection of the calls has to end.
+    stop: Option<Arc<CancellationToken>>,
+}
+
+impl<S> CallService<S> {
+    /// Ends streams when `stop` is cancelled.
+    pub fn ended_by(mut self, stop: Arc<CancellationToken>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
 }
 
 impl<S> Service<Request<Body>> for CallService<S>
@@ -82,11 +94,13 @@ where
         let id = self.layer.ids.next(given.map(HeaderValue::as_bytes));
         let call = Call::new(request.uri().path(), id);
         let asked = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
-        if let Some(asked) = asked {
-            // Of a stream, only the beginning passes here.
-            request
-                .extensions_mut()
-                .insert(Deadline(Instant::now() + asked));
+        // Of a stream, only the beginning passes here.
+        if is_stream(request.uri().path()) {
+            let limits = StreamLimits {
+                deadline: asked.map(|asked| Instant::now() + asked),
+                stop: self.stop.as_deref().cloned(),
+            };
+            request.extensions_mut().insert(limits);
         }
         let timeout = asked.map_or(self.layer.request_timeout, |asked| {
             asked.min(self.layer.request_timeout)
@@ -116,24 +130,9 @@ where
     }
 }
 
-/// When the caller stops waiting.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(Instant);
-
-impl Deadline {
-    /// Ends a stream of responses with an error at the deadline.
-    pub(super) fn limit<T>(
-        self,
-        responses: impl Stream<Item = Result<T, Status>>,
-    ) -> impl Stream<Item = Result<T, Status>> {
-        let passed = async move {
-            let passed = Instant::now() >= self.0;
-            passed.then(|| Err(to_status(&ServiceError::DeadlineExceeded)))
-        };
-        responses
-            .take_until(tokio::time::sleep_until(self.0))
-            .chain(futures_util::stream::once(passed).filter_map(std::future::ready))
-    }
+/// Tells whether a method answers by a stream, for which it must be in [`STREAMS`].
+fn is_stream(path: &str) -> bool {
+    STREAMS.contains(&path)
 }
 
 /// Returns from where a call came: what the server put into its extensions, if anything.
@@ -191,6 +190,14 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     })
 }
 
+/// The methods that answer by a stream.
+const STREAMS: [&str; 5] = [
+    "/keypaird.v1.SigningService/SignStream",
+    "/keypaird.v1.EventService/WatchKeyPairs",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -198,7 +205,36 @@ const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-det
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
     use super::*;
+
+    #[test]
+    fn every_method_that_answers_by_a_stream_is_known() {
+        let described = [
+            crate::proto::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        let mut streams = Vec::new();
+        for set in described {
+            for file in FileDescriptorSet::decode(set).unwrap().file {
+                for service in &file.service {
+                    let answering = service.method.iter().filter(|one| one.server_streaming());
+                    streams.extend(answering.map(|method| {
+                        let (package, service) = (file.package(), service.name());
+                        format!("/{package}.{service}/{}", method.name())
+                    }));
+                }
+            }
+        }
+        let mut known = STREAMS.map(str::to_owned);
+        known.sort_unstable();
+        streams.sort_unstable();
+        assert_eq!(streams, known);
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::call::{Deadline, origin};
+use super::call::origin;
 use super::convert::event as convert;
 use super::status::to_status;
+use super::streams::StreamLimits;
 use crate::proto::event_service_server::EventService;
 use crate::proto::{WatchKeyPairsRequest, WatchKeyPairsResponse};
 use crate::service::Service;
@@ -34,7 +35,7 @@ impl EventService for EventGrpc {
         &self,
         request: Request<WatchKeyPairsRequest>,
     ) -> Result<Response<Self::WatchKeyPairsStream>, Status> {
-        let deadline = request.extensions().get::<Deadline>().copied();
+        let limits = StreamLimits::of(&request);
         let origin = origin(&request);
         let request = convert::watch_request(request.into_inner(), origin);
         let told = self.service.watch(request).await;
@@ -43,9 +44,6 @@ impl EventService for EventGrpc {
             Ok(told) => Ok(convert::watch_response(told)),
             Err(error) => Err(to_status(&error)),
         });
-        Ok(Response::new(match deadline {
-            None => Box::pin(responses),
-            Some(deadline) => Box::pin(deadline.limit(responses)),
-        }))
+        Ok(Response::new(limits.limit(responses)))
     }
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::BoxStream;
+use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
+use tonic_health::pb::health_server::{self, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response};
 use tonic_health::server::{HealthReporter, HealthService};
 
+use super::streams::StreamLimits;
 use crate::domain::ProviderKind;
 use crate::proto::{event_service_server, key_pair_service_server, signing_service_server};
 use crate::service::{ProviderState, Service};
@@ -21,8 +25,10 @@ impl Health {
         Self::default()
     }
 
-    pub(super) fn server(&self) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService::from_health_reporter(self.0.clone()))
+    pub(super) fn server(&self) -> HealthServer<HealthGrpc> {
+        HealthServer::new(HealthGrpc(HealthService::from_health_reporter(
+            self.0.clone(),
+        )))
     }
 
     /// Follows the providers and the rotation for as long as it is polled.
@@ -79,6 +85,35 @@ impl Health {
             false => ServingStatus::NotServing,
         };
         self.0.set_service_status(name, status).await;
+    }
+}
+
+/// The service of tonic, whose streams end as ours do.
+#[derive(Debug)]
+pub(super) struct HealthGrpc(HealthService);
+
+#[tonic::async_trait]
+impl health_server::Health for HealthGrpc {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        self.0.check(request).await
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let limits = StreamLimits::of(&request);
+        let statuses = self.0.watch(request).await?.into_inner();
+        Ok(Response::new(limits.limit_with_last(statuses, || {
+            Some(HealthCheckResponse {
+                status: i32::from(health_check_response::ServingStatus::NotServing),
+            })
+        })))
     }
 }
 

@@ -5,8 +5,10 @@ mod convert;
 mod event_service;
 mod health;
 mod key_pair_service;
+mod reflection;
 mod signing_service;
 mod status;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use crate::service::{Service, ServiceError};
 use crate::telemetry::CallIds;
 use event_service::EventGrpc;
 use key_pair_service::KeyPairGrpc;
+use reflection::Limited;
 use signing_service::SigningGrpc;
 
 /// How calls are answered.
@@ -60,9 +63,9 @@ pub fn routes(
         .add_service(key_pairs)
         .add_service(events)
         .add_service(health.server())
-        .add_service(reflection().build_v1()?)
+        .add_service(Limited(reflection().build_v1()?))
         // Older grpcurl and Python know this one only.
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(Limited(reflection().build_v1alpha()?))
         .prepare())
 }
 

@@ -2,16 +2,18 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::{FutureExt, Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
-use super::call::{Deadline, origin};
+use super::call::origin;
 use super::convert::{malformed, signing as convert};
-use super::status::{answer, complete};
+use super::status::{answer, complete, to_status};
+use super::streams::StreamLimits;
 use crate::proto::signing_service_server::SigningService;
 use crate::proto::{
     BatchSignRequest, BatchSignResponse, ListPublicKeysRequest, ListPublicKeysResponse,
@@ -72,7 +74,15 @@ impl SigningService for SigningGrpc {
         &self,
         request: Request<Streaming<SignStreamRequest>>,
     ) -> Result<Response<Self::SignStreamStream>, Status> {
-        let deadline = request.extensions().get::<Deadline>().copied();
+        let limits = StreamLimits::of(&request);
+        let (stop, is_stopped) = (limits.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = {
+            let is_stopped = Arc::clone(&is_stopped);
+            async move {
+                stop.stopped().await;
+                is_stopped.store(true, Ordering::Relaxed);
+            }
+        };
         let service = Arc::clone(&self.service);
         let call = Call::current();
         let log = StreamLog::new(call.clone());
@@ -81,6 +91,8 @@ impl SigningService for SigningGrpc {
             .into_inner()
             // What has come together is signed together: to hand over each by itself takes as long as to sign it.
             .ready_chunks(STREAM_PORTION)
+            // At a stop no more is read, and what was read is answered.
+            .take_until(Box::pin(stopped))
             .map(move |messages| {
                 let (service, call) = (Arc::clone(&service), call.clone());
                 let log = Arc::clone(&log);
@@ -95,9 +107,18 @@ impl SigningService for SigningGrpc {
             })
             .buffer_unordered(STREAM_PORTIONS)
             .flatten();
-        Ok(Response::new(match deadline {
+        let why = async move {
+            let is_stopped = is_stopped.load(Ordering::Relaxed);
+            is_stopped.then(|| Err(to_status(&ServiceError::Stopping)))
+        };
+        let signed = signed.chain(stream::once(why).filter_map(future::ready));
+        Ok(Response::new(match limits.deadline {
             None => Box::pin(signed),
-            Some(deadline) => Box::pin(deadline.limit(signed)),
+            deadline => StreamLimits {
+                deadline,
+                stop: None,
+            }
+            .limit(signed),
         }))
     }
 
