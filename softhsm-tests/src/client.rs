@@ -15,6 +15,8 @@ use keypaird::proto::{
 };
 use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -38,6 +40,11 @@ impl Client {
         Self {
             channel: endpoint.connect().await.unwrap(),
         }
+    }
+
+    /// Takes a connection that was made elsewhere.
+    pub fn of(channel: Channel) -> Self {
+        Self { channel }
     }
 
     /// Returns the connection, for calls of any kind.
@@ -299,6 +306,57 @@ pub async fn raw_stream(
         all.push(answer);
     }
     Ok(all)
+}
+
+/// A stream of bytes as messages that stays open.
+#[derive(Debug)]
+pub struct OpenStream {
+    answers: Streaming<Vec<u8>>,
+    /// None where the request is one message.
+    messages: Option<mpsc::UnboundedSender<Vec<u8>>>,
+}
+
+impl OpenStream {
+    /// Opens a stream. What a `Watch` asks for is one message; all others go on.
+    pub async fn open(channel: Channel, method: &str, message: Vec<u8>) -> Result<Self, Status> {
+        Self::open_until(channel, method, message, None).await
+    }
+
+    /// Opens a stream with a deadline.
+    pub async fn open_until(
+        channel: Channel,
+        method: &str,
+        message: Vec<u8>,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Status> {
+        let mut grpc = tonic::client::Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        let path = PathAndQuery::try_from(method).unwrap();
+        let (messages, rest) = mpsc::unbounded_channel();
+        messages.send(message).unwrap();
+        let mut request = tonic::Request::new(UnboundedReceiverStream::new(rest));
+        if let Some(timeout) = timeout {
+            // Only the daemon is to keep it.
+            let timeout = format!("{}m", timeout.as_millis()).parse().unwrap();
+            request.metadata_mut().insert("grpc-timeout", timeout);
+        }
+        let messages = (!method.contains("/Watch")).then_some(messages);
+        let answers = grpc.streaming(request, path, bytes::BytesCodec).await?;
+        Ok(Self {
+            answers: answers.into_inner(),
+            messages,
+        })
+    }
+
+    /// Sends another message. It is no fault when the daemon reads no more.
+    pub fn send(&self, message: Vec<u8>) {
+        let _ = self.messages.as_ref().unwrap().send(message);
+    }
+
+    /// Waits for the next answer. There is none when the stream ended well.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Status> {
+        self.answers.message().await
+    }
 }
 
 /// Calls a method with bytes that may be no message of its kind.

@@ -336,8 +336,13 @@ impl Daemon {
     }
 
     /// Sends SIGTERM, waits for the end, and returns the status and all that was logged.
-    pub fn stop(mut self) -> (ExitStatus, String) {
+    pub fn stop(self) -> (ExitStatus, String) {
         self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for the end, and returns the status and all that was logged.
+    pub fn wait(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         if let Some(reading) = self.reading.take() {
             reading.join().unwrap();

@@ -1,8 +1,12 @@
 //! A plain HTTP client, which takes every answer as one.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
 use serde_json::Value;
 use ureq::Agent;
-use ureq::http::{HeaderMap, Request};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::daemon::Daemon;
 
@@ -67,6 +71,36 @@ pub fn send(
     }
 }
 
+/// Sends the bytes of one HTTP/1.1 request on a connection of its own, and reads until the daemon
+/// closes it. The request should ask for that: `Connection: close`.
+pub fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    parse(&received)
+}
+
+/// Reads an answer of HTTP/1.x whose body ends with the connection.
+fn parse(received: &[u8]) -> Answer {
+    let end = received.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let end = end.unwrap_or_else(|| panic!("no head: {}", String::from_utf8_lossy(received)));
+    let head = std::str::from_utf8(&received[..end]).unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap();
+    let headers = lines.map(|line| {
+        let (name, value) = line.split_once(": ").unwrap();
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        (name, HeaderValue::from_str(value).unwrap())
+    });
+    Answer {
+        status: status.parse().unwrap(),
+        headers: headers.collect(),
+        body: received[end + 4..].to_vec(),
+    }
+}
+
 /// Asks for a path below the base path.
 pub fn get(daemon: &Daemon, path: &str) -> Answer {
     send(daemon, "GET", &format!("{BASE}{path}"), &[], b"")
@@ -79,4 +113,6 @@ pub fn post(daemon: &Daemon, path: &str, body: &Value) -> Answer {
     send(daemon, "POST", &path, &json, body.to_string().as_bytes())
 }
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 const BODY_LEN_MAX: u64 = 1024 * 1024 * 1024;

@@ -4,6 +4,7 @@
 //! a test with a sentence on how to install it; nothing is skipped.
 
 pub mod bare;
+pub mod browser;
 pub mod client;
 pub mod conformance;
 pub mod daemon;

@@ -34,6 +34,24 @@ pub fn self_signed_tls(folder: &Path) -> String {
     format!("server.tls.certificate = \"{certificate}\"\nserver.tls.private_key = \"{key}\"")
 }
 
+/// Makes a self-signed certificate with these alternative names in a folder, anew each time, and
+/// returns the configuration of a daemon that shows it.
+pub fn certificate_for(folder: &Path, name: &str, names: &str) -> String {
+    let path = |ending: &str| {
+        folder
+            .join(format!("{name}.{ending}"))
+            .display()
+            .to_string()
+    };
+    let (key, certificate) = (path("key"), path("pem"));
+    let request =
+        "req -x509 -subj /CN=keypaird -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -addext";
+    let names = format!("subjectAltName={names}");
+    let files = [&*names, "-keyout", &key, "-out", &certificate];
+    run("openssl", request.split(' ').chain(files));
+    format!("server.tls.certificate = \"{certificate}\"\nserver.tls.private_key = \"{key}\"")
+}
+
 /// Returns the standard output of a program that succeeded, or panics with all it said.
 pub fn succeeded(program: &OsStr, output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -232,7 +250,8 @@ pub fn pkcs11_tool(token: &crate::token::Token, arguments: &[&str]) -> String {
     succeeded("pkcs11-tool".as_ref(), &output)
 }
 
-fn grpcurl() -> PathBuf {
+/// Returns the path of grpcurl.
+pub fn grpcurl() -> PathBuf {
     let packages = tools().join("venv/lib");
     let python = std::fs::read_dir(&packages)
         .unwrap_or_else(|_| panic!("{} is missing; {INSTALL}", packages.display()))
