@@ -33,7 +33,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("rest", &["domain", "service", "telemetry"]),
     (
         "server",
-        &["config", "domain", "grpc", "rest", "service", "telemetry"],
+        &[
+            "certs",
+            "config",
+            "domain",
+            "grpc",
+            "rest",
+            "service",
+            "telemetry",
+        ],
     ),
     ("cli", &["proto"]),
 ];

@@ -1,5 +1,10 @@
 //! The daemon as an operator meets it: configuration, TLS, sockets, signals, logs, exit codes.
 
+#[path = "daemon/connection_ends.rs"]
+mod connection_ends;
+#[path = "daemon/stops.rs"]
+mod stops;
+
 use std::fs;
 use std::future::Future;
 use std::io::{self, BufRead, Write};

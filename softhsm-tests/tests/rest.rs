@@ -1,4 +1,7 @@
-//! The REST API, as programs of the owner's key pair resource use it.
+//! The REST API, as programs of the owner's key pair resource use it, and as web pages may not.
+
+#[path = "rest/web_pages.rs"]
+mod web_pages;
 
 use std::fs;
 

@@ -799,7 +799,7 @@ async fn the_jwk_set_is_the_list_of_public_keys() {
 /// Reads a page by HTTP/1.1, and returns its head and its body.
 fn http_get(daemon: &Daemon, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(daemon.address()).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: keypaird\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -78,7 +78,11 @@ impl App {
             },
         ));
         tell_of_hidden_key_pairs(&service, config.crypto.policy.mode).await;
-        let listeners = Listeners::bind(&config.server, system::descriptors_max())?;
+        let listeners = Listeners::bind(
+            &config.server,
+            config.rest.cors_origins,
+            system::descriptors_max(),
+        )?;
         Ok(Self {
             store,
             service,

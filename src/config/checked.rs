@@ -74,6 +74,7 @@ pub(super) fn check(
 ) -> Result<Config, ConfigError> {
     let mut faults = Faults(unknown);
     let server = faults.server(raw.server);
+    let rest = faults.rest(raw.rest);
     let crypto = faults.crypto(raw.crypto, environment);
     let store = faults.store(raw.store, environment);
     let telemetry = faults.telemetry(raw.telemetry);
@@ -90,6 +91,7 @@ pub(super) fn check(
         (Some(server), Some(crypto), Some(store), Some(telemetry)) if faults.0.is_empty() => {
             Ok(Config {
                 server,
+                rest,
                 crypto,
                 store,
                 rotation,
@@ -119,6 +121,7 @@ impl Faults {
                     "bool" => "true or false",
                     "u64" => "a whole number",
                     name if name.ends_with("Days") => "a list of whole numbers",
+                    name if name.ends_with("Texts") => "a list of texts",
                     _ => "a text",
                 };
                 self.add(key, format!("must be {expected}, and is {shown}"));

@@ -7,11 +7,13 @@
 mod checked;
 mod error;
 mod raw;
+mod rest;
 mod rotation;
 mod server;
 
 pub use checked::{CryptoConfig, Isolation, LocalConfig, StoreConfig, TokenConfig};
 pub use error::{ConfigError, Fault};
+pub use rest::RestConfig;
 pub use rotation::RotationConfig;
 pub use server::{ServerConfig, TlsConfig};
 
@@ -25,6 +27,8 @@ use crate::telemetry::TelemetryConfig;
 pub struct Config {
     /// `[server]`.
     pub server: ServerConfig,
+    /// `[rest]`.
+    pub rest: RestConfig,
     /// `[crypto]`.
     pub crypto: CryptoConfig,
     /// `[store]`.

@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub(super) store: Store,
     pub(super) rotation: Rotation,
     pub(super) auth: Auth,
+    pub(super) rest: Rest,
     pub(super) telemetry: Telemetry,
 }
 
@@ -30,12 +31,16 @@ pub(super) struct Server {
     pub(super) listen: Leaf<String>,
     /// Path of a Unix socket to listen on as well.
     pub(super) unix_socket: Leaf<String>,
+    /// Further names that callers may call the daemon by; none when absent.
+    pub(super) hosts: Leaf<Texts>,
     /// What the REST paths of key pairs begin with; `/pf-admin-api/v1` when absent.
     pub(super) rest_base_path: Leaf<String>,
     /// The largest request in bytes; 4 MiB when absent.
     pub(super) max_message_bytes: Leaf<u64>,
     /// How many connections may be open at once; 10000 when absent.
     pub(super) max_connections: Leaf<u64>,
+    /// How old a connection may become; as old as it likes when absent.
+    pub(super) max_connection_age: Leaf<String>,
     /// How long a call may take whose caller sets no deadline; `60s` when absent.
     pub(super) request_timeout: Leaf<String>,
     /// How long calls under way may take to end when the daemon is stopped; `30s` when absent.
@@ -55,6 +60,14 @@ pub(super) struct Tls {
     pub(super) private_key: Leaf<String>,
     /// PEM file with the CAs whose certificates clients must show.
     pub(super) client_ca: Leaf<String>,
+}
+
+/// `[rest]`: who may use REST.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Rest {
+    /// The origins whose web pages may read the public keys; none when absent.
+    pub(super) cors_origins: Leaf<Texts>,
 }
 
 /// `[crypto]`: which providers run.
@@ -128,6 +141,30 @@ pub(super) struct Rotation {
     pub(super) check_interval: Leaf<String>,
     /// At how many days before the expiry of a certificate those are told who watch; `[30, 7, 1]` when absent.
     pub(super) expiry_warning_days: Leaf<Days>,
+}
+
+/// Texts: a list, or, from the environment, one with commas between them.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Texts {
+    /// A list.
+    List(Vec<String>),
+    /// A text.
+    Text(String),
+}
+
+impl Texts {
+    /// Returns the texts one by one.
+    pub(super) fn into_list(self) -> Vec<String> {
+        match self {
+            Self::List(texts) => texts,
+            Self::Text(text) => {
+                let texts = text.split(',').map(str::trim);
+                let texts = texts.filter(|text| !text.is_empty());
+                texts.map(ToOwned::to_owned).collect()
+            }
+        }
+    }
 }
 
 /// Numbers of days: a list, or, from the environment, a text such as `30,7,1`.
@@ -254,9 +291,11 @@ fn distance(one: &str, other: &str) -> usize {
 const KEYS: &[&str] = &[
     "server.listen",
     "server.unix_socket",
+    "server.hosts",
     "server.rest_base_path",
     "server.max_message_bytes",
     "server.max_connections",
+    "server.max_connection_age",
     "server.request_timeout",
     "server.shutdown_grace",
     "server.allow_insecure",
@@ -284,6 +323,7 @@ const KEYS: &[&str] = &[
     "rotation.check_interval",
     "rotation.expiry_warning_days",
     "auth.mode",
+    "rest.cors_origins",
     "telemetry.log_format",
     "telemetry.log_filter",
 ];

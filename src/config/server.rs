@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::checked::Faults;
-use super::raw::{self, Leaf};
+use super::raw::{self, Leaf, Texts};
 
 /// Where and how calls are answered.
 #[derive(Clone, Debug)]
@@ -14,12 +14,16 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The path of a Unix socket.
     pub unix_socket: Option<PathBuf>,
+    /// Further names that callers may call the daemon by, in lower case.
+    pub hosts: Vec<String>,
     /// What the REST paths of key pairs begin with.
     pub rest_base_path: String,
     /// The largest request in bytes.
     pub max_message_bytes: usize,
     /// How many connections may be open at once.
     pub max_connections: usize,
+    /// How old a connection may become.
+    pub max_connection_age: Option<Duration>,
     /// How long a call may take.
     pub request_timeout: Duration,
     /// How long calls under way may take to end at a stop.
@@ -51,6 +55,7 @@ impl Faults {
             );
         }
         let unix_socket = self.path("server.unix_socket", raw.unix_socket);
+        let hosts = self.hosts(raw.hosts);
         let rest_base_path = self.base_path(raw.rest_base_path);
         let max_message_bytes = self.number(
             "server.max_message_bytes",
@@ -64,6 +69,10 @@ impl Faults {
             10_000,
             1_000_000,
         );
+        let max_connection_age = match raw.max_connection_age {
+            Leaf::Absent => None,
+            age => Some(self.duration("server.max_connection_age", age, Duration::MAX)),
+        };
         let request_timeout = self.duration(
             "server.request_timeout",
             raw.request_timeout,
@@ -88,13 +97,34 @@ impl Faults {
         Some(ServerConfig {
             listen,
             unix_socket,
+            hosts,
             rest_base_path: rest_base_path?,
             max_message_bytes,
             max_connections,
+            max_connection_age,
             request_timeout,
             shutdown_grace,
             tls: tls.ok()?,
         })
+    }
+
+    /// Returns the further names of the daemon, in lower case and without the dot of the root.
+    fn hosts(&mut self, leaf: Leaf<Texts>) -> Vec<String> {
+        let key = "server.hosts";
+        let given = self.given(key, leaf).map(Texts::into_list);
+        let names = given.unwrap_or_default().into_iter().map(|given| {
+            let name = given.strip_suffix('.').unwrap_or(&given);
+            if !is_dns_name(name) {
+                self.add(
+                    key,
+                    format!(
+                        "{given:?} is not a DNS name such as \"keys.example.com\": no port, no wildcard; IP addresses are always accepted"
+                    ),
+                );
+            }
+            name.to_ascii_lowercase()
+        });
+        names.collect()
     }
 
     /// Returns what REST paths begin with, without a slash at its end.
@@ -142,6 +172,52 @@ impl Faults {
     }
 }
 
+/// Tells whether a text can be the DNS name of a host: labels of letters, digits, `-` and `_`, the
+/// last of which is no number, as that of an IP address is.
+fn is_dns_name(name: &str) -> bool {
+    let is_of_a_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_of_a_label);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253 && name.split('.').all(is_label) && !is_number
+}
+
 /// The most that one request may have: it is in memory as a whole, and several times that when it
 /// is decoded.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_dns_name() {
+        for good in [
+            "keys",
+            "Keys.example",
+            "a-b.c_d.example",
+            "xn--bcher-kva.example",
+            "1.example",
+        ] {
+            assert!(is_dns_name(good), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "*",
+            "*.example",
+            "a:1",
+            "127.0.0.1",
+            "[::1]",
+            "http://a",
+            "b\u{fc}cher.example",
+            "a b",
+            &long,
+        ] {
+            assert!(!is_dns_name(bad), "{bad}");
+        }
+    }
+}

@@ -9,6 +9,7 @@
 //! - [`errors`]: what callers are told, case by case.
 //! - [`faults`]: what callers get while the HSM misbehaves, and how it recovers.
 //! - [`known_failures`]: what HSM services were complained of, and our answers, each with its test.
+//! - [`connections`]: which requests are answered, what keeps web pages out, and when connections end.
 //! - [`hostile_input`]: what becomes of those who mean harm, and what there is no room for.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
@@ -53,6 +54,10 @@ pub mod faults {
 
 pub mod known_failures {
     #![doc = include_str!("known_failures.md")]
+}
+
+pub mod connections {
+    #![doc = include_str!("connections.md")]
 }
 
 pub mod hostile_input {

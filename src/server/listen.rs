@@ -22,6 +22,9 @@ use tracing::{debug, info};
 use super::ServerError;
 use super::connections::{Connections, Place};
 use super::front::Front;
+use super::gate::Gate;
+use super::hosts::Hosts;
+use super::lifetime::Lifetime;
 use super::serve::Http;
 use super::tls::Tls;
 use crate::config::ServerConfig;
@@ -33,7 +36,9 @@ pub struct Listeners {
     tcp: TcpListener,
     tls: Option<Tls>,
     unix: Option<UnixSocket>,
+    gate: Gate,
     connections_max: usize,
+    age_max: Option<Duration>,
     max_message_bytes: usize,
     addresses: Addresses,
 }
@@ -60,13 +65,17 @@ impl fmt::Display for Addresses {
 impl Listeners {
     /// Takes the addresses.
     ///
-    /// `descriptors_max` is how many descriptors the process may have open, if that is limited.
+    /// `cors_origins` are the origins whose pages may read the public keys; `descriptors_max` is
+    /// how many descriptors the process may have open, if that is limited.
     pub fn bind(
         config: &ServerConfig,
+        cors_origins: Vec<String>,
         descriptors_max: Option<usize>,
     ) -> Result<Self, ServerError> {
         let failed = |address: String| move |source| ServerError::Listen { address, source };
-        let tls = config.tls.clone().map(Tls::load).transpose()?;
+        let hosts = Arc::new(Hosts::new(config.hosts.clone()));
+        let load = |tls| Tls::load(tls, Arc::clone(&hosts));
+        let tls = config.tls.clone().map(load).transpose()?;
         let address = config.listen.to_string();
         let tcp = listen(config.listen).map_err(failed(address.clone()))?;
         let unix = match &config.unix_socket {
@@ -81,6 +90,8 @@ impl Listeners {
             tcp,
             tls,
             unix,
+            gate: Gate::new(hosts, cors_origins),
+            age_max: config.max_connection_age,
             connections_max: affordable(config.max_connections, descriptors_max),
             max_message_bytes: config.max_message_bytes,
         })
@@ -95,6 +106,8 @@ impl Listeners {
     pub async fn serve(self, front: Front, stop: CancellationToken) {
         let door = Arc::new(Door {
             http: Http::new(front),
+            gate: self.gate,
+            age_max: self.age_max,
             connections: Connections::new(self.connections_max, self.max_message_bytes),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
@@ -130,6 +143,8 @@ impl Listeners {
 #[derive(Debug)]
 struct Door {
     http: Http,
+    gate: Gate,
+    age_max: Option<Duration>,
     connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -148,8 +163,10 @@ impl Door {
             };
             let door = Arc::clone(self);
             self.tasks.spawn(async move {
+                let gate = door.gate.of_unix_socket();
+                let lifetime = Lifetime::new(door.age_max);
                 door.http
-                    .serve(stream, place.connection(), &door.stop)
+                    .serve(stream, gate, place.connection(), &lifetime, &door.stop)
                     .await;
             });
         }
@@ -167,27 +184,35 @@ impl Door {
                 debug!(%error, "a connection is gone already");
                 continue;
             }
-            let (door, acceptor) = (Arc::clone(self), tls.map(Tls::acceptor));
+            let (door, tls) = (Arc::clone(self), tls.map(Tls::current));
             self.tasks.spawn(async move {
-                let (http, connection) = (&door.http, place.connection());
-                let Some(acceptor) = acceptor else {
-                    http.serve(stream, connection, &door.stop).await;
+                let (http, connection, gate) = (&door.http, place.connection(), door.gate.clone());
+                let lifetime = Lifetime::new(door.age_max);
+                let Some(tls) = tls else {
+                    http.serve(stream, gate, connection, &lifetime, &door.stop)
+                        .await;
                     return;
                 };
                 let shaken = tokio::select! {
-                    shaken = acceptor.accept(stream) => shaken,
+                    shaken = tls.acceptor().accept(stream) => shaken,
                     () = connection.ended() => return,
                     () = door.stop.cancelled() => return,
                 };
-                match shaken {
-                    Ok(stream) => {
-                        if let Some(peer) = tls_peer(stream.get_ref().1) {
-                            connection.identify(peer);
-                        }
-                        http.serve(stream, connection, &door.stop).await;
-                    }
-                    Err(error) => debug!(%error, "a TLS handshake failed"),
+                let stream = match shaken {
+                    Ok(stream) => stream,
+                    Err(error) => return debug!(%error, "a TLS handshake failed"),
+                };
+                if let Some(peer) = tls_peer(stream.get_ref().1) {
+                    connection.identify(peer);
                 }
+                let lifetime = match tls.client(stream.get_ref().1) {
+                    Ok(client) => lifetime.with_client(client),
+                    Err(why) => return debug!("a client is not let in: {why}"),
+                };
+                // Others may follow while this one lasts.
+                drop(tls);
+                http.serve(stream, gate, connection, &lifetime, &door.stop)
+                    .await;
             });
         }
     }

@@ -2,10 +2,11 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tracing::debug;
@@ -24,6 +25,9 @@ use tracing::debug;
 use super::accounts::{Answer, Asked, CallUnderWay};
 use super::connections::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
 use super::front::{Answered, Front, Transport};
+use super::gate::Gate;
+use super::lifetime::Lifetime;
+use crate::service::ServiceError;
 
 /// How HTTP is spoken, and who answers.
 #[derive(Clone, Debug)]
@@ -64,7 +68,9 @@ impl Http {
     pub(super) async fn serve<Io>(
         &self,
         io: Io,
+        gate: Gate,
         connection: &Arc<Connection>,
+        lifetime: &Lifetime,
         stop: &CancellationToken,
     ) where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -75,8 +81,10 @@ impl Http {
             preface: PREFACE,
             is_http1: false,
         };
+        let (leaves, refuses) = (stop.child_token(), Arc::new(AtomicBool::new(false)));
         let answering = Answering {
-            front: self.front.clone(),
+            front: self.front.of_connection(gate, leaves.clone()),
+            refuses: Arc::clone(&refuses),
             turns: self.turns,
             connection: Arc::clone(connection),
         };
@@ -91,26 +99,55 @@ impl Http {
             }
             () = stop.cancelled() => false,
             () = connection.ended() => true,
+            why = lifetime.over() => {
+                debug!("a connection is asked to go: {why}");
+                false
+            }
         };
         serving.as_mut().graceful_shutdown();
+        leaves.cancel();
+        // A stop does not wait for a peer that does not say goodbye; others have longer.
+        let stopped = async {
+            stop.cancelled().await;
+            sleep(STOP_GOODBYE_MAX).await;
+        };
         let leaving = async {
-            if !makes_room {
-                return Some(serving.await);
+            tokio::select! {
+                served = serving.as_mut() => return Some(served),
+                () = sleep(connection.goodbye_max()) => {}
+                () = stopped => {}
             }
-            if let Ok(served) = timeout(connection.goodbye_max(), serving.as_mut()).await {
-                return Some(served);
+            while !connection.is_idle() {
+                // A call was quicker than the goodbye.
+                if let Ok(served) = timeout(LOOK_INTERVAL, serving.as_mut()).await {
+                    return Some(served);
+                }
             }
-            if connection.is_idle() {
-                return None;
-            }
-            // A call was quicker than the goodbye.
-            timeout(LAST_CALLS_MAX, serving).await.ok()
+            None
+        };
+        let refusing = async {
+            stop.cancelled().await;
+            sleep(STOP_GOODBYE_MAX).await;
+            // A peer that does not say goodbye may go on to call.
+            refuses.store(true, Ordering::Relaxed);
+            pending::<()>().await;
+        };
+        let closing = async {
+            lifetime.refused().await;
+            sleep(REFUSED_CALLS_MAX).await;
+        };
+        let calls_max = match makes_room {
+            true => LAST_CALLS_MAX,
+            // Each call has a time limit, and so has the stop.
+            false => Duration::MAX,
         };
         tokio::select! {
             biased;
             () = connection.cut_off() => {}
-            served = leaving => {
-                if let Some(served) = served {
+            () = closing => {}
+            () = refusing => {}
+            served = timeout(calls_max, leaving) => {
+                if let Ok(Some(served)) = served {
                     tell(&served);
                 }
             }
@@ -129,6 +166,8 @@ struct Answering {
     front: Front,
     turns: Turns,
     connection: Arc<Connection>,
+    /// Whether calls are told to come again, since the daemon stops.
+    refuses: Arc<AtomicBool>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Answering {
@@ -146,10 +185,14 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
             };
         }
         let transport = self.front.transport(&request);
+        let turn = match self.refuses.load(Ordering::Relaxed) {
+            true => Err(ServiceError::Stopping),
+            false => self.turns.wait().ok_or(ServiceError::Overloaded),
+        };
         request.extensions_mut().insert(self.connection.origin());
         Reply {
             call,
-            unbegun: Some((request, transport, self.turns.wait())),
+            unbegun: Some((request, transport, turn)),
             answer: None,
         }
     }
@@ -158,7 +201,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
 /// A call until there is an answer. Its work begins when it is first polled, which is its turn.
 struct Reply {
     call: Arc<CallUnderWay>,
-    unbegun: Option<(Request<Incoming>, Transport, Option<Turn>)>,
+    unbegun: Option<(Request<Incoming>, Transport, Result<Turn, ServiceError>)>,
     answer: Option<Answered>,
 }
 
@@ -169,7 +212,7 @@ impl Future for Reply {
         let me = &mut *self;
         if let Some((request, transport, turn)) = me.unbegun.take() {
             me.answer = Some(match turn {
-                Some(turn) => {
+                Ok(turn) => {
                     drop(turn);
                     let call = Arc::clone(&me.call);
                     let silence_max = silence_max(request.uri().path());
@@ -180,7 +223,7 @@ impl Future for Reply {
                     let request = request.map(asked);
                     transport.answer(request)
                 }
-                None => std::future::ready(Ok(transport.refuse())).boxed(),
+                Err(error) => std::future::ready(Ok(transport.refuse(&error))).boxed(),
             });
         }
         let Some(answer) = &mut me.answer else {
@@ -346,6 +389,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection that is asked to go may take for it when it has calls under way after all.
 const LAST_CALLS_MAX: Duration = Duration::from_secs(30);
+/// How long one may take whose client would not be let in any more.
+const REFUSED_CALLS_MAX: Duration = Duration::from_secs(5);
+/// How long after a stop a peer may take to say goodbye, and calls that it makes are answered.
+const STOP_GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked whether the last call has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

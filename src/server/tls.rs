@@ -1,40 +1,77 @@
 //! TLS: its files, read anew when they change.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConnection;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::ServerError;
+use super::hosts::Hosts;
+use super::lifetime::ClientCertificate;
+use crate::certs;
 use crate::config::TlsConfig;
 
 /// Accepts TLS 1.3 connections with the newest files that were in order.
 #[derive(Debug)]
 pub struct Tls {
     config: TlsConfig,
-    current: ArcSwap<ServerConfig>,
+    hosts: Arc<Hosts>,
+    current: ArcSwap<Files>,
+}
+
+/// The files as they were read.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    server: Arc<ServerConfig>,
+    /// The DNS names of our certificate.
+    names: Vec<String>,
+    client_ca: Option<ClientCa>,
+}
+
+/// The CAs whose clients are let in.
+#[derive(Clone, Debug)]
+struct ClientCa {
+    /// Their certificates, DER.
+    roots: BTreeSet<Vec<u8>>,
+    /// Cancelled when they are others.
+    replaced: CancellationToken,
 }
 
 impl Tls {
-    /// Reads the files.
-    pub fn load(config: TlsConfig) -> Result<Self, ServerError> {
-        let current = ArcSwap::new(read(&config)?);
-        Ok(Self { config, current })
+    /// Reads the files, and has the names of our certificate be ours.
+    pub(super) fn load(config: TlsConfig, hosts: Arc<Hosts>) -> Result<Self, ServerError> {
+        let files = read(&config)?;
+        hosts.use_certificate(files.names.clone());
+        let current = ArcSwap::from_pointee(files);
+        Ok(Self {
+            config,
+            hosts,
+            current,
+        })
+    }
+
+    /// Reads the files, and does no more.
+    pub fn check(config: &TlsConfig) -> Result<(), ServerError> {
+        read(config).map(drop)
     }
 
     /// Returns what accepts the next connection.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+    pub(super) fn current(&self) -> Arc<Files> {
+        self.current.load_full()
     }
 
     /// Reads the files again whenever one of them changes. What is not in order is not used.
@@ -47,9 +84,8 @@ impl Tls {
                 continue;
             }
             match read(&self.config) {
-                Ok(config) => {
-                    self.current.store(config);
-                    info!("the TLS files changed and are in use");
+                Ok(files) => {
+                    self.replace(files);
                     seen = now;
                 }
                 // Perhaps only one of two files was replaced yet.
@@ -62,8 +98,28 @@ impl Tls {
         }
     }
 
+    /// Uses other files. If their client CA is another one, connections that the former one
+    /// admitted end.
+    fn replace(&self, mut files: Files) {
+        let former = self.current.load().client_ca.clone();
+        let mut replaced = None;
+        if let (Some(former), Some(new)) = (former, &mut files.client_ca) {
+            match former.roots == new.roots {
+                true => *new = former,
+                false => replaced = Some(former.replaced),
+            }
+        }
+        self.hosts.use_certificate(files.names.clone());
+        self.current.store(Arc::new(files));
+        info!("the TLS files changed and are in use");
+        if let Some(replaced) = replaced {
+            info!("the client CA changed; connections of the former one end");
+            replaced.cancel();
+        }
+    }
+
     /// Returns by what a changed file is noticed.
-    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+    fn stamps(&self) -> Vec<Option<[i64; 4]>> {
         let config = &self.config;
         [
             Some(&config.certificate),
@@ -74,14 +130,50 @@ impl Tls {
         .flatten()
         .map(|path| {
             let metadata = fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
+            // Not the time of the last write, which a copy may keep.
+            Some([
+                metadata.ino().cast_signed(),
+                metadata.ctime(),
+                metadata.ctime_nsec(),
+                metadata.size().cast_signed(),
+            ])
         })
         .collect()
     }
 }
 
-fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, ServerError> {
+impl Files {
+    /// Returns what accepts a connection.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.server))
+    }
+
+    /// Returns what let the client of a connection in, if it had to show a certificate. That of a
+    /// session which is resumed is not verified anew, and may have expired.
+    pub(super) fn client(
+        &self,
+        connection: &ServerConnection,
+    ) -> Result<Option<ClientCertificate>, &'static str> {
+        let Some(client_ca) = &self.client_ca else {
+            return Ok(None);
+        };
+        let shown = connection.peer_certificates().and_then(<[_]>::first);
+        let not_after = shown.and_then(|certificate| certs::not_after(certificate));
+        let client = ClientCertificate {
+            ca_replaced: client_ca.replaced.clone(),
+            not_after: not_after.ok_or("the client certificate cannot be read")?,
+        };
+        match client.is_refused() {
+            true => Err("the client certificate expired, or its CA was replaced"),
+            false => Ok(Some(client)),
+        }
+    }
+}
+
+fn read(config: &TlsConfig) -> Result<Files, ServerError> {
     let chain = certificates(&config.certificate)?;
+    let names = chain.first().map(|first| certs::dns_names(first));
+    let mut client_ca = None;
     let key = PrivateKeyDer::from_pem_file(&config.private_key)
         .map_err(|error| refused(&config.private_key, error.to_string()))?;
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -91,10 +183,16 @@ fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, ServerError> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
+            let mut known = BTreeSet::new();
             for certificate in certificates(path)? {
+                known.insert(certificate.to_vec());
                 let added = roots.add(certificate);
                 added.map_err(|error| refused(path, error.to_string()))?;
             }
+            client_ca = Some(ClientCa {
+                roots: known,
+                replaced: CancellationToken::new(),
+            });
             let verifier = WebPkiClientVerifier::builder_with_provider(
                 Arc::new(roots),
                 Arc::new(default_provider()),
@@ -108,7 +206,11 @@ fn read(config: &TlsConfig) -> Result<Arc<ServerConfig>, ServerError> {
         .with_single_cert(chain, key)
         .map_err(|error| refused(&config.certificate, error.to_string()))?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(server))
+    Ok(Files {
+        server: Arc::new(server),
+        names: names.unwrap_or_default(),
+        client_ca,
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ServerError> {
