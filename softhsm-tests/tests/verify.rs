@@ -182,6 +182,7 @@ async fn record(home: &Home, groups: &[Group]) {
             .complete_creation(NewKeyPair {
                 key_pair,
                 sealed_key: None,
+                intent: None,
                 request: None,
             })
             .await
