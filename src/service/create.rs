@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
 
 use super::delete::forget_software_key;
-use super::request_lock::RequestLock;
+use super::name_lock::NameLock;
 use super::{Service, ServiceError, issue};
 use crate::domain::{
     Generation, KeyPair, KeyPairId, KeyRef, ProviderKind, RequestId, SealedKey, SettingsDigest,
@@ -51,7 +51,7 @@ pub(super) struct Named {
     pub(super) request_id: RequestId,
     pub(super) settings: SettingsDigest,
     /// The right to answer it.
-    pub(super) _lock: RequestLock,
+    pub(super) _lock: NameLock<RequestId>,
 }
 
 impl Service {
@@ -93,6 +93,10 @@ impl Service {
         if let Some(named) = &named {
             self.finish_attempts(&named.request_id).await?;
         }
+        let _id_lock = match &creation.id {
+            Some(id) => Some(self.lock_id(id, named.is_some(), &gone).await?),
+            None => None,
+        };
         let id = match &creation.id {
             Some(id) => {
                 // Only spares work: whether an id is taken is decided by the store when it is taken.
@@ -123,6 +127,27 @@ impl Service {
             "made a key pair"
         );
         Ok(key_pair)
+    }
+
+    /// Waits until no other creation under an id is under way. Then it is known whether the id is
+    /// taken: a caller that came second is not told to try again.
+    ///
+    /// # Errors
+    /// [`ServiceError::CallerGone`], unless the request has a name.
+    async fn lock_id(
+        &self,
+        id: &KeyPairId,
+        wanted: bool,
+        gone: &CancellationToken,
+    ) -> Result<NameLock<KeyPairId>, ServiceError> {
+        let lock = self.id_locks.lock(id.clone());
+        match wanted {
+            true => Ok(lock.await),
+            false => {
+                let locked = gone.run_until_cancelled(lock).await;
+                locked.ok_or(ServiceError::CallerGone)
+            }
+        }
     }
 
     /// Makes key, certificate and record. What fails on the way is for the caller of this to undo.

@@ -26,13 +26,13 @@ mod key_algorithms;
 mod link;
 mod list;
 mod migrate;
+mod name_lock;
 mod public_keys;
 mod recent_events;
 mod reconcile;
 mod recorded;
 mod replace;
 pub mod report;
-mod request_lock;
 mod rotate;
 mod rotation;
 mod share;
@@ -73,13 +73,13 @@ pub use crate::providers::Missing;
 
 use crate::domain::{
     Clock, Entropy, KeyPair, KeyPairId, KeyRef, KeySpec, ProviderKind, PublicKey, Refusal,
-    Violations,
+    RequestId, Violations,
 };
 use crate::providers::{ProviderHandle, Registry};
 use crate::store::{IntentState, MetadataStore};
 use events::EventHub;
 use health::HealthBoard;
-use request_lock::RequestLocks;
+use name_lock::NameLocks;
 use share::{Shares, Turns};
 use signing_keys::SigningKeys;
 
@@ -135,7 +135,9 @@ pub struct Service {
     registry: Registry,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    request_locks: RequestLocks,
+    request_locks: NameLocks<RequestId>,
+    /// One creation under an id goes on at a time.
+    id_locks: NameLocks<KeyPairId>,
     signing_keys: SigningKeys,
     events: EventHub,
     /// The right to have a page of a list in memory.
@@ -169,7 +171,8 @@ impl Service {
             registry,
             clock,
             entropy,
-            request_locks: RequestLocks::default(),
+            request_locks: NameLocks::default(),
+            id_locks: NameLocks::default(),
             signing_keys: SigningKeys::default(),
             events: EventHub::default(),
             lists: Turns::new(LISTS),

@@ -1,52 +1,58 @@
-//! Lets requests with the same `request_id` in one at a time.
+//! Lets work with the same name go on one at a time: requests with one `request_id`, creations with
+//! one id.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::domain::RequestId;
+type Locks<Name> = Arc<Mutex<HashMap<Name, Arc<AsyncMutex<()>>>>>;
 
-type Locks = Arc<Mutex<HashMap<RequestId, Arc<AsyncMutex<()>>>>>;
-
-/// The requests that are under way.
-#[derive(Debug, Default)]
-pub(super) struct RequestLocks(Locks);
-
-/// The right to answer one request. It ends when this is dropped.
+/// The names of the work that is under way.
 #[derive(Debug)]
-pub(super) struct RequestLock {
-    locks: Locks,
-    request_id: RequestId,
+pub(super) struct NameLocks<Name: Eq + Hash>(Locks<Name>);
+
+impl<Name: Eq + Hash> Default for NameLocks<Name> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+/// The right to do the work of one name. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct NameLock<Name: Eq + Hash> {
+    locks: Locks<Name>,
+    name: Name,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl RequestLocks {
-    /// Waits until no other request of this name is under way.
-    pub(super) async fn lock(&self, request_id: RequestId) -> RequestLock {
-        let lock = Arc::clone(self.0.lock().entry(request_id.clone()).or_default());
+impl<Name: Clone + Eq + Hash> NameLocks<Name> {
+    /// Waits until no other work of this name is under way.
+    pub(super) async fn lock(&self, name: Name) -> NameLock<Name> {
+        let lock = Arc::clone(self.0.lock().entry(name.clone()).or_default());
         // Before the wait, so that one which is given up is forgotten too.
-        let mut waiting = RequestLock {
+        let mut waiting = NameLock {
             guard: None,
             locks: Arc::clone(&self.0),
-            request_id,
+            name,
         };
         waiting.guard = Some(lock.lock_owned().await);
         waiting
     }
 }
 
-impl Drop for RequestLock {
+impl<Name: Eq + Hash> Drop for NameLock<Name> {
     fn drop(&mut self) {
         let mut locks = self.locks.lock();
         self.guard = None;
         // Only the map knows of it: nobody waits, and nobody can begin to while the map is locked.
         if locks
-            .get(&self.request_id)
+            .get(&self.name)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)
         {
-            locks.remove(&self.request_id);
+            locks.remove(&self.name);
         }
     }
 }
@@ -56,10 +62,11 @@ mod tests {
     use std::task::Poll;
 
     use super::*;
+    use crate::domain::RequestId;
 
     #[tokio::test]
     async fn one_request_of_a_name_goes_on_at_a_time_and_none_is_remembered() {
-        let locks = Arc::new(RequestLocks::default());
+        let locks = Arc::new(NameLocks::default());
         let id = RequestId::parse("r").unwrap();
         let first = locks.lock(id.clone()).await;
         let second = tokio::spawn({
@@ -75,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_that_is_given_up_after_the_holder_has_ended_is_not_remembered() {
-        let locks = RequestLocks::default();
+        let locks = NameLocks::default();
         let id = RequestId::parse("r").unwrap();
         let first = locks.lock(id.clone()).await;
         let mut second = Box::pin(locks.lock(id));
