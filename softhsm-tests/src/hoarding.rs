@@ -22,6 +22,9 @@ pub fn endless_heads(address: SocketAddr, connections: usize) -> Vec<TcpStream> 
     crowd(address, connections, head.as_bytes())
 }
 
+/// A field that refers to the first entry of the dynamic table (RFC 7541, section 6.1 and appendix A).
+const INDEXED_62: u8 = 0b1011_1110;
+
 /// Opens HTTP/2 connections with 1,000 calls each, whose heads have 460 fields without anything in them.
 pub fn many_fields(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
     let mut head = grpc("/keypaird.v1.SigningService/Sign");
@@ -30,9 +33,9 @@ pub fn many_fields(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
     indexed[0] = 0x40;
     let mut first = head.clone();
     first.extend(&indexed);
-    head.push(0x80 | 62);
-    first.extend([0x80 | 62].repeat(459));
-    head.extend([0x80 | 62].repeat(459));
+    head.push(INDEXED_62);
+    first.extend([INDEXED_62].repeat(459));
+    head.extend([INDEXED_62].repeat(459));
     let asked: Vec<_> = (0..1000)
         .flat_map(|number| {
             let head = if number == 0 { &first } else { &head };

@@ -729,7 +729,7 @@ fn a_start_that_fails_ends_with_its_code_when_the_log_is_not_read() {
     let home = Home::local();
     let daemon = home.start();
     let (_unread, mut log) = io::pipe().unwrap();
-    log.write_all(&[b'x'; PIPE_LEN]).unwrap();
+    log.write_all(&vec![b'x'; PIPE_LEN]).unwrap();
     let mut second = home.serve(log);
     let begun = Instant::now();
     let status = loop {

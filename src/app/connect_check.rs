@@ -286,7 +286,7 @@ fn check_addresses(server: &ServerConfig, runs: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(tls) = &server.tls {
         checks.push(match Tls::check(tls) {
-            Ok(_) => Check::well("TLS", format!("{} and its key can be used", tls.certificate.display())),
+            Ok(()) => Check::well("TLS", format!("{} and its key can be used", tls.certificate.display())),
             Err(error) => wrong_start("TLS", &error.into())
                 .remedy("put a certificate and its private key in PEM there, which the daemon's user must be able to read"),
         });

@@ -61,8 +61,9 @@ impl App {
 
     async fn over(store: Arc<EmbeddedStore>, config: Config) -> Result<Self, StartError> {
         let registry = registry(&config, &*store).await?;
+        let metadata: Arc<dyn MetadataStore> = Arc::<EmbeddedStore>::clone(&store);
         let service = Arc::new(Service::new(
-            Arc::clone(&store) as Arc<dyn MetadataStore>,
+            metadata,
             registry,
             Arc::new(SystemClock),
             Arc::new(SystemEntropy),
@@ -134,7 +135,11 @@ impl App {
         );
         shutdown::notify_ready();
         let watchdog = tokio::spawn(shutdown::feed_watchdog());
-        let mut serving = tokio::spawn(self.listeners.serve(front, stop.clone()));
+        let mut serving = tokio::spawn(self.listeners.serve(
+            front,
+            Arc::new(SystemClock),
+            stop.clone(),
+        ));
         let store_failure = self.service.store_failure();
         let mut store_failed = false;
         let ended_early = tokio::select! {

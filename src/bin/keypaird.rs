@@ -88,7 +88,7 @@ struct Backup {
     file: ConfigFile,
     /// The file to make, readable by its owner only.
     #[arg(value_name = "FILE")]
-    backup: PathBuf,
+    destination: PathBuf,
     /// Replace the file if it exists.
     #[arg(long)]
     force: bool,
@@ -295,11 +295,11 @@ fn initialise_token(command: &InitToken) -> Result<(), Failure> {
 
 fn back_up(command: &Backup) -> Result<(), Failure> {
     let config = load(command.file.config.as_deref())?;
-    let key_pairs = app::back_up(&config, &command.backup, command.force)?;
+    let key_pairs = app::back_up(&config, &command.destination, command.force)?;
     println!(
         "backed up {} to {}",
         counted(key_pairs),
-        command.backup.display()
+        command.destination.display()
     );
     if let Some(local) = &config.crypto.local {
         println!(

@@ -1,7 +1,6 @@
 //! What the port wants to know of certificates of TLS, which others have verified.
 
-use std::time::{Duration, SystemTime};
-
+use time::OffsetDateTime;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use super::read::{general_names, parse_der};
@@ -20,12 +19,9 @@ pub fn dns_names(certificate_der: &[u8]) -> Vec<String> {
 }
 
 /// Returns when a certificate expires. None when it cannot be read.
-pub fn not_after(certificate_der: &[u8]) -> Option<SystemTime> {
+pub fn not_after(certificate_der: &[u8]) -> Option<OffsetDateTime> {
     let parsed = parse_der(certificate_der).ok()?;
-    let since: Duration = parsed
-        .tbs_certificate()
-        .validity()
-        .not_after
-        .to_unix_duration();
-    SystemTime::UNIX_EPOCH.checked_add(since)
+    let not_after = parsed.tbs_certificate().validity().not_after;
+    let seconds = i64::try_from(not_after.to_unix_duration().as_secs()).ok()?;
+    OffsetDateTime::from_unix_timestamp(seconds).ok()
 }

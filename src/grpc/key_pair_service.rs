@@ -128,7 +128,7 @@ impl KeyPairService for KeyPairGrpc {
     ) -> Result<Response<ListDoubtfulKeysResponse>, Status> {
         let keys = self.service.doubtful_keys().await;
         answer(keys.map(|keys| ListDoubtfulKeysResponse {
-            doubtful_keys: keys.into_iter().map(convert::doubtful_key).collect(),
+            doubtful_keys: keys.iter().map(convert::doubtful_key).collect(),
         }))
     }
 

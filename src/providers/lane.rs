@@ -294,8 +294,8 @@ async fn sign_together(
             return;
         };
         let (begun, asked) = (Instant::now(), orders.len());
-        let signed = signer.sign_all(orders).await;
-        let mut signatures = counted(provider.kind(), asked, signed).into_iter();
+        let answered = signer.sign_all(orders).await;
+        let mut signatures = counted(provider.kind(), asked, answered).into_iter();
         portion_max.store(affordable(effort, begun.elapsed()), Ordering::Relaxed);
         for (count, reply) in waiting {
             // The caller may have left meanwhile.

@@ -664,7 +664,10 @@ mod tests {
         let unanswered = tokio::time::timeout(minutes(60), next(&mut asked));
         assert!(unanswered.await.is_err());
         call.is_answered();
-        let silent = tokio::time::timeout(minutes(5) - MESSAGE_MAX / 60, next(&mut asked));
+        let silent = tokio::time::timeout(
+            minutes(5).saturating_sub(MESSAGE_MAX / 60),
+            next(&mut asked),
+        );
         assert!(silent.await.is_err());
         // A message, which gives it five minutes more.
         asked.body.0.push_back(Bytes::from_static(&[0; PREFIX_LEN]));

@@ -5,10 +5,14 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::future::pending;
 use std::hash::BuildHasher;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
+use ::time::OffsetDateTime;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use crate::domain::Clock;
 
 /// How long a connection may last.
 #[derive(Debug, Default)]
@@ -23,7 +27,9 @@ pub(super) struct ClientCertificate {
     /// Cancelled when the client CA is another one.
     pub(super) ca_replaced: CancellationToken,
     /// When it expires.
-    pub(super) not_after: SystemTime,
+    pub(super) not_after: OffsetDateTime,
+    /// By which clock.
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// Why a connection has lasted long enough.
@@ -51,8 +57,8 @@ impl Lifetime {
         let old = age_max.and_then(|age| {
             let share = RandomState::new().hash_one(()) % (JITTER_STEPS + 1);
             let share = u32::try_from(share).unwrap_or_default();
-            Instant::now()
-                .checked_add(age - age / 10 / u32::try_from(JITTER_STEPS).unwrap_or(1) * share)
+            let early = age / 10 / u32::try_from(JITTER_STEPS).unwrap_or(1) * share;
+            Instant::now().checked_add(age.saturating_sub(early))
         });
         Self { client: None, old }
     }
@@ -108,7 +114,7 @@ impl ClientCertificate {
     }
 
     fn left(&self) -> Option<Duration> {
-        let left = self.not_after.duration_since(SystemTime::now()).ok()?;
+        let left = Duration::try_from(self.not_after - self.clock.now()).ok()?;
         (!left.is_zero()).then_some(left)
     }
 }
@@ -120,12 +126,26 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use ::time::macros::datetime;
+
     use super::*;
 
-    fn certificate(not_after: SystemTime) -> ClientCertificate {
+    const NOW: OffsetDateTime = datetime!(2026-11-30 12:00 UTC);
+
+    #[derive(Debug)]
+    struct FixedClock;
+
+    impl Clock for FixedClock {
+        fn now(&self) -> OffsetDateTime {
+            NOW
+        }
+    }
+
+    fn certificate(not_after: OffsetDateTime) -> ClientCertificate {
         ClientCertificate {
             ca_replaced: CancellationToken::new(),
             not_after,
+            clock: Arc::new(FixedClock),
         }
     }
 
@@ -138,7 +158,8 @@ mod tests {
             .collect();
         assert!(ages.iter().all(|each| (age * 9 / 10..=age).contains(each)));
         let (least, most) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
-        assert!(*most - *least > age / 20, "{least:?} to {most:?}");
+        let spread = most.saturating_sub(*least);
+        assert!(spread > age / 20, "{least:?} to {most:?}");
         assert_eq!(Lifetime::new(Some(age)).over().await, Over::Old);
         assert!(Lifetime::new(None).old.is_none());
         // No overflow.
@@ -147,13 +168,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_ends_with_its_ca_and_at_its_time() {
-        let valid = certificate(SystemTime::now() + Duration::from_secs(3600));
+        let valid = certificate(NOW + Duration::from_secs(3600));
         assert!(!valid.is_refused());
         let lifetime = Lifetime::new(None).with_client(Some(valid.clone()));
         valid.ca_replaced.cancel();
         assert!(valid.is_refused());
         assert_eq!(lifetime.over().await, Over::CaReplaced);
-        let expired = certificate(SystemTime::UNIX_EPOCH);
+        let expired = certificate(NOW);
         assert!(expired.is_refused());
         let lifetime = Lifetime::new(None).with_client(Some(expired));
         assert_eq!(lifetime.over().await, Over::CertificateExpired);

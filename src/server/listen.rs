@@ -28,7 +28,7 @@ use super::lifetime::Lifetime;
 use super::serve::Http;
 use super::tls::Tls;
 use crate::config::ServerConfig;
-use crate::domain::Peer;
+use crate::domain::{Clock, Peer};
 
 /// The open addresses.
 #[derive(Debug)]
@@ -103,11 +103,14 @@ impl Listeners {
     }
 
     /// Answers calls on all addresses until `stop`, and returns when the last call has ended.
-    pub async fn serve(self, front: Front, stop: CancellationToken) {
+    ///
+    /// The clock tells which client certificates have expired.
+    pub async fn serve(self, front: Front, clock: Arc<dyn Clock>, stop: CancellationToken) {
         let door = Arc::new(Door {
             http: Http::new(front),
             gate: self.gate,
             age_max: self.age_max,
+            clock,
             connections: Connections::new(self.connections_max, self.max_message_bytes),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
@@ -145,6 +148,7 @@ struct Door {
     http: Http,
     gate: Gate,
     age_max: Option<Duration>,
+    clock: Arc<dyn Clock>,
     connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -205,7 +209,7 @@ impl Door {
                 if let Some(peer) = tls_peer(stream.get_ref().1) {
                     connection.identify(peer);
                 }
-                let lifetime = match tls.client(stream.get_ref().1) {
+                let lifetime = match tls.client(stream.get_ref().1, &door.clock) {
                     Ok(client) => lifetime.with_client(client),
                     Err(why) => return debug!("a client is not let in: {why}"),
                 };

@@ -24,6 +24,7 @@ use super::hosts::Hosts;
 use super::lifetime::ClientCertificate;
 use crate::certs;
 use crate::config::TlsConfig;
+use crate::domain::Clock;
 
 /// Accepts TLS 1.3 connections with the newest files that were in order.
 #[derive(Debug)]
@@ -149,10 +150,11 @@ impl Files {
     }
 
     /// Returns what let the client of a connection in, if it had to show a certificate. That of a
-    /// session which is resumed is not verified anew, and may have expired.
+    /// session which is resumed is not verified anew, and may have expired by the clock.
     pub(super) fn client(
         &self,
         connection: &ServerConnection,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Option<ClientCertificate>, &'static str> {
         let Some(client_ca) = &self.client_ca else {
             return Ok(None);
@@ -162,6 +164,7 @@ impl Files {
         let client = ClientCertificate {
             ca_replaced: client_ca.replaced.clone(),
             not_after: not_after.ok_or("the client certificate cannot be read")?,
+            clock: Arc::clone(clock),
         };
         match client.is_refused() {
             true => Err("the client certificate expired, or its CA was replaced"),

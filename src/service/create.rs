@@ -194,15 +194,14 @@ impl Service {
         let is_ours = |now: Option<&KeyPair>| {
             now.is_some_and(|now| now.generation_of(name.key_ref).is_some())
         };
-        if let Err(failure) = recorded {
-            if let Err(error) = self.recorded(&name.id, failure, is_ours).await {
-                // What may be left of the certificate counts more than what is wrong with the
-                // record.
-                return Err(match published {
-                    Err(unpublished) if may_leave_half_made(&unpublished) => unpublished,
-                    _ => taken(error, &name.id),
-                });
-            }
+        if let Err(failure) = recorded
+            && let Err(error) = self.recorded(&name.id, failure, is_ours).await
+        {
+            // What may be left of the certificate counts more than what is wrong with the record.
+            return Err(match published {
+                Err(unpublished) if may_leave_half_made(&unpublished) => unpublished,
+                _ => taken(error, &name.id),
+            });
         }
         // A caller may have gone while the record was written. One that goes after this look has a
         // key pair that it does not know; only a request with a name is exact.

@@ -162,6 +162,7 @@ fn full(error: &ServiceError) -> &'static Seldom {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table, in one place on purpose")]
 fn describe(error: &ServiceError) -> Report {
     use Code::{
         Aborted, AlreadyExists, Cancelled, DeadlineExceeded, FailedPrecondition, Internal,

@@ -103,7 +103,7 @@ async fn a_stop_ends_rotations_between_two_steps() {
         async move {
             service
                 .do_what_is_due(&mut Setbacks::until(&stop), trusted)
-                .await
+                .await;
         }
     });
     let done = || {

@@ -188,31 +188,40 @@ mod tests {
         for_connection: 2,
     };
 
-    fn origin(connection: u64, user: u32) -> Option<Origin> {
-        Some(Origin {
+    fn origin(connection: u64, user: u32) -> Origin {
+        Origin {
             connection,
             peer: Peer::User(user),
-        })
+        }
     }
 
     #[test]
     fn connections_and_peers_have_their_shares_of_the_places_and_give_them_back() {
         let places = Places::new(SHARES);
-        let first = [places.take(origin(1, 1)), places.take(origin(1, 1))];
+        let first = [
+            places.take(Some(origin(1, 1))),
+            places.take(Some(origin(1, 1))),
+        ];
         assert!(first.iter().all(Option::is_some));
         assert!(
-            places.take(origin(1, 1)).is_none(),
+            places.take(Some(origin(1, 1))).is_none(),
             "its connection has two"
         );
-        let second = [places.take(origin(2, 1)), places.take(origin(2, 1))];
+        let second = [
+            places.take(Some(origin(2, 1))),
+            places.take(Some(origin(2, 1))),
+        ];
         assert!(second.iter().all(Option::is_some));
-        assert!(places.take(origin(3, 1)).is_none(), "its peer has four");
-        let others = [places.take(origin(4, 2)), places.take(None)];
+        assert!(
+            places.take(Some(origin(3, 1))).is_none(),
+            "its peer has four"
+        );
+        let others = [places.take(Some(origin(4, 2))), places.take(None)];
         assert!(others.iter().all(Option::is_some));
-        assert!(places.take(origin(9, 9)).is_none(), "six are taken");
+        assert!(places.take(Some(origin(9, 9))).is_none(), "six are taken");
         assert!(places.take(None).is_none());
         drop(first);
-        assert!(places.take(origin(3, 1)).is_some());
+        assert!(places.take(Some(origin(3, 1))).is_some());
         drop((second, others));
         assert_eq!(places.taken.lock().in_all, 0);
         assert!(places.taken.lock().by_holder.is_empty());
@@ -220,15 +229,17 @@ mod tests {
 
     /// Has a peer ask for a thousand turns, on as many connections or on one, and wait for them.
     async fn wait_for_many(turns: &Arc<Turns>, connections: u64) {
-        let held = turns.turn(origin(0, 1)).await;
+        let held = turns.turn(Some(origin(0, 1))).await;
         let waiting: Vec<_> = (0..1000)
             .map(|number| {
                 let turns = Arc::clone(turns);
-                tokio::spawn(async move { drop(turns.turn(origin(number % connections, 1)).await) })
+                tokio::spawn(async move {
+                    drop(turns.turn(Some(origin(number % connections, 1))).await);
+                })
             })
             .collect();
         tokio::task::yield_now().await;
-        let other = tokio::time::timeout(Duration::from_secs(1), turns.turn(origin(2000, 2)));
+        let other = tokio::time::timeout(Duration::from_secs(1), turns.turn(Some(origin(2000, 2))));
         let other = other.await.expect("another peer has its turn");
         drop((held, other));
         for one in waiting {
@@ -246,7 +257,7 @@ mod tests {
         wait_for_many(&turns, 1).await;
         wait_for_many(&turns, 1000).await;
         for connection in 0..1000 {
-            turns.turn(origin(connection, 1)).await;
+            turns.turn(Some(origin(connection, 1))).await;
         }
         assert!(turns.by_holder.lock().len() <= FORGOTTEN_ABOVE + 1);
     }

@@ -234,14 +234,15 @@ mod tests {
     #[test]
     fn lines_are_written_in_their_order_and_a_flush_waits_for_them() {
         let queue = Arc::new(LogQueue::new(BOUNDS));
-        for number in 0..10 {
-            queue.push(format!("line {number}\n").as_bytes());
+        let lines: Vec<_> = (0..10).map(|number| format!("line {number}\n")).collect();
+        for line in &lines {
+            queue.push(line.as_bytes());
         }
         assert!(!queue.flush(Duration::ZERO));
         let (reader, writer) = io::pipe().unwrap();
         written_to(&queue, writer);
         assert!(queue.flush(PATIENCE));
-        let expected: String = (0..10).map(|number| format!("line {number}\n")).collect();
+        let expected = lines.concat();
         assert_eq!(read(reader, expected.len()), expected);
         assert_eq!(queue.lost(), 0);
     }
@@ -273,7 +274,7 @@ mod tests {
     fn a_pipe_that_is_not_read_keeps_neither_a_line_nor_a_flush_waiting() {
         let queue = Arc::new(LogQueue::new(BOUNDS));
         let (mut reader, mut writer) = io::pipe().unwrap();
-        writer.write_all(&[b'x'; PIPE_LEN]).unwrap();
+        writer.write_all(&vec![b'x'; PIPE_LEN]).unwrap();
         written_to(&queue, writer);
         for _ in 0..1000 {
             queue.push(b"a line\n");

@@ -269,7 +269,7 @@ pub(in crate::grpc) fn crypto_provider_status(
 }
 
 /// Writes a doubtful key.
-pub(in crate::grpc) fn doubtful_key(key: DoubtfulKey) -> pb::DoubtfulKey {
+pub(in crate::grpc) fn doubtful_key(key: &DoubtfulKey) -> pb::DoubtfulKey {
     pb::DoubtfulKey {
         private_key_id: key.key_ref.to_string(),
         id: key.key_pair.to_string(),

@@ -179,7 +179,7 @@ impl Lineage {
         match checkpoint(&connection, "TRUNCATE") {
             Ok(true) => self.progress.checkpointed = self.progress.changes,
             Ok(false) => {
-                warn!("another process reads the database, so that its log stays beside it")
+                warn!("another process reads the database, so that its log stays beside it");
             }
             Err(error) => warn!(%error, "the log of the database cannot be copied into it"),
         }

@@ -147,11 +147,9 @@ async fn a_page_of_large_events_ends_before_its_number() {
         pair.current.subject_alternative_names.clone_from(&names);
         store.complete_creation(new(pair)).await.unwrap();
     }
-    let mut cursor = 0;
-    for expected in [1, 1, 1, 1, 1, 0] {
+    for (cursor, expected) in (0..).zip([1, 1, 1, 1, 1, 0]) {
         let page = store.events_after(cursor, 32).await.unwrap();
         assert_eq!(page.len(), expected);
-        cursor += 1;
     }
 }
 

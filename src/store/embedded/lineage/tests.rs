@@ -129,7 +129,7 @@ async fn a_former_state_is_noticed_whichever_way_it_came_back() {
 
 #[tokio::test]
 async fn the_keys_of_a_copy_are_doubtful_for_good_and_those_of_a_killed_daemon_aborted() {
-    let state = |number: u8, state| (number, format!("id-{number}"), state);
+    let expect = |number: u8, state| (number, format!("id-{number}"), state);
     let stage = Stage::new();
     let store = stage.open();
     change(&store, 1).await;
@@ -137,17 +137,17 @@ async fn the_keys_of_a_copy_are_doubtful_for_good_and_those_of_a_killed_daemon_a
     change(&store, 2).await;
     drop(store);
     let store = stage.open();
-    let aborted = [1, 2].map(|number| state(number, IntentState::Aborted));
+    let aborted = [1, 2].map(|number| expect(number, IntentState::Aborted));
     assert_eq!(intents(&store).await, aborted);
     drop(store);
 
     stage.copy_back(&copy);
-    let mut expected = vec![state(1, IntentState::Doubtful)];
+    let mut expected = vec![expect(1, IntentState::Doubtful)];
     for number in 3..5 {
         let store = stage.open();
         assert_eq!(intents(&store).await, expected);
         change(&store, number).await;
-        expected.push(state(number, IntentState::Aborted));
+        expected.push(expect(number, IntentState::Aborted));
     }
 }
 
