@@ -397,11 +397,13 @@ fn sign_streams(address: SocketAddr, id: &str, count: usize) -> Vec<TcpStream> {
     streams
 }
 
+/// Begins what makes the daemon keep something, and keeps the connections.
+type Begin = fn(SocketAddr) -> Vec<TcpStream>;
+
 /// Clients that make the daemon keep more than they send, each kind on a fresh daemon.
 async fn memory() {
     println!("| what is kept | memory before | at most | connections that were ended |");
     println!("|---|---|---|---|");
-    type Begin = fn(SocketAddr) -> Vec<TcpStream>;
     let kinds: [(&str, Begin); 6] = [
         (
             "heads of HTTP/1.1 of 400 KB, on 4,000 connections",
