@@ -177,6 +177,7 @@ async fn fill_store(home: &Home) {
                 let new = NewKeyPair {
                     key_pair,
                     sealed_key,
+                    intent: None,
                     request: None,
                 };
                 tokio::spawn(async move { store.complete_creation(new).await.unwrap() })
