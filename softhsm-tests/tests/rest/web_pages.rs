@@ -87,8 +87,8 @@ impl Wish {
             request.push_str(self.content_type);
             request.push_str("\r\n");
         }
-        request.push_str(&format!("Content-Length: {}\r\n\r\n", self.body.len()));
         let mut request = request.into_bytes();
+        write!(request, "Content-Length: {}\r\n\r\n", self.body.len()).unwrap();
         request.extend(&self.body);
         exchange(address, &request)
     }
@@ -271,7 +271,8 @@ fn status_of(block: &[u8]) -> u16 {
 
 /// Decodes digits (RFC 7541, appendix B): `0`, `1`, `2` have five bits, the others six.
 fn digits(coded: &[u8]) -> u16 {
-    let bits: String = coded.iter().map(|byte| format!("{byte:08b}")).collect();
+    let bytes: Vec<_> = coded.iter().map(|byte| format!("{byte:08b}")).collect();
+    let bits = bytes.concat();
     let (mut rest, mut number) = (&*bits, 0);
     for _ in 0..3 {
         let (digit, length) = match &rest[..5] {
