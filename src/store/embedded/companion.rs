@@ -2,12 +2,16 @@
 //!
 //! It says which incarnation of the store was last at work, and how far that had come. See
 //! [`super::lineage`] for what follows from it.
+//!
+//! A copied folder has the companion as well. So each write to it notes the time, by the clock of
+//! the file system: a companion that was changed later than it says was itself copied. No tool can
+//! set the time of that change (`ctime`).
 
-use std::fmt::{self, Display};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::Incarnation;
 use super::open::{beside, sync_folder};
@@ -50,6 +54,26 @@ impl Companion {
         }
     }
 
+    /// Tells whether the companion was put in its place by something else than a daemon. A missing
+    /// or damaged one was not.
+    pub(super) fn was_copied(database: &Path) -> io::Result<bool> {
+        let read = || {
+            let mut file = File::open(Self::path(database))?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            Ok::<_, io::Error>((Self::time_noted(&text), file.metadata()?.ctime()))
+        };
+        match read() {
+            Ok((noted, changed)) => {
+                Ok(noted.is_some_and(|noted| changed.saturating_sub(noted) > CHANGED_LATER_MAX))
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
     /// Writes the companion of a database durably, whole or not at all, readable by its owner only.
     pub(super) fn write(&self, database: &Path) -> io::Result<CompanionFile> {
         let (path, new) = (Self::path(database), beside(database, ".lineage.new"));
@@ -60,13 +84,16 @@ impl Companion {
             .mode(0o600)
             .open(&new)?;
         let head = self.head();
-        file.write_all(format!("{head}{}", self.progress).as_bytes())?;
+        file.write_all(head.as_bytes())?;
+        let changed = file.metadata()?.ctime();
+        file.write_all(last_line(self.progress, changed).as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
         sync_folder(&path)?;
         Ok(CompanionFile {
             file,
             head_len: u64::try_from(head.len()).map_err(io::Error::other)?,
+            ahead: changed.saturating_sub(now()),
         })
     }
 
@@ -97,30 +124,45 @@ impl Companion {
             incarnation: name(lines.next()?.strip_prefix("incarnation ")?)?,
             next: name(lines.next()?.strip_prefix("next ")?)?,
             inode: lines.next()?.strip_prefix("inode ")?.parse().ok()?,
-            progress: Progress::parse(lines.next()?)?,
+            progress: parse_last_line(lines.next()?)?.0,
         };
         lines.next().is_none().then_some(companion)
     }
-}
 
-impl Progress {
-    fn parse(line: &str) -> Option<Self> {
-        let (changes, checkpointed) = line
-            .strip_prefix("changes ")?
-            .split_once(" checkpointed ")?;
-        Some(Self {
-            changes: changes.parse().ok()?,
-            checkpointed: checkpointed.parse().ok()?,
-        })
+    /// Returns the time of the last write, in seconds since 1970.
+    fn time_noted(text: &str) -> Option<i64> {
+        Self::parse(text)?;
+        parse_last_line(text.lines().last()?).map(|(_, noted)| noted)
     }
 }
 
-/// The last line of the file, which has the same length whatever the numbers are.
-impl Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (changes, checkpointed) = (self.changes, self.checkpointed);
-        writeln!(f, "changes {changes:020} checkpointed {checkpointed:020}")
-    }
+/// Returns the last line of the file, which has the same length whatever the numbers are.
+fn last_line(progress: Progress, time: i64) -> String {
+    let Progress {
+        changes,
+        checkpointed,
+    } = progress;
+    format!("changes {changes:020} checkpointed {checkpointed:020} time {time:020}\n")
+}
+
+fn parse_last_line(line: &str) -> Option<(Progress, i64)> {
+    let (changes, rest) = line
+        .strip_prefix("changes ")?
+        .split_once(" checkpointed ")?;
+    let (checkpointed, time) = rest.split_once(" time ")?;
+    let progress = Progress {
+        changes: changes.parse().ok()?,
+        checkpointed: checkpointed.parse().ok()?,
+    };
+    Some((progress, time.parse().ok()?))
+}
+
+/// Returns the time in seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// The file, open for the line that changes.
@@ -128,6 +170,9 @@ impl Display for Progress {
 pub(super) struct CompanionFile {
     file: File,
     head_len: u64,
+    /// By how many seconds the clock of the file system is ahead of ours: that of a file server is
+    /// another one.
+    ahead: i64,
 }
 
 impl CompanionFile {
@@ -137,7 +182,7 @@ impl CompanionFile {
     /// synced, since each commit would then wait for the disk twice: after a power cut the file may
     /// be behind the database, and is never ahead of it.
     pub(super) fn note(&self, progress: Progress) -> io::Result<()> {
-        let line = progress.to_string();
+        let line = last_line(progress, now().saturating_add(self.ahead));
         self.file.write_all_at(line.as_bytes(), self.head_len)
     }
 
@@ -149,6 +194,9 @@ impl CompanionFile {
 
 const VERSION: &str = "keypaird-lineage-v1";
 const NONE: &str = "none";
+/// How many seconds after the time that it notes a companion may have been changed: the system may
+/// have been suspended in between.
+const CHANGED_LATER_MAX: i64 = 60;
 
 #[cfg(test)]
 mod tests {
@@ -200,6 +248,8 @@ mod tests {
         COMPANION.write(&database).unwrap();
         let path = Companion::path(&database);
         let whole = fs::read(&path).unwrap();
+        fs::write(&path, [0xff]).unwrap();
+        assert!(!Companion::was_copied(&database).unwrap());
         for len in 0..whole.len() {
             fs::write(&path, &whole[..len]).unwrap();
             assert_eq!(Companion::read(&database).unwrap(), None, "{len} bytes");

@@ -5,8 +5,8 @@
 //!
 //! Each opening of a store is an *incarnation* with a random name, and each committed batch of
 //! writes counts as one *change*. The database has both, and so has its [`Companion`]. The database
-//! is a copy when the companion is missing, is of another incarnation, counted more changes, or is
-//! of a database file with another inode number. A store of a release that knew no incarnations has
+//! is a copy when the companion is missing, was copied itself, is of another incarnation, counted
+//! more changes, or is of a database file with another inode number. A store of a release that knew no incarnations has
 //! neither, and is no copy.
 //!
 //! The order of writing leaves no moment at which a killed daemon would find a copy at its next
@@ -14,7 +14,8 @@
 //! after it was committed. A companion that is behind is no sign of a copy. What it may miss, after
 //! a kill, is the one batch that no caller was answered; after a power cut, the last seconds.
 //!
-//! A snapshot of a whole file system or machine includes the companion, and is not noticed.
+//! A snapshot of a whole file system or machine includes the companion, and is not noticed. A copy
+//! of the folder is, when it is put back a minute or more after the last change that it has.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -90,7 +91,8 @@ fn begin(
     let facts = Facts::read(connection)?;
     let inode = fs::metadata(database).map_err(failed)?.ino();
     let found = Companion::read(database).map_err(failed)?;
-    let is_copy = !is_new && facts.are_of_a_copy(found.as_ref(), inode);
+    let was_copied = Companion::was_copied(database).map_err(failed)?;
+    let is_copy = !is_new && (was_copied || facts.are_of_a_copy(found.as_ref(), inode));
     let next = random(connection)?;
     let mut companion = Companion {
         // Of a copy there is none, so that it is noticed again if this is interrupted.

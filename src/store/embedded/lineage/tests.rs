@@ -127,6 +127,50 @@ async fn a_former_state_is_noticed_whichever_way_it_came_back() {
     assert!(stage.is_copy(&last));
 }
 
+/// Has the companion say that it was last written earlier than it was.
+fn put_back_note(stage: &Stage, seconds: i64) {
+    let path = Companion::path(&stage.database());
+    let text = fs::read_to_string(&path).unwrap();
+    let (head, time) = text.trim_end().rsplit_once(' ').unwrap();
+    let noted = time.parse::<i64>().unwrap() - seconds;
+    fs::write(&path, format!("{head} {noted:020}\n")).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_is_put_back_in_place_is_noticed() {
+    let stage = Stage::new();
+    let store = stage.open();
+    change(&store, 1).await;
+    store.close().await;
+    drop(store);
+    let history = stage.open().event_history().to_string();
+    let files = [stage.database(), Companion::path(&stage.database())];
+    let folder = files.clone().map(|file| fs::read(file).unwrap());
+    change(&stage.open(), 2).await;
+
+    // The same files: database and companion agree, and are of the time of the copy.
+    for (file, bytes) in files.iter().zip(folder) {
+        fs::write(file, bytes).unwrap();
+    }
+    put_back_note(&stage, 61);
+    let store = stage.open();
+    assert_ne!(*store.event_history(), history);
+    let expected = (1, "id-1".to_owned(), IntentState::Doubtful);
+    assert_eq!(intents(&store).await, [expected]);
+}
+
+#[tokio::test]
+async fn a_note_by_a_clock_that_was_set_since_is_of_no_copy() {
+    let stage = Stage::new();
+    let history = stage.open().event_history().to_string();
+    for seconds in [-86_400, 30] {
+        put_back_note(&stage, seconds);
+        assert!(!stage.is_copy(&history), "{seconds}");
+    }
+    change(&stage.open(), 1).await;
+    assert!(!stage.is_copy(&history));
+}
+
 #[tokio::test]
 async fn the_keys_of_a_copy_are_doubtful_for_good_and_those_of_a_killed_daemon_aborted() {
     let expect = |number: u8, state| (number, format!("id-{number}"), state);
