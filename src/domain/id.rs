@@ -100,6 +100,11 @@ impl KeyRef {
         Some(Self { bytes, len })
     }
 
+    /// Tells whether it may be one that keypaird chose. A linked key may have one of another length.
+    pub fn may_be_chosen_here(&self) -> bool {
+        self.len == 16
+    }
+
     /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len.into()).unwrap_or_default()

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use tracing::{Instrument, info, warn};
 
+use super::issue::on_token;
 use super::link::decode_hex;
 use super::{Service, ServiceError};
-use crate::domain::{Generation, KeyPairId, KeyRef, ProviderKind};
+use crate::domain::{Generation, KeyPairId, KeyRef, ProviderKind, Refusal};
+use crate::providers::{CryptoProvider, KeySearch, Lane, Operation, ProviderHandle};
 use crate::store::{Intent, IntentState};
 use crate::telemetry::Call;
 
@@ -24,6 +26,8 @@ pub struct DoubtfulKey {
     pub provider: ProviderKind,
     /// Whether it was linked: another program made it.
     pub is_linked: bool,
+    /// Whether it can be told from other keys with its `CKA_ID`.
+    can_be_told: bool,
 }
 
 impl From<Intent> for DoubtfulKey {
@@ -33,7 +37,8 @@ impl From<Intent> for DoubtfulKey {
             key_pair: intent.id,
             generation: intent.generation,
             provider: intent.provider,
-            is_linked: intent.linked.is_some(),
+            is_linked: intent.linked.is_some() || !intent.key_ref.may_be_chosen_here(),
+            can_be_told: intent.linked.is_some() || intent.key_ref.may_be_chosen_here(),
         }
     }
 }
@@ -48,6 +53,9 @@ impl Service {
 
     /// Destroys a doubtful key, because an operator says that no key pair has it: by its `CKA_ID`,
     /// in hexadecimal digits.
+    ///
+    /// A linked key whose public key is not known is not destroyed. This ends its doubt when the token
+    /// has no private key with its `CKA_ID` any more.
     ///
     /// # Errors
     /// [`ServiceError::Invalid`]; [`ServiceError::DoubtfulKeyNotFound`]; [`ServiceError::ProviderOff`];
@@ -76,6 +84,10 @@ impl Service {
     /// Returns false when the key is not doubtful any more.
     async fn destroy_found_doubtful(&self, key: &DoubtfulKey) -> Result<bool, ServiceError> {
         let handle = self.serving(&key.key_pair, key.provider)?;
+        if !key.can_be_told {
+            refuse_present(handle, key.key_ref).await?;
+            return Ok(self.store.end_doubt(key.key_ref).await?);
+        }
         let Some(intent) = self.store.schedule_destruction(key.key_ref).await? else {
             return Ok(false);
         };
@@ -105,6 +117,26 @@ impl Service {
             );
         }
     }
+}
+
+/// Refuses a key as long as the token has a private key with its `CKA_ID`.
+async fn refuse_present(handle: &ProviderHandle, key_ref: KeyRef) -> Result<(), ServiceError> {
+    let find = on_token(Operation::Inventory, move |token| {
+        token.find_keys(&KeySearch::Id(key_ref.as_bytes().to_vec()))
+    });
+    let found = handle.run(Lane::Manage, Operation::Inventory, find).await?;
+    if !found.is_empty() {
+        let sentence = "names a linked key whose public key is not known, so it is not destroyed; remove it by the token's own tools and try again, or keep it by keypairctl link";
+        return Err(ServiceError::invalid(
+            "privateKeyId",
+            Refusal::new(sentence),
+        ));
+    }
+    // A token that is gone shows nothing either, and has the key when it is back.
+    let probe = |provider: &dyn CryptoProvider| provider.probe();
+    Ok(handle
+        .run(Lane::Manage, Operation::Inventory, probe)
+        .await?)
 }
 
 const REMEDY: &str = "the store was restored, or the token changed: see keypairctl doubtful-keys list; keep a key by keypairctl link, or destroy it by keypairctl doubtful-keys destroy";

@@ -13,7 +13,7 @@ use super::report::{Code, report};
 use super::*;
 use crate::domain::{
     Certificate, EntropyError, Generation, KeyRef, KeySpec, NewKeyPairSettings, PrivateKey,
-    ProviderMode, ProviderPolicy, RequestId, SignatureAlgorithm, SigningInput,
+    ProviderMode, ProviderPolicy, RequestId, SignatureAlgorithm, SigningInput, TokenAttributes,
 };
 use crate::providers::local::{KeyEncryptionKey, LocalProvider};
 use crate::providers::{
@@ -204,8 +204,23 @@ impl TokenObjects for Failing {
         Ok(())
     }
 
-    fn find_keys(&self, _: &KeySearch) -> Result<Vec<TokenKey>, ProviderError> {
-        Ok(Vec::new())
+    fn find_keys(&self, search: &KeySearch) -> Result<Vec<TokenKey>, ProviderError> {
+        let keys = self.keys.lock().clone().into_iter();
+        let named = keys.filter(|key| *search == KeySearch::Id(key.as_bytes().to_vec()));
+        let found = named.map(|key| TokenKey {
+            id: key.as_bytes().to_vec(),
+            label: String::new(),
+            kind: "EC".to_owned(),
+            public_key: None,
+            token_attributes: TokenAttributes {
+                sensitive: true,
+                always_sensitive: true,
+                never_extractable: true,
+                local: true,
+            },
+            can_sign: true,
+        });
+        Ok(found.collect())
     }
 
     fn certificates_of(&self, _: &[u8]) -> Result<Vec<Certificate>, ProviderError> {
@@ -342,6 +357,11 @@ impl Setup {
     /// Leaves the intent of a creation that has ended, as if the token had been lost in the middle.
     async fn leave_attempt(&self, id: &str, request_id: &str) -> KeyRef {
         let key_ref = KeyRef::from_random([7; 16]);
+        self.leave_attempt_with(key_ref, id, request_id).await;
+        key_ref
+    }
+
+    async fn leave_attempt_with(&self, key_ref: KeyRef, id: &str, request_id: &str) {
         let intent = NewIntent {
             key_ref,
             id: KeyPairId::parse(id).unwrap(),
@@ -355,7 +375,6 @@ impl Setup {
             .abort_creation(key_ref, IntentState::Aborted)
             .await;
         assert!(ended.unwrap().is_some());
-        key_ref
     }
 
     fn handle(&self) -> &Arc<ProviderHandle> {
@@ -639,6 +658,26 @@ async fn a_doubtful_key_is_left_alone_until_an_operator_has_it_destroyed() {
     setup.fail(Fault::None);
     service.settle(setup.handle()).await.unwrap();
     assert_eq!(setup.keys(), 0);
+    setup.generate().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_linked_key_of_which_only_the_cka_id_is_known_is_never_destroyed_by_that() {
+    let setup = Setup::new(8);
+    let key_ref = KeyRef::from_slice(&[1]).unwrap();
+    setup.leave_attempt_with(key_ref, "x", "").await;
+    setup.store.doubt(key_ref).await.unwrap();
+    setup.provider.keys.lock().push(key_ref);
+    let service = &setup.service;
+    assert!(service.doubtful_keys().await.unwrap()[0].is_linked);
+    let error = service.destroy_doubtful_key("01").await.unwrap_err();
+    assert_eq!(told(&error), (Code::InvalidArgument, "VALIDATION_FAILED"));
+    service.settle(setup.handle()).await.unwrap();
+    assert_eq!((setup.keys(), setup.states().await.len()), (1, 1));
+    // The operator has removed it.
+    setup.provider.keys.lock().clear();
+    service.destroy_doubtful_key("01").await.unwrap();
+    assert!(setup.states().await.is_empty());
     setup.generate().await.unwrap();
 }
 

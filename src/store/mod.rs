@@ -161,8 +161,15 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Schedules the destruction of a doubtful key, because an operator says so.
     ///
-    /// Returns the intent; none when the key is not doubtful.
+    /// Returns the intent; none when the key is not doubtful. None too when another program chose its
+    /// `CKA_ID`, and its public key is not known.
     async fn schedule_destruction(&self, key_ref: KeyRef) -> Result<Option<Intent>, StoreError>;
+
+    /// Notes that a doubtful key is gone from its provider. Its id is free again, unless something
+    /// else has it.
+    ///
+    /// Returns false when the key is not doubtful.
+    async fn end_doubt(&self, key_ref: KeyRef) -> Result<bool, StoreError>;
 
     /// Notes that nothing of a key is left in its provider. Its id is free again, unless something
     /// else has it.

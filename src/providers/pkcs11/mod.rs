@@ -294,6 +294,12 @@ impl CryptoProvider for Pkcs11Provider {
     }
 
     fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError> {
+        if !key_ref.may_be_chosen_here() {
+            let kind = ProviderErrorKind::Failed;
+            let error = ProviderError::new(ProviderKind::Hsm, Operation::Destroy, kind);
+            return Err(error
+                .because("another program chose this CKA_ID, and may have other objects with it"));
+        }
         self.with(Operation::Destroy, |connection, session| {
             destroy::destroy_all(connection, session, key_ref)
         })

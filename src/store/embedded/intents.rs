@@ -119,7 +119,7 @@ pub(super) fn doubt(db: &Connection, key_ref: KeyRef) -> Result<(), StoreError> 
 }
 
 /// Schedules the destruction of a doubtful key. What was left of a creation is swept; a linked key
-/// had none here.
+/// had none here. None when it is not doubtful, or can only be told by a public key that is not known.
 pub(super) fn schedule_destruction(
     db: &Connection,
     key_ref: KeyRef,
@@ -129,11 +129,23 @@ pub(super) fn schedule_destruction(
     };
     intent.state = match intent.linked {
         Some(_) => IntentState::Destroying,
-        None => IntentState::Aborted,
+        None if intent.key_ref.may_be_chosen_here() => IntentState::Aborted,
+        None => return Ok(None),
     };
     db.prepare_cached("UPDATE intents SET state = ?2 WHERE key_ref = ?1")?
         .execute(params![key_ref.as_bytes(), state_number(intent.state)])?;
     Ok(Some(intent))
+}
+
+/// Ends the intent of a doubtful key that is gone from its provider, and tells whether there was one.
+pub(super) fn end_doubt(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
+    let Some(intent) = find_doubtful(db, key_ref)? else {
+        return Ok(false);
+    };
+    db.prepare_cached("DELETE FROM intents WHERE key_ref = ?1")?
+        .execute([key_ref.as_bytes()])?;
+    ids::free_id(db, intent.id.as_str())?;
+    Ok(true)
 }
 
 /// Ends the intent of a key of which nothing is left, and frees its id.

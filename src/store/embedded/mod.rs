@@ -332,6 +332,12 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
+    async fn end_doubt(&self, key_ref: KeyRef) -> Result<bool, StoreError> {
+        self.writer
+            .write(move |db| intents::end_doubt(db, key_ref))
+            .await
+    }
+
     async fn end_intent(&self, key_ref: KeyRef) -> Result<(), StoreError> {
         self.writer.write(move |db| intents::end(db, key_ref)).await
     }

@@ -508,6 +508,7 @@ fn intents_from_before_they_had_owners_are_ended_doubted_or_dropped() {
         ("deleted", vec![2; 16], 2, 1),
         ("linked", vec![3; 1], 2, 1),
         ("software", vec![4; 16], 1, 1),
+        ("retired", vec![5; 16], 2, 1),
     ] {
         db.execute("INSERT INTO ids VALUES (?1)", [id]).unwrap();
         db.execute(
@@ -516,6 +517,18 @@ fn intents_from_before_they_had_owners_are_ended_doubted_or_dropped() {
         )
         .unwrap();
     }
+    // It rotated: the public part of its first key is kept.
+    db.execute_batch(
+        "INSERT INTO key_pairs (sequence, id, provider, origin, labels, create_time, revision, generation,
+                                key_algorithm, subject_dn, not_before, not_after)
+         VALUES (1, 'retired', 2, 1, '{}', 0, 2, 2, 2, '', 0, 0);
+         INSERT INTO generations (key_ref, key_pair, number, key_size, public_key, signature_algorithm,
+                                  certificate, serial_number, subject_dn, issuer_dn,
+                                  subject_alternative_names, not_before, not_after, provider, state)
+         VALUES (CAST(x'05050505050505050505050505050505' AS BLOB), 1, 1, 256, x'04', '', x'30', '1', '', '',
+                 '[]', 0, 0, 2, 4);",
+    )
+    .unwrap();
     drop(db);
     let store = EmbeddedStore::open(&path).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -525,10 +538,17 @@ fn intents_from_before_they_had_owners_are_ended_doubted_or_dropped() {
             intents(&store).await,
             [
                 (1, "making".to_owned(), aborted),
-                (2, "deleted".to_owned(), aborted),
-                (3, "linked".to_owned(), IntentState::Doubtful)
+                (2, "deleted".to_owned(), IntentState::Doubtful),
+                (3, "linked".to_owned(), IntentState::Doubtful),
+                (5, "retired".to_owned(), aborted)
             ]
         );
+        // By its CKA_ID alone it is not destroyed. When it is gone, its id is free.
+        let linked = KeyRef::from_slice(&[3]).unwrap();
+        assert_eq!(store.schedule_destruction(linked).await.unwrap(), None);
+        assert!(store.end_doubt(linked).await.unwrap());
+        assert!(!store.end_doubt(linked).await.unwrap());
+        store.begin_creation(intent("linked", 8)).await.unwrap();
         store.begin_creation(intent("software", 9)).await.unwrap();
     });
 }
