@@ -155,16 +155,16 @@ impl Service {
         digest: SettingsDigest,
     ) -> Result<Option<KeyPairView>, ServiceError> {
         let since = self.clock.now().saturating_sub(Duration::days(1));
-        let Some(answered) = self.store.answered_request(request_id, since).await? else {
+        let Some((answered, key_pair)) = self.store.answered_request(request_id, since).await?
+        else {
             return Ok(None);
         };
         if answered.settings != digest {
             return Err(ServiceError::RequestIdReused);
         }
-        let id = answered.key_pair.to_string();
-        match self.store.key_pair(&answered.key_pair).await? {
+        match key_pair {
             Some(key_pair) => Ok(Some(self.view(key_pair))),
-            None => Err(ServiceError::KeyPairNotFound(id)),
+            None => Err(ServiceError::KeyPairNotFound(answered.key_pair.to_string())),
         }
     }
 }

@@ -217,12 +217,13 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns how many key pairs a provider has.
     async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError>;
 
-    /// Returns a request that was answered not before a time.
+    /// Returns a request that was answered not before a time, with the key pair that it made. None of
+    /// that when it was deleted, also when another one has its id since.
     async fn answered_request(
         &self,
         request_id: &RequestId,
         not_before: OffsetDateTime,
-    ) -> Result<Option<AnsweredRequest>, StoreError>;
+    ) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError>;
 
     /// Returns what tells the key encryption key that the store was made with.
     async fn key_encryption_check(&self) -> Result<Option<SealedKey>, StoreError>;

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -384,10 +384,14 @@ impl MetadataStore for EmbeddedStore {
     ) -> Result<bool, StoreError> {
         let (pair, owner) = (key_pair.clone(), self.incarnation);
         self.write_news(move |db| {
+            let sequence: Option<i64> = db
+                .prepare_cached("SELECT sequence FROM key_pairs WHERE id = ?1")?
+                .query_row([pair.id.as_str()], |row| row.get(0))
+                .optional()?;
             let removed = remove(db, &pair, Removal::TakeBack, owner, time)?;
             if removed {
-                db.prepare_cached("DELETE FROM requests WHERE key_pair_id = ?1")?
-                    .execute([pair.id.as_str()])?;
+                db.prepare_cached("DELETE FROM requests WHERE key_pair = ?1")?
+                    .execute([sequence])?;
             }
             Ok(removed)
         })
@@ -440,12 +444,12 @@ impl MetadataStore for EmbeddedStore {
         &self,
         request_id: &RequestId,
         not_before: OffsetDateTime,
-    ) -> Result<Option<AnsweredRequest>, StoreError> {
+    ) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError> {
         let request_id = request_id.clone();
         self.readers
             .read(move |db| {
                 let mut statement = db.prepare_cached(
-                    "SELECT settings_digest, key_pair_id, made_at FROM requests
+                    "SELECT settings_digest, key_pair_id, made_at, key_pair FROM requests
                      WHERE request_id = ?1 AND made_at >= ?2",
                 )?;
                 let mut rows =
@@ -453,7 +457,17 @@ impl MetadataStore for EmbeddedStore {
                 let Some(row) = rows.next()? else {
                     return Ok(None);
                 };
-                Ok(Some(rows::request(row, request_id)?))
+                let request = rows::request(row, request_id)?;
+                let made: Option<i64> = row.get(3)?;
+                let found = rows::find_key_pair(db, &request.key_pair)?;
+                // Looked at last: the id may be given away anew while this reads.
+                let is_it: bool = db
+                    .prepare_cached(
+                        "SELECT EXISTS (SELECT 1 FROM key_pairs
+                                        WHERE id = ?1 AND sequence = coalesce(?2, sequence))",
+                    )?
+                    .query_row(params![request.key_pair.as_str(), made], |row| row.get(0))?;
+                Ok(Some((request, found.filter(|_| is_it))))
             })
             .await
     }

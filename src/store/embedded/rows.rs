@@ -258,8 +258,8 @@ pub(super) fn insert_request(db: &Connection, request: &AnsweredRequest) -> Resu
     db.prepare_cached("DELETE FROM requests WHERE request_id = ?1 AND made_at < ?2")?
         .execute(params![request.request_id.as_str(), outdated])?;
     db.prepare_cached(
-        "INSERT INTO requests (request_id, settings_digest, key_pair_id, made_at)
-         VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO requests (request_id, settings_digest, key_pair_id, made_at, key_pair)
+         VALUES (?1, ?2, ?3, ?4, (SELECT sequence FROM key_pairs WHERE id = ?3))",
     )?
     .execute(params![
         request.request_id.as_str(),

@@ -149,7 +149,7 @@ async fn a_key_pair_comes_back_as_it_was_after_reopening() {
         .answered_request(&answered.request_id, NOW)
         .await
         .unwrap();
-    assert_eq!(found, Some(answered));
+    assert_eq!(found, Some((answered, Some(stored))));
 }
 
 #[tokio::test]
@@ -616,10 +616,36 @@ async fn requests_are_known_for_a_day() {
         .await
         .unwrap();
     let found = known(NOW).await.unwrap().unwrap();
-    assert_eq!(found.key_pair.as_str(), "b");
+    assert_eq!(found.0.key_pair.as_str(), "b");
     // What is taken back was no answer.
     assert!(store.take_back(&pair("b", [2; 16]), later).await.unwrap());
     assert!(known(NOW).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_request_is_not_answered_with_another_key_pair_that_has_the_id_since() {
+    let (store, _folder) = open();
+    let answer = |request_id: &str, byte| NewKeyPair {
+        request: Some(request(request_id, "x", NOW)),
+        ..new(pair("x", [byte; 16]))
+    };
+    store.complete_creation(answer("first", 1)).await.unwrap();
+    let deleted = pair("x", [1; 16]);
+    assert!(store.begin_deletion(&deleted, false, NOW).await.unwrap());
+    store.end_intent(deleted.current.key_ref).await.unwrap();
+    store.complete_creation(answer("second", 2)).await.unwrap();
+    let answered = async |name: &str| {
+        let name = RequestId::parse(name).unwrap();
+        let found = store.answered_request(&name, NOW).await.unwrap();
+        found.map(|(_, made)| made)
+    };
+    let remade = pair("x", [2; 16]);
+    assert_eq!(answered("first").await, Some(None));
+    assert_eq!(answered("second").await, Some(Some(remade.clone())));
+    // What is taken back ends its own request only.
+    assert!(store.take_back(&remade, NOW).await.unwrap());
+    assert_eq!(answered("first").await, Some(None));
+    assert_eq!(answered("second").await, None);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ WHERE length(key_ref) <> 16
    OR (provider = 2 AND state = 1 AND NOT EXISTS (
        SELECT 1 FROM generations WHERE generations.key_ref = intents.key_ref AND generations.state = 4));
 
+-- An id may be given away anew. Which key pair answered a request is NULL where it was answered before this step.
+ALTER TABLE requests ADD COLUMN key_pair INTEGER;               -- sequence of the key pair, also when it was deleted
+
 -- A software key ends with its row, and needs no intent. These held their ids for ever.
 DELETE FROM intents WHERE provider = 1;
 DELETE FROM ids WHERE NOT EXISTS (SELECT 1 FROM key_pairs WHERE key_pairs.id = ids.id)
