@@ -210,7 +210,7 @@ impl Service {
             false => published,
         };
         if let Err(error) = published {
-            let Err(failure) = self.take_back(&key_pair).await else {
+            let Err(failure) = self.take_back(&key_pair, None).await else {
                 return Err(error);
             };
             let now = self.store.key_pair(&name.id).await;

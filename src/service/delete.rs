@@ -10,7 +10,7 @@ use super::intents::several_keys;
 use super::{Service, ServiceError};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyRef};
 use crate::providers::{Lane, LinkedKey, Operation, ProviderHandle};
-use crate::store::{IntentState, StoreError};
+use crate::store::{Intent, IntentState, StoreError};
 use crate::telemetry::Call;
 
 /// A deletion as a caller asked for it.
@@ -175,10 +175,14 @@ impl Service {
     }
 
     /// Removes the record of a key pair whose creation failed after that. What is left of its key
-    /// is for the caller of this to destroy; a linked key is left as it is.
-    pub(super) async fn take_back(&self, key_pair: &KeyPair) -> Result<(), ServiceError> {
+    /// is for the caller of this to destroy; a linked key is left as it is, and doubtful if it was.
+    pub(super) async fn take_back(
+        &self,
+        key_pair: &KeyPair,
+        doubtful: Option<Intent>,
+    ) -> Result<(), ServiceError> {
         let now = stored_precision(self.clock.now());
-        let removed = self.store.take_back(key_pair, now).await;
+        let removed = self.store.take_back(key_pair, doubtful, now).await;
         self.judge_removal(key_pair, removed).await?;
         self.forget_software_keys(key_pair.generations().map(|(_, one)| one))
             .await;

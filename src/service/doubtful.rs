@@ -51,6 +51,16 @@ impl Service {
         Ok(doubtful.map(DoubtfulKey::from).collect())
     }
 
+    /// Returns the intent of a key if it is doubtful.
+    pub(super) async fn doubtful_intent(
+        &self,
+        key_ref: KeyRef,
+    ) -> Result<Option<Intent>, ServiceError> {
+        let mut intents = self.store.intents().await?.into_iter();
+        Ok(intents
+            .find(|intent| intent.key_ref == key_ref && intent.state == IntentState::Doubtful))
+    }
+
     /// Destroys a doubtful key, because an operator says that no key pair has it: by its `CKA_ID`,
     /// in hexadecimal digits.
     ///

@@ -119,6 +119,7 @@ impl Service {
         if gone.is_cancelled() {
             return Err(ServiceError::CallerGone);
         }
+        let doubtful = self.doubtful_intent(found.key_ref).await?;
         self.record_linked(field, &key_pair).await?;
         let there = self.prove_recorded(handle, field, &key_pair).await;
         let linked = match gone.is_cancelled() {
@@ -126,7 +127,7 @@ impl Service {
             false => there,
         };
         if let Err(error) = linked {
-            if let Err(failure) = self.take_back(&key_pair).await {
+            if let Err(failure) = self.take_back(&key_pair, doubtful).await {
                 warn!(key_pair = %key_pair.id, %error, %failure, "a key that was not linked has a record all the same");
             }
             return Err(error);

@@ -204,9 +204,14 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Removes a key pair whose creation failed after it was recorded; and that it was the answer
     /// to a request, so that this can be made again. Its keys count as creations that have ended
-    /// ([`IntentState::Aborted`]). A linked one is left as it is.
-    async fn take_back(&self, key_pair: &KeyPair, time: OffsetDateTime)
-    -> Result<bool, StoreError>;
+    /// ([`IntentState::Aborted`]). A linked one is left as it is, and is doubtful again if it was:
+    /// `doubtful` is its intent from before it was linked.
+    async fn take_back(
+        &self,
+        key_pair: &KeyPair,
+        doubtful: Option<Intent>,
+        time: OffsetDateTime,
+    ) -> Result<bool, StoreError>;
 
     /// Returns the encrypted private key of a software key.
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError>;

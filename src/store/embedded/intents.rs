@@ -178,6 +178,13 @@ pub(super) fn keep_doubtful(
     Ok(intent.id == *id && !has_key_pair(db, id)? && others()? == Some(IntentState::Doubtful))
 }
 
+/// Puts back the intent of a doubtful key that was not linked after all.
+pub(super) fn doubt_again(db: &Connection, intent: &Intent) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT OR IGNORE INTO ids (id) VALUES (?1)")?
+        .execute([intent.id.as_str()])?;
+    insert(db, intent)
+}
+
 /// Tells whether a key pair has an id.
 pub(super) fn has_key_pair(db: &Connection, id: &KeyPairId) -> Result<bool, StoreError> {
     Ok(db

@@ -380,6 +380,7 @@ impl MetadataStore for EmbeddedStore {
     async fn take_back(
         &self,
         key_pair: &KeyPair,
+        doubtful: Option<Intent>,
         time: OffsetDateTime,
     ) -> Result<bool, StoreError> {
         let (pair, owner) = (key_pair.clone(), self.incarnation);
@@ -392,6 +393,9 @@ impl MetadataStore for EmbeddedStore {
             if removed {
                 db.prepare_cached("DELETE FROM requests WHERE key_pair = ?1")?
                     .execute([sequence])?;
+                if let Some(intent) = &doubtful {
+                    intents::doubt_again(db, intent)?;
+                }
             }
             Ok(removed)
         })

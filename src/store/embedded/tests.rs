@@ -318,7 +318,7 @@ async fn a_key_that_is_being_destroyed_is_not_linked_under_whatever_id() {
         .await
         .unwrap();
     store.complete_creation(new(linked("x"))).await.unwrap();
-    assert!(store.take_back(&linked("x"), NOW).await.unwrap());
+    assert!(store.take_back(&linked("x"), None, NOW).await.unwrap());
     assert!(intents(&store).await.is_empty());
 }
 
@@ -397,6 +397,19 @@ async fn an_operator_has_a_doubtful_key_destroyed_or_keeps_it_by_linking_it() {
         linked.current.origin = KeyOrigin::Linked;
         new(linked)
     };
+    // A link that fails after its record leaves the key doubtful, and its id held.
+    let before = store.intents().await.unwrap();
+    let doubtful = before.iter().find(|intent| intent.id.as_str() == "aborted");
+    let other = linked("other", 2);
+    store.complete_creation(other.clone()).await.unwrap();
+    let taken_back = store
+        .take_back(&other.key_pair, doubtful.cloned(), NOW)
+        .await;
+    assert!(taken_back.unwrap());
+    assert_eq!(store.intents().await.unwrap(), before);
+    let held = store.begin_creation(intent("aborted", 11)).await;
+    assert!(matches!(held, Err(StoreError::IdDoubtful)), "{held:?}");
+
     store.complete_creation(linked("aborted", 2)).await.unwrap();
     // Not under an id of somebody else, and under another one freely.
     let taken = store.complete_creation(linked("rotating", 5)).await;
@@ -473,7 +486,7 @@ async fn a_software_key_ends_with_its_row_and_holds_no_id() {
             .unwrap()
     );
     store.complete_creation(new(local("x", 2))).await.unwrap();
-    assert!(store.take_back(&local("x", 2), NOW).await.unwrap());
+    assert!(store.take_back(&local("x", 2), None, NOW).await.unwrap());
     // A former one, which is retired.
     let was = local("x", 3);
     store.complete_creation(new(was.clone())).await.unwrap();
@@ -577,7 +590,7 @@ async fn who_saw_a_key_pair_does_not_touch_another_that_has_its_id_now() {
     assert_eq!(seen.revision, remade.revision);
 
     assert!(!store.begin_deletion(&seen, false, NOW).await.unwrap());
-    assert!(!store.take_back(&seen, NOW).await.unwrap());
+    assert!(!store.take_back(&seen, None, NOW).await.unwrap());
     let becomes = KeyPair {
         revision: seen.revision + 1,
         ..seen.clone()
@@ -618,7 +631,12 @@ async fn requests_are_known_for_a_day() {
     let found = known(NOW).await.unwrap().unwrap();
     assert_eq!(found.0.key_pair.as_str(), "b");
     // What is taken back was no answer.
-    assert!(store.take_back(&pair("b", [2; 16]), later).await.unwrap());
+    assert!(
+        store
+            .take_back(&pair("b", [2; 16]), None, later)
+            .await
+            .unwrap()
+    );
     assert!(known(NOW).await.unwrap().is_none());
 }
 
@@ -643,7 +661,7 @@ async fn a_request_is_not_answered_with_another_key_pair_that_has_the_id_since()
     assert_eq!(answered("first").await, Some(None));
     assert_eq!(answered("second").await, Some(Some(remade.clone())));
     // What is taken back ends its own request only.
-    assert!(store.take_back(&remade, NOW).await.unwrap());
+    assert!(store.take_back(&remade, None, NOW).await.unwrap());
     assert_eq!(answered("first").await, Some(None));
     assert_eq!(answered("second").await, None);
 }
