@@ -9,7 +9,8 @@ use super::intents::sweep;
 use super::{Service, ServiceError, issue};
 use crate::domain::KeyRef;
 use crate::providers::{
-    Lane, Operation, ProviderError, ProviderHandle, TokenObject, TokenObjectClass, TokenObjects,
+    Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, TokenObject,
+    TokenObjectClass, TokenObjects,
 };
 use crate::store::KnownKey;
 
@@ -50,6 +51,9 @@ impl Seen {
 
 impl Service {
     /// Looks at all objects of a token, slice by slice, beside other work.
+    ///
+    /// # Errors
+    /// The first failure that may pass, when all was tried.
     ///
     /// A key pair whose key the token does not show is reported and kept: the token may be another one, or
     /// restored from an old copy.
@@ -95,6 +99,7 @@ impl Service {
                 done.foreign += usize::from(!note(object, &mut keys));
             }
         }
+        let mut all = Ok(());
         for (key_ref, seen) in keys {
             if seen.is_whole() {
                 continue;
@@ -123,6 +128,9 @@ impl Service {
                 Ok(()) => done.republished += 1,
                 Err(error) => {
                     warn!(key_pair = %id, %error, "a certificate could not be put on the token again");
+                    if may_pass(&error) {
+                        all = all.and(Err(error));
+                    }
                 }
             }
         }
@@ -148,7 +156,20 @@ impl Service {
             foreign = done.foreign,
             "the token and the store were compared"
         );
-        Ok(done)
+        all.map(|()| done)
+    }
+}
+
+/// Tells whether what failed may succeed when it is tried again.
+fn may_pass(error: &ServiceError) -> bool {
+    match error {
+        ServiceError::Provider(failure) => !matches!(
+            failure.kind,
+            ProviderErrorKind::Unsupported
+                | ProviderErrorKind::NotPermitted
+                | ProviderErrorKind::Untrustworthy
+        ),
+        _ => true,
     }
 }
 

@@ -610,6 +610,9 @@ async fn a_comparison_that_fails_is_made_again_until_it_succeeds() {
     setup.generate().await.unwrap();
     let recorded = setup.provider.certificates.lock().clone();
     setup.provider.certificates.lock().clear();
+    // A certificate that could not be put there counts, when all was tried.
+    setup.fail(Fault::Fails(Operation::PublishCertificate));
+    setup.service.reconcile(setup.handle()).await.unwrap_err();
     setup.fail(Fault::Fails(Operation::Inventory));
     let stop = tokio_util::sync::CancellationToken::new();
     let keeping = tokio::spawn(Arc::clone(&setup.service).keep_connected(stop.clone()));
