@@ -81,6 +81,20 @@ impl Service {
         }
     }
 
+    /// Refuses an id that is held by what was made or deleted in a provider which is off in this mode.
+    /// To try again does not help.
+    async fn refuse_held_elsewhere(&self, id: &KeyPairId) -> Result<(), ServiceError> {
+        for intent in self.store.intents().await? {
+            if intent.id == *id
+                && intent.state != IntentState::Doubtful
+                && self.registry.provider(intent.provider).is_none()
+            {
+                return Err(self.provider_off(id, intent.provider));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the key pair, or leaves nothing of it.
     async fn create_whole(
         &self,
@@ -101,6 +115,7 @@ impl Service {
             Some(id) => {
                 // Only spares work: whether an id is taken is decided by the store when it is taken.
                 self.refuse_taken(id).await?;
+                self.refuse_held_elsewhere(id).await?;
                 id.clone()
             }
             None => KeyPairId::from_random(self.entropy.bits_128()?),

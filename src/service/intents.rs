@@ -135,7 +135,9 @@ impl Service {
                 // It is of this request, which nobody else answers now.
                 _ if intent.state == IntentState::Creating => Err(ServiceError::RequestUnfinished),
                 Some(handle) => self.finish_intent(handle, &intent).await,
-                None => Err(ServiceError::RequestUnfinished),
+                // What it left is undone when the mode has its provider again; it is in nobody's way
+                // unless it has the id: see `refuse_held_elsewhere`.
+                None => Ok(()),
             };
             if let Err(error) = finished {
                 warn!(key_pair = %intent.id, cka_id = %intent.key_ref, %error, "an earlier attempt of a request is not undone yet");

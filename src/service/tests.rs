@@ -287,7 +287,7 @@ struct Setup {
     service: Arc<Service>,
     provider: Arc<Failing>,
     store: Arc<EmbeddedStore>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Setup {
@@ -319,8 +319,31 @@ impl Setup {
             service,
             provider,
             store,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// Returns a service over the same store, which has only the software provider.
+    fn in_local_mode(&self) -> Arc<Service> {
+        let kek = KeyEncryptionKey::create(&self.folder.path().join("other")).unwrap();
+        let lanes = Lanes {
+            sign_threads: 1,
+            manage_threads: 1,
+            queue_length: 8,
+            operation_timeout: Duration::from_secs(10),
+        };
+        let handle = ProviderHandle::start(Arc::new(LocalProvider::new(kek)), &lanes).unwrap();
+        let policy = ProviderPolicy {
+            mode: ProviderMode::Local,
+            default: ProviderKind::Local,
+        };
+        Arc::new(Service::new(
+            self.store.clone(),
+            Registry::new(policy, vec![Arc::new(handle)]),
+            Arc::new(NoonClock),
+            Arc::new(Counting::default()),
+            ServiceConfig::default(),
+        ))
     }
 
     fn fail(&self, fault: Fault) {
@@ -548,6 +571,20 @@ async fn a_repeated_request_is_never_told_that_its_own_attempt_has_its_id() {
     let made = setup.generate_named("x", "r").await.unwrap();
     assert_eq!(setup.generate_named("x", "r").await.unwrap(), made);
     assert_eq!((setup.keys(), setup.states().await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn what_is_left_in_a_provider_that_is_off_gives_a_final_answer_or_is_in_nobodys_way() {
+    let setup = Setup::new(8);
+    setup.leave_attempt("x", "r").await;
+    let service = setup.in_local_mode();
+    let error = service.generate(request("x", "r")).await.unwrap_err();
+    let expected = (Code::FailedPrecondition, "PROVIDER_NOT_CONFIGURED");
+    assert_eq!(told(&error), expected);
+    assert!(report(&error).message.contains("crypto.mode"));
+    // The request is answered under another id.
+    service.generate(request("y", "r")).await.unwrap();
+    assert_eq!(setup.states().await, [IntentState::Aborted]);
 }
 
 #[tokio::test]
