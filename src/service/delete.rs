@@ -25,7 +25,7 @@ pub struct DeleteRequest {
 }
 
 /// What became of the private keys of a deleted key pair: of several, the first that applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PrivateKeyFate {
     /// One could not be destroyed now. It is destroyed as soon as that is possible.
     Pending,
@@ -122,10 +122,13 @@ impl Service {
         };
         match left.await {
             Ok(left) => left.unwrap_or(otherwise),
-            Err(error) => {
-                warn!(key_pair = %id, %error, "the private key of a deleted key pair is destroyed later");
-                PrivateKeyFate::Pending
-            }
+            Err(error) => match self.fate_of_keys_left(id).await {
+                Ok(Some(PrivateKeyFate::LeftOnToken)) => PrivateKeyFate::LeftOnToken,
+                Ok(_) | Err(_) => {
+                    warn!(key_pair = %id, %error, "the private key of a deleted key pair is destroyed later");
+                    PrivateKeyFate::Pending
+                }
+            },
         }
     }
 
@@ -136,13 +139,13 @@ impl Service {
     ) -> Result<Option<PrivateKeyFate>, ServiceError> {
         let intents = self.store.intents().await?;
         let fates = intents.iter().filter(|intent| intent.id == *id);
-        let mut fates = fates.filter_map(|intent| match intent.state {
+        let fates = fates.filter_map(|intent| match intent.state {
             IntentState::Destroying => Some(PrivateKeyFate::Pending),
             // The token has something else under its CKA_ID than was linked.
             IntentState::Doubtful if intent.linked.is_some() => Some(PrivateKeyFate::LeftOnToken),
             IntentState::Creating | IntentState::Aborted | IntentState::Doubtful => None,
         });
-        Ok(fates.next())
+        Ok(fates.min())
     }
 
     /// Refuses to destroy a linked key as long as several private keys have its `CKA_ID`: before

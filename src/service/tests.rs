@@ -56,6 +56,8 @@ pub(super) enum Fault {
     Panics,
     /// It destroys keys, and does not look for half-made objects.
     DoesNotSweep,
+    /// Another private key has the `CKA_ID` of a linked one.
+    SharesCkaId,
 }
 
 /// The software provider, dressed up as a token that keeps its keys, and failing when told.
@@ -157,9 +159,11 @@ impl CryptoProvider for Failing {
                 self.inner.sign(key, algorithm, &other)
             }
             Fault::Panics => panic!("told to"),
-            Fault::None | Fault::Fails(_) | Fault::Keeps(_) | Fault::DoesNotSweep => {
-                self.inner.sign(key, algorithm, input)
-            }
+            Fault::None
+            | Fault::Fails(_)
+            | Fault::Keeps(_)
+            | Fault::DoesNotSweep
+            | Fault::SharesCkaId => self.inner.sign(key, algorithm, input),
         }
     }
 
@@ -243,6 +247,9 @@ impl TokenObjects for Failing {
         key_ref: KeyRef,
         public_key: &PublicKey,
     ) -> Result<LinkedKey, ProviderError> {
+        if *self.fault.lock() == Fault::SharesCkaId {
+            return Ok(LinkedKey::Ambiguous);
+        }
         let found = self.look_at_linked_key(key_ref, public_key)?;
         self.destroy(key_ref)?;
         Ok(found)
@@ -719,6 +726,30 @@ async fn a_linked_key_of_which_only_the_cka_id_is_known_is_never_destroyed_by_th
     service.destroy_doubtful_key("01").await.unwrap();
     assert!(setup.states().await.is_empty());
     setup.generate().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_linked_key_that_became_doubtful_is_told_to_be_left_on_the_token() {
+    let setup = Setup::new(8);
+    setup.generate().await.unwrap();
+    let id = KeyPairId::parse("x").unwrap();
+    let mut linked = setup.store.key_pair(&id).await.unwrap().unwrap();
+    setup.delete("x").await.unwrap();
+    linked.current.origin = crate::domain::KeyOrigin::Linked;
+    let time = linked.create_time;
+    let recorded = crate::store::NewKeyPair {
+        key_pair: linked.clone(),
+        sealed_key: None,
+        request: None,
+        intent: None,
+    };
+    setup.store.complete_creation(recorded).await.unwrap();
+    let deleted = setup.store.begin_deletion(&linked, true, time).await;
+    assert!(deleted.unwrap());
+    setup.fail(Fault::SharesCkaId);
+    let fate = setup.delete("x").await.unwrap();
+    assert_eq!(fate, PrivateKeyFate::LeftOnToken);
+    assert_eq!(setup.states().await, [IntentState::Doubtful]);
 }
 
 #[tokio::test]
