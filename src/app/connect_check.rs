@@ -170,10 +170,10 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
                 ),
                 StoreError::ForeignLog { log, .. } => (
                     format!(
-                        "{} is the log of another database than {shown}, which was replaced",
+                        "{} belongs to another database: {shown} was replaced and its log was left behind",
                         log.display()
                     ),
-                    "restore the backup by keypaird restore FILE, which takes care of both",
+                    "run keypaird restore FILE, which replaces both",
                 ),
                 StoreError::TooNew { .. } => (chain(error), "or point store.url at another store"),
                 _ => (

@@ -218,8 +218,11 @@ fn judge(provider: &CryptoProviderStatus) -> Check {
 fn judge_doubtful_keys(provider: &CryptoProviderStatus) -> Option<Check> {
     let message = match provider.doubtful_keys {
         0 => return None,
-        1 => "1 key is doubtful: it may belong to a key pair that the store does not know since it was restored".to_owned(),
-        more => format!("{more} keys are doubtful: they may belong to key pairs that the store does not know since it was restored"),
+        1 => "1 key is doubtful: it may belong to a key pair that the restored store does not know"
+            .to_owned(),
+        more => format!(
+            "{more} keys are doubtful: they may belong to key pairs that the restored store does not know"
+        ),
     };
     let name = provider.crypto_provider().as_str_name();
     Some(Check::new(Verdict::Wrong, name, message).with(

@@ -9,8 +9,7 @@ use super::error::Failure;
 use super::output::Output;
 use crate::proto::{DestroyDoubtfulKeyRequest, ListDoubtfulKeysRequest};
 
-/// Show and destroy keys that may belong to key pairs which the daemon does not know since its
-/// store was restored.
+/// Show and destroy keys that may belong to key pairs that the restored store does not know.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DoubtfulKeys {

@@ -234,7 +234,7 @@ impl Service {
             }
             warn!(
                 key_pair = %name.id, %error, %failure,
-                "a key pair is kept that cannot be taken back; its certificate is put on the token at the next connection"
+                "the new key pair could not be undone and is kept; its certificate is put on the token at the next connection"
             );
         }
         Ok(key_pair)

@@ -193,7 +193,7 @@ pub(super) fn several_keys(field: &'static str) -> ServiceError {
     ServiceError::invalid(
         field,
         crate::domain::Refusal::new(
-            "names a linked key whose CKA_ID several private keys on the token have by now, so that none is destroyed; remove those that are not meant by the token's own tools",
+            "several private keys on the token now share this linked key's CKA_ID, so none was destroyed; remove the others with the token's own tools",
         ),
     )
 }

@@ -128,7 +128,7 @@ impl Service {
         };
         if let Err(error) = linked {
             if let Err(failure) = self.take_back(&key_pair, doubtful).await {
-                warn!(key_pair = %key_pair.id, %error, %failure, "a key that was not linked has a record all the same");
+                warn!(key_pair = %key_pair.id, %error, %failure, "linking failed, and its record could not be removed");
             }
             return Err(error);
         }
@@ -183,12 +183,8 @@ impl Service {
         let sentence = match self.look_at_linked_key(handle, key_ref, public_key).await? {
             LinkedKey::Present => return Ok(()),
             LinkedKey::Missing => DESTROYED,
-            LinkedKey::Replaced => {
-                "names a key in the place of which another one was put meanwhile"
-            }
-            LinkedKey::Ambiguous => {
-                "names a key whose CKA_ID another private key has got meanwhile"
-            }
+            LinkedKey::Replaced => "names a key that another one has replaced meanwhile",
+            LinkedKey::Ambiguous => "names a key whose CKA_ID a second private key now has",
         };
         Err(ServiceError::invalid(field, Refusal::new(sentence)))
     }

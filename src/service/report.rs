@@ -214,7 +214,7 @@ fn describe(error: &ServiceError) -> Report {
             AlreadyExists,
             "KEY_PAIR_EXISTS",
             format!(
-                "the id {id} is held by a doubtful key, which may be that of a key pair the store does not know since it was restored; choose another id, or have an operator destroy or link the key: keypairctl doubtful-keys list"
+                "the id {id} is held by a doubtful key, which may be that of a key pair that the restored store does not know; choose another id, or have an operator destroy or link the key: keypairctl doubtful-keys list"
             ),
         ),
         ServiceError::DoubtfulKeyNotFound(key) => Report::new(

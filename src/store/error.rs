@@ -70,7 +70,7 @@ pub enum StoreError {
     },
     /// The log of another database lies beside the database.
     #[error(
-        "{log} is the log of another database than {path}, which was replaced while that log was left; restore the backup by keypaird restore FILE, which takes care of both"
+        "{log} belongs to another database: {path} was replaced and its log was left behind; run keypaird restore FILE, which replaces both"
     )]
     ForeignLog {
         /// The database.
