@@ -1,13 +1,14 @@
 //! Brings the token in line with the store: keys that no key pair has are destroyed, what is
 //! missing is told or mended, and what is not ours is left alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tracing::{error, info, warn};
 
 use super::intents::sweep;
 use super::{Service, ServiceError, issue};
-use crate::domain::KeyRef;
+use crate::certs;
+use crate::domain::{Certificate, KeyPairGeneration, KeyRef};
 use crate::providers::{
     Lane, Operation, ProviderError, ProviderErrorKind, ProviderHandle, TokenObject,
     TokenObjectClass, TokenObjects,
@@ -55,6 +56,8 @@ impl Service {
     /// # Errors
     /// The first failure that may pass, when all was tried.
     ///
+    /// A certificate that is newer than the recorded one of its key stays.
+    ///
     /// A key pair whose key the token does not show is reported and kept: the token may be another one, or
     /// restored from an old copy.
     pub(super) async fn reconcile(
@@ -99,6 +102,8 @@ impl Service {
                 done.foreign += usize::from(!note(object, &mut keys));
             }
         }
+        let unpublished = self.store.unpublished(None).await?.into_iter();
+        let unpublished: HashSet<_> = unpublished.map(|(_, key_ref)| key_ref).collect();
         let mut all = Ok(());
         for (key_ref, seen) in keys {
             if seen.is_whole() {
@@ -121,6 +126,17 @@ impl Service {
                 continue;
             }
             if !generation.has_certificate_on_token() {
+                continue;
+            }
+            if !unpublished.contains(&key_ref)
+                && !seen.certificates.is_empty()
+                && has_newer_certificate(handle, generation).await?
+            {
+                warn!(
+                    key_pair = %id,
+                    remedy = NEWER_REMEDY,
+                    "the token has a newer certificate of a key pair than the store, and keeps it"
+                );
                 continue;
             }
             // It may have been put there since it was looked for, so that it is looked for once more.
@@ -173,6 +189,25 @@ fn may_pass(error: &ServiceError) -> bool {
     }
 }
 
+/// Tells whether the token has a certificate of a generation's key that is newer than the recorded
+/// one: the store was restored, and is older than the token.
+async fn has_newer_certificate(
+    handle: &ProviderHandle,
+    generation: &KeyPairGeneration,
+) -> Result<bool, ServiceError> {
+    let id = generation.key_ref.as_bytes().to_vec();
+    let found = token_call(handle, Operation::Inventory, move |token| {
+        token.certificates_of(&id)
+    });
+    let is_newer = |found: &Certificate| {
+        certs::read(found).is_ok_and(|found| {
+            found.public_key == generation.public_key
+                && found.validity.not_before > generation.validity.not_before
+        })
+    };
+    Ok(found.await?.iter().any(is_newer))
+}
+
 /// Notes what an object is of, and tells whether it is one of ours.
 fn note(object: TokenObject, keys: &mut HashMap<KeyRef, Seen>) -> bool {
     let key = KeyRef::from_slice(&object.id).and_then(|key_ref| keys.get_mut(&key_ref));
@@ -201,5 +236,6 @@ async fn token_call<T: Send + 'static>(
     Ok(handle.run_to_end(Lane::Manage, operation, job).await?)
 }
 
+const NEWER_REMEDY: &str = "give the key pair the token's certificate by keypairctl csr-response";
 /// Of how many missing keys each is told by itself.
 const MISSING_TOLD_MAX: usize = 20;

@@ -68,6 +68,8 @@ pub(super) struct Failing {
     pub(super) keys: Mutex<Vec<KeyRef>>,
     /// The fingerprints of the certificates.
     certificates: Mutex<HashMap<KeyRef, String>>,
+    /// A certificate that somebody else put on the token.
+    foreign_certificate: Mutex<Option<Certificate>>,
     /// What an inventory has not told yet.
     inventory: Mutex<Vec<TokenObject>>,
     /// How often an inventory could not be begun.
@@ -83,6 +85,7 @@ impl Failing {
             fault: Mutex::new(Fault::None),
             keys: Mutex::default(),
             certificates: Mutex::default(),
+            foreign_certificate: Mutex::default(),
             inventory: Mutex::default(),
             inventories_failed: AtomicU64::new(0),
             before_publishing: Mutex::default(),
@@ -228,7 +231,7 @@ impl TokenObjects for Failing {
     }
 
     fn certificates_of(&self, _: &[u8]) -> Result<Vec<Certificate>, ProviderError> {
-        Ok(Vec::new())
+        Ok(self.foreign_certificate.lock().iter().cloned().collect())
     }
 
     fn look_at_linked_key(
@@ -646,6 +649,39 @@ async fn another_certificate_than_the_recorded_one_is_replaced_on_the_token() {
     assert_eq!(*setup.provider.certificates.lock(), recorded);
     let done = setup.service.reconcile(handle).await.unwrap();
     assert_eq!(done.republished, 0);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_newer_than_the_recorded_one_stays_on_the_token() {
+    let setup = Setup::new(8);
+    setup.generate().await.unwrap();
+    let id = KeyPairId::parse("x").unwrap();
+    let was = setup.store.key_pair(&id).await.unwrap().unwrap();
+    let newer = was.current.certificate.clone();
+    let on_token = setup.provider.certificates.lock().clone();
+    // The store has the certificate of before, as after a restore.
+    let mut restored = was.clone();
+    restored.revision += 1;
+    restored.current.certificate = Certificate::from_der(*b"\x30\x01i");
+    restored.current.validity.not_before -= Duration::from_secs(1);
+    let change = setup.service.change(None);
+    let replaced = setup.store.replace(&was, &restored, change).await;
+    assert!(replaced.unwrap());
+    let current = &restored.current;
+    let noted = setup
+        .store
+        .note_published(current.key_ref, &current.certificate);
+    noted.await.unwrap();
+
+    *setup.provider.foreign_certificate.lock() = Some(newer);
+    let handle = setup.handle();
+    let done = setup.service.reconcile(handle).await.unwrap();
+    assert_eq!(done.republished, 0);
+    assert_eq!(*setup.provider.certificates.lock(), on_token);
+    // One that is none of this key does not.
+    *setup.provider.foreign_certificate.lock() = None;
+    let done = setup.service.reconcile(handle).await.unwrap();
+    assert_eq!(done.republished, 1);
 }
 
 #[tokio::test]
