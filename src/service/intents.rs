@@ -76,6 +76,10 @@ impl Service {
     async fn destroy(&self, handle: &ProviderHandle, intent: &Intent) -> Result<(), ServiceError> {
         let key_ref = intent.key_ref;
         let _in_order = self.token_changes.lock().await;
+        // The intent was read before: the key may have been linked or ended since.
+        if self.store.intent(key_ref).await?.as_ref() != Some(intent) {
+            return Ok(());
+        }
         let Some(public_key) = intent.linked.clone() else {
             let destroy = handle.run(Lane::Manage, Operation::Destroy, move |provider| {
                 provider.destroy(key_ref)

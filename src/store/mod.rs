@@ -153,6 +153,9 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         remains: IntentState,
     ) -> Result<Option<Intent>, StoreError>;
 
+    /// Returns the intent of a key.
+    async fn intent(&self, key_ref: KeyRef) -> Result<Option<Intent>, StoreError>;
+
     /// Returns all intents.
     async fn intents(&self) -> Result<Vec<Intent>, StoreError>;
 

@@ -316,6 +316,12 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
+    async fn intent(&self, key_ref: KeyRef) -> Result<Option<Intent>, StoreError> {
+        self.readers
+            .read(move |db| intents::find(db, key_ref))
+            .await
+    }
+
     async fn intents(&self) -> Result<Vec<Intent>, StoreError> {
         self.readers.read(intents::all).await
     }
