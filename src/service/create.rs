@@ -286,13 +286,10 @@ impl Service {
         let done = AssertUnwindSafe(work).catch_unwind().await;
         let done = done.unwrap_or(Err(ServiceError::Panicked));
         if let Err(error) = &done {
-            let remains = match may_leave_half_made(error) {
-                true => IntentState::Aborted,
-                false => IntentState::Destroying,
-            };
+            let sweeps = may_leave_half_made(error);
             for name in names {
                 match keeps_keys(handle) {
-                    true => self.undo(handle, name, remains).await,
+                    true => self.undo(handle, name, sweeps).await,
                     false => forget_software_key(handle, name.key_ref).await,
                 }
             }
@@ -304,12 +301,14 @@ impl Service {
     ///
     /// What is recorded is not touched, whatever the store said of the recording: first the store
     /// notes that the creation has ended, and it does so only as long as the key has no record.
-    async fn undo(&self, handle: &ProviderHandle, name: &KeyName, remains: IntentState) {
-        let undone = match self.store.abort_creation(name.key_ref, remains).await {
-            Ok(Some(intent)) => self.finish_intent(handle, &intent).await,
+    async fn undo(&self, handle: &ProviderHandle, name: &KeyName, sweeps: bool) {
+        // Never as a key of a deleted key pair, whose id a repeated deletion would answer for.
+        let aborted = IntentState::Aborted;
+        let undone = match self.store.abort_creation(name.key_ref, aborted).await {
+            Ok(Some(intent)) => self.end_key(handle, &intent, sweeps).await,
             Ok(None) => Ok(()),
             Err(error) => {
-                self.untold.lock().insert(name.key_ref, remains);
+                self.untold.lock().insert(name.key_ref, aborted);
                 Err(error.into())
             }
         };

@@ -62,8 +62,19 @@ impl Service {
         handle: &ProviderHandle,
         intent: &Intent,
     ) -> Result<(), ServiceError> {
+        let sweeps = intent.state == IntentState::Aborted;
+        self.end_key(handle, intent, sweeps).await
+    }
+
+    /// Does the same, and looks for half-made objects only when told.
+    pub(super) async fn end_key(
+        &self,
+        handle: &ProviderHandle,
+        intent: &Intent,
+        sweeps: bool,
+    ) -> Result<(), ServiceError> {
         self.destroy(handle, intent).await?;
-        if intent.state == IntentState::Aborted {
+        if sweeps {
             sweep(handle).await?;
         }
         Ok(self.store.end_intent(intent.key_ref).await?)

@@ -1,7 +1,7 @@
 //! The use cases over a store and a provider that fail when told.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(super) struct Failing {
     certificates: Mutex<HashMap<KeyRef, String>>,
     /// A certificate that somebody else put on the token.
     foreign_certificate: Mutex<Option<Certificate>>,
+    /// Whether it destroys no key, whatever else it does wrong.
+    keeps_all: AtomicBool,
     /// What an inventory has not told yet.
     inventory: Mutex<Vec<TokenObject>>,
     /// How often an inventory could not be begun.
@@ -86,6 +88,7 @@ impl Failing {
             keys: Mutex::default(),
             certificates: Mutex::default(),
             foreign_certificate: Mutex::default(),
+            keeps_all: AtomicBool::new(false),
             inventory: Mutex::default(),
             inventories_failed: AtomicU64::new(0),
             before_publishing: Mutex::default(),
@@ -172,7 +175,7 @@ impl CryptoProvider for Failing {
 
     fn destroy(&self, key_ref: KeyRef) -> Result<(), ProviderError> {
         self.check(Operation::Destroy)?;
-        if *self.fault.lock() == Fault::Keeps(key_ref) {
+        if self.keeps_all.load(Ordering::Relaxed) || *self.fault.lock() == Fault::Keeps(key_ref) {
             let kind = ProviderErrorKind::Failed;
             return Err(ProviderError::new(self.kind(), Operation::Destroy, kind));
         }
@@ -786,6 +789,27 @@ async fn a_linked_key_that_became_doubtful_is_told_to_be_left_on_the_token() {
     let fate = setup.delete("x").await.unwrap();
     assert_eq!(fate, PrivateKeyFate::LeftOnToken);
     assert_eq!(setup.states().await, [IntentState::Doubtful]);
+}
+
+#[tokio::test]
+async fn a_failed_creation_that_is_undone_later_is_no_deleted_key_pair() {
+    let setup = Setup::new(8);
+    setup.fail(Fault::SignsWrongly);
+    setup.provider.keeps_all.store(true, Ordering::Relaxed);
+    setup.generate().await.unwrap_err();
+    assert_eq!(setup.states().await, [IntentState::Aborted]);
+    let error = setup.delete("x").await.unwrap_err();
+    assert_eq!(told(&error), (Code::NotFound, "KEY_PAIR_NOT_FOUND"));
+    setup.provider.keeps_all.store(false, Ordering::Relaxed);
+    assert_eq!(
+        setup
+            .service
+            .settle(setup.handle())
+            .await
+            .unwrap()
+            .destroyed,
+        1
+    );
 }
 
 #[tokio::test]
