@@ -53,13 +53,13 @@ impl Seen {
 impl Service {
     /// Looks at all objects of a token, slice by slice, beside other work.
     ///
-    /// # Errors
-    /// The first failure that may pass, when all was tried.
-    ///
     /// A certificate that is newer than the recorded one of its key stays.
     ///
     /// A key pair whose key the token does not show is reported and kept: the token may be another one, or
     /// restored from an old copy.
+    ///
+    /// # Errors
+    /// The first failure that may pass, when all was tried.
     pub(super) async fn reconcile(
         &self,
         handle: &ProviderHandle,
@@ -86,22 +86,7 @@ impl Service {
             keys.insert(seen.known.key_ref, seen);
         }
         let known = keys.len();
-        token_call(handle, Operation::Inventory, |token| {
-            token.begin_inventory()
-        })
-        .await?;
-        loop {
-            let slice = token_call(handle, Operation::Inventory, |token| {
-                token.continue_inventory()
-            })
-            .await?;
-            if slice.is_empty() {
-                break;
-            }
-            for object in slice {
-                done.foreign += usize::from(!note(object, &mut keys));
-            }
-        }
+        done.foreign = take_inventory(handle, &mut keys).await?;
         let unpublished = self.store.unpublished(None).await?.into_iter();
         let unpublished: HashSet<_> = unpublished.map(|(_, key_ref)| key_ref).collect();
         let mut all = Ok(());
@@ -186,6 +171,30 @@ fn may_pass(error: &ServiceError) -> bool {
                 | ProviderErrorKind::Untrustworthy
         ),
         _ => true,
+    }
+}
+
+/// Notes what the token has of our keys, and counts the objects of others.
+async fn take_inventory(
+    handle: &ProviderHandle,
+    keys: &mut HashMap<KeyRef, Seen>,
+) -> Result<usize, ServiceError> {
+    let mut foreign = 0;
+    token_call(handle, Operation::Inventory, |token| {
+        token.begin_inventory()
+    })
+    .await?;
+    loop {
+        let slice = token_call(handle, Operation::Inventory, |token| {
+            token.continue_inventory()
+        })
+        .await?;
+        if slice.is_empty() {
+            return Ok(foreign);
+        }
+        for object in slice {
+            foreign += usize::from(!note(object, keys));
+        }
     }
 }
 

@@ -158,6 +158,10 @@ fn parse_last_line(line: &str) -> Option<(Progress, i64)> {
 }
 
 /// Returns the time in seconds since 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is compared with what the system notes of the file"
+)]
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {
