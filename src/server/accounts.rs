@@ -33,6 +33,10 @@ struct Request {
     /// How many of them are kept although there is an answer.
     staying: usize,
     answered: bool,
+    /// Its reader waits for bytes of the body, and has read a part of a message.
+    is_within: bool,
+    /// The connection counts it as a request with more to come.
+    is_unfinished: bool,
 }
 
 impl CallUnderWay {
@@ -56,6 +60,35 @@ impl CallUnderWay {
         let mut request = self.request.lock();
         request.answered = true;
         self.let_go(&mut request);
+        let is_within = request.is_within;
+        self.finish(&mut request, !is_within);
+    }
+
+    /// Notes that the reader of its request waits for more of it, within a message or between two.
+    ///
+    /// A stream that has its answer owes nothing between two messages. Any other request does.
+    fn waits_for_more(&self, is_within: bool) {
+        let mut request = self.request.lock();
+        request.is_within = is_within;
+        let is_finished = request.answered && !is_within;
+        self.finish(&mut request, is_finished);
+    }
+
+    /// Notes that no more of its request is to come.
+    fn has_come(&self) {
+        let mut request = self.request.lock();
+        request.is_within = false;
+        self.finish(&mut request, true);
+    }
+
+    fn finish(&self, request: &mut Request, is_finished: bool) {
+        if request.is_unfinished == is_finished {
+            request.is_unfinished = !is_finished;
+            match is_finished {
+                true => self.connection.request_is_finished(),
+                false => self.connection.request_is_unfinished(),
+            }
+        }
     }
 
     /// Counts bytes of its request: all of them until there is an answer, and then what its reader holds.
@@ -208,8 +241,8 @@ pub(super) struct Asked<B = Incoming> {
     patience: Patience,
     /// How long a stream may say nothing between two messages.
     silence_max: Duration,
-    /// It was found to have more to come.
-    is_unfinished: bool,
+    /// It was found not to be at its end.
+    is_open: bool,
 }
 
 impl<B> Asked<B> {
@@ -229,7 +262,7 @@ impl<B> Asked<B> {
             messages: None,
             patience: Patience::default(),
             silence_max: Duration::MAX,
-            is_unfinished: false,
+            is_open: false,
         }
     }
 
@@ -247,14 +280,22 @@ impl<B> Asked<B> {
         self.call.asks(bytes.len().max(FRAME_MIN), self.held());
     }
 
-    /// Notes whether there is more to come.
-    fn finish(&mut self, is_finished: bool) {
-        if self.is_unfinished == is_finished {
-            self.is_unfinished = !is_finished;
-            match is_finished {
-                true => self.call.connection.request_is_finished(),
-                false => self.call.connection.request_is_unfinished(),
-            }
+    /// Notes that it is not at its end.
+    fn goes_on(&mut self) {
+        if !self.is_open {
+            self.is_open = true;
+            self.call.connection.body_opens();
+        }
+        let is_within = self.messages.as_ref().is_some_and(Messages::is_within);
+        self.call.waits_for_more(is_within);
+    }
+
+    /// Notes that it is at its end, or is not read any more.
+    fn ends(&mut self) {
+        if self.is_open {
+            self.is_open = false;
+            self.call.connection.body_closes();
+            self.call.has_come();
         }
     }
 
@@ -287,7 +328,7 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            self.finish(false);
+            self.goes_on();
             return match self.overdue(context) {
                 Some(why) => Poll::Ready(Some(Err(Status::deadline_exceeded(why)))),
                 None => Poll::Pending,
@@ -297,7 +338,10 @@ where
             self.comes(data);
         }
         let has_more = matches!(frame, Some(Ok(_))) && !self.body.is_end_stream();
-        self.finish(!has_more);
+        match has_more {
+            true => self.goes_on(),
+            false => self.ends(),
+        }
         let failed = |error: B::Error| Status::from_error(Box::new(error));
         Poll::Ready(frame.map(|frame| frame.map_err(failed)))
     }
@@ -313,7 +357,7 @@ where
 
 impl<B> Drop for Asked<B> {
     fn drop(&mut self) {
-        self.finish(true);
+        self.ends();
         if self.held() > 0 {
             self.call.is_read();
         }
@@ -686,6 +730,54 @@ mod tests {
         let status = next(&mut asked).await.unwrap_err();
         assert_eq!(status.message(), OVERDUE);
         assert!((minutes(1)..minutes(2)).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_owes_more_within_a_message_and_before_its_answer_and_not_between_two() {
+        let all = Connections::new(1, 0);
+        let place = all.place(Peer::Unknown).unwrap();
+        let connection = place.connection();
+        let call = CallUnderWay::begin(connection, &HeaderMap::new());
+        let silence_max = Duration::from_secs(3600);
+        let mut asked = Asked::messages(Coming::default(), Arc::clone(&call), silence_max);
+        let still = async || {
+            for _ in 0..3 {
+                connection.receiving();
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+            connection.receiving() >= Duration::from_secs(3)
+        };
+        let second = Duration::from_secs(1);
+        assert!(
+            tokio::time::timeout(second, next(&mut asked))
+                .await
+                .is_err()
+        );
+        assert!(still().await, "a call without an answer");
+        call.is_answered();
+        assert!(!still().await, "a stream before its first message");
+        asked
+            .body
+            .0
+            .push_back(Bytes::from_static(&[0; PREFIX_LEN + 1]));
+        assert!(next(&mut asked).await.is_ok());
+        assert!(
+            tokio::time::timeout(second, next(&mut asked))
+                .await
+                .is_err()
+        );
+        assert!(still().await, "a stream within a message");
+        let rest = Bytes::from_static(&[0; PREFIX_LEN - 1]);
+        asked.body.0.push_back(rest);
+        assert!(next(&mut asked).await.is_ok());
+        assert!(
+            tokio::time::timeout(second, next(&mut asked))
+                .await
+                .is_err()
+        );
+        assert!(!still().await, "a stream between two messages");
+        drop(asked);
+        assert!(!still().await);
     }
 
     #[tokio::test]

@@ -89,6 +89,7 @@ impl Connections {
             come: AtomicUsize::new(0),
             head: AtomicUsize::new(0),
             unfinished: AtomicUsize::new(0),
+            open_bodies: AtomicUsize::new(0),
             calls_told: AtomicUsize::new(0),
             sending: Progress::new(),
             receiving: Progress::new(),
@@ -152,7 +153,7 @@ impl Connections {
                 .map(|connection| connection.candidate())
                 .filter(|candidate| candidate.bytes > 0)
                 .collect();
-            rank(&mut candidates);
+            rank(&mut candidates, self.kept_max / SHARE_OF_PEER);
             while sum > self.kept_max
                 && let Some(candidate) = candidates.pop()
             {
@@ -220,7 +221,9 @@ impl fmt::Display for Ending {
             Self::MakesRoom => "it makes room for another",
             Self::SaysNothing => "it said nothing",
             Self::TakesNothing => "it does not take its answers",
-            Self::TooMuchKept => "too much is kept in all, and of all it makes the least progress",
+            Self::TooMuchKept => {
+                "too much memory is in use, and this connection makes the least progress"
+            }
         })
     }
 }
@@ -249,8 +252,10 @@ pub(super) struct Connection {
     come: AtomicUsize,
     /// Bytes of the head of an HTTP/1.1 request that is not whole yet.
     head: AtomicUsize,
-    /// How many requests have more to come.
+    /// How many requests have more to come, and how many bodies are not at their end: those and
+    /// streams between two messages.
     unfinished: AtomicUsize,
+    open_bodies: AtomicUsize,
     /// Up to how many calls all know of.
     calls_told: AtomicUsize,
     /// Whether it takes its answers, and sends its requests.
@@ -313,6 +318,16 @@ impl Connection {
     /// Notes that such a request has come to its end, or is not read any more.
     pub(super) fn request_is_finished(&self) {
         self.unfinished.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the body of a request is not at its end.
+    pub(super) fn body_opens(&self) {
+        self.open_bodies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that such a body is at its end, or is not read any more.
+    pub(super) fn body_closes(&self) {
+        self.open_bodies.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Notes that bytes of a request came.
@@ -397,7 +412,7 @@ impl Connection {
     }
 
     /// Returns for how long requests had more to come that did not.
-    fn receiving(&self) -> Duration {
+    pub(super) fn receiving(&self) -> Duration {
         let come = self.come.load(Ordering::Relaxed);
         self.receiving.still_for(come, self.has_more_to_send())
     }
@@ -412,7 +427,7 @@ impl Connection {
         let calls = self.calls.load(Ordering::Relaxed);
         self.calls_told.store(calls, Ordering::Relaxed);
         // A stream whose answers are not taken is not read. What its client sends fills the window.
-        let unread = match self.unfinished.load(Ordering::Relaxed) {
+        let unread = match self.open_bodies.load(Ordering::Relaxed) {
             0 => 0,
             _ if self.sending() < SLOW => 0,
             streams => CONNECTION_WINDOW.min(streams.saturating_mul(STREAM_WINDOW)),
@@ -492,6 +507,8 @@ const GREETING_MAX: Duration = Duration::from_secs(10);
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// How many bytes may be kept in all, of requests and of answers; or twice the largest request, if that is more.
 const KEPT_MAX: usize = 256 * 1024 * 1024;
+/// Which part of it may be kept for one peer before its connections are ended first.
+const SHARE_OF_PEER: usize = 4;
 /// How much more may be kept for a connection before all are told.
 const STEP: usize = 16 * 1024;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Which connections are ended when too much is kept in all: by progress first, then by peer.
+//! Which connections are ended when too much is kept in all: those of a peer with more than its
+//! share first, then by progress, then by peer.
 //!
 //! Size alone would be the wrong measure. A thousand clients that each send a part of a request, and
 //! then no more, would each be smaller than one honest client with a large answer.
@@ -32,20 +33,31 @@ impl<T> Candidate<T> {
 
 /// Puts connections into the order in which they stay. The last one is to be ended first.
 ///
-/// 1. Those that have stood still for [`STILL`] go first, and then those that have for [`SLOW`].
-/// 2. Of each of these, those that send requests go before those that take answers, so that a large
+/// 1. Those of a peer for which more than `share` bytes are kept in sum go first. Otherwise such a
+///    peer, with bytes that trickle, would have all others ended before it.
+/// 2. Of each of these, those that have stood still for [`STILL`] go first, and then those that have
+///    for [`SLOW`].
+/// 3. Of each of these, those that send requests go before those that take answers, so that a large
 ///    answer that is being taken stays.
-/// 3. Of those, the connections of the peer go first that most is kept for in sum.
-/// 4. Of one peer's, the one goes first that has made no progress for longest.
-pub(super) fn rank<T>(candidates: &mut [Candidate<T>]) {
+/// 4. Of those, the connections of the peer go first that most is kept for in sum.
+/// 5. Of one peer's, the one goes first that has made no progress for longest.
+pub(super) fn rank<T>(candidates: &mut [Candidate<T>], share: usize) {
     let mut sums: HashMap<Peer, usize> = HashMap::new();
     for candidate in &*candidates {
         *sums.entry(candidate.peer).or_default() += candidate.bytes;
     }
     candidates.sort_unstable_by_key(|candidate| {
         let sum = sums.get(&candidate.peer).copied();
+        let is_over_share = sum.is_some_and(|sum| sum > share);
         let (stage, is_upload) = (candidate.stage(), candidate.is_upload);
-        (stage, is_upload, sum, candidate.still, candidate.bytes)
+        (
+            is_over_share,
+            stage,
+            is_upload,
+            sum,
+            candidate.still,
+            candidate.bytes,
+        )
     });
 }
 
@@ -73,7 +85,7 @@ mod tests {
                 still: Duration::from_millis(still),
             })
             .collect();
-        rank(&mut candidates);
+        rank(&mut candidates, 64 << 20);
         candidates
             .iter()
             .rev()
@@ -97,6 +109,17 @@ mod tests {
     fn a_large_answer_that_is_not_taken_goes_before_requests_that_come() {
         let connections = [("untaken", 1, 20_000_000, 3000), ("comes", 2, 244_000, 0)];
         assert_eq!(order(&connections, &["untaken"]), ["untaken", "comes"]);
+    }
+
+    #[test]
+    fn a_peer_with_more_than_its_share_goes_before_small_connections_that_stand_still() {
+        let connections = [
+            ("idle stream", 1, 12 << 10, 60_000),
+            ("trickles", 2, 125 << 20, 800),
+            ("trickles too", 2, 125 << 20, 700),
+        ];
+        let ended = ["trickles", "trickles too", "idle stream"];
+        assert_eq!(order(&connections, &[]), ended);
     }
 
     #[test]
