@@ -80,6 +80,7 @@ impl Connections {
             all: Arc::clone(self),
             opened: Instant::now(),
             greeted: AtomicBool::new(false),
+            is_http1: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             unanswered: AtomicUsize::new(0),
@@ -239,6 +240,8 @@ pub(super) struct Connection {
     opened: Instant,
     /// It has begun to speak HTTP, and HTTP has its own time limits.
     greeted: AtomicBool,
+    /// It speaks HTTP/1.1, which has no word for a goodbye between two calls.
+    is_http1: AtomicBool,
     calls: AtomicUsize,
     /// Milliseconds from the start to the end of its last call, and 0 before that.
     idle_since: AtomicU64,
@@ -286,6 +289,16 @@ impl Connection {
     /// Notes that it speaks HTTP.
     pub(super) fn greets(&self) {
         self.greeted.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that it speaks HTTP/1.1.
+    pub(super) fn speaks_http1(&self) {
+        self.is_http1.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether it speaks HTTP/1.1.
+    pub(super) fn is_http1(&self) -> bool {
+        self.is_http1.load(Ordering::Relaxed)
     }
 
     /// Notes that bytes of an HTTP/1.1 request came. Before its call begins, they are of its head.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -81,10 +81,13 @@ impl Http {
             preface: PREFACE,
             is_http1: false,
         };
-        let (leaves, refuses) = (stop.child_token(), Arc::new(AtomicBool::new(false)));
+        let leaves = stop.child_token();
+        let flag = || Arc::new(AtomicBool::new(false));
+        let (refuses, closes) = (flag(), flag());
         let answering = Answering {
             front: self.front.of_connection(gate, leaves.clone()),
             refuses: Arc::clone(&refuses),
+            closes: Arc::clone(&closes),
             turns: self.turns,
             connection: Arc::clone(connection),
         };
@@ -104,18 +107,33 @@ impl Http {
                 false
             }
         };
-        serving.as_mut().graceful_shutdown();
         leaves.cancel();
         // A stop does not wait for a peer that does not say goodbye; others have longer.
-        let stopped = async {
+        let stopped = || async {
             stop.cancelled().await;
             sleep(STOP_GOODBYE_MAX).await;
         };
+        if connection.is_http1() && !makes_room {
+            // hyper closes an HTTP/1.1 connection at once when it has no call, and the next one
+            // may be on its way. So the next answer says goodbye, which closes it too.
+            closes.store(true, Ordering::Relaxed);
+            tokio::select! {
+                served = serving.as_mut() => {
+                    tell(&served);
+                    return;
+                }
+                () = connection.ended() => {}
+                _ = lifetime.refused() => {}
+                () = sleep(connection.goodbye_max()) => {}
+                () = stopped() => {}
+            }
+        }
+        serving.as_mut().graceful_shutdown();
         let leaving = async {
             tokio::select! {
                 served = serving.as_mut() => return Some(served),
                 () = sleep(connection.goodbye_max()) => {}
-                () = stopped => {}
+                () = stopped() => {}
             }
             while !connection.is_idle() {
                 // A call was quicker than the goodbye.
@@ -168,6 +186,8 @@ struct Answering {
     connection: Arc<Connection>,
     /// Whether calls are told to come again, since the daemon stops.
     refuses: Arc<AtomicBool>,
+    /// Whether the next answer over HTTP/1.1 closes the connection.
+    closes: Arc<AtomicBool>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Answering {
@@ -180,6 +200,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         if request.headers().len() > FIELDS_MAX {
             return Reply {
                 call,
+                closes: None,
                 unbegun: None,
                 answer: Some(std::future::ready(Ok(too_many_fields())).boxed()),
             };
@@ -190,8 +211,11 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
             false => self.turns.wait().ok_or(ServiceError::Overloaded),
         };
         request.extensions_mut().insert(self.connection.origin());
+        // HTTP/2 has no such field (RFC 9113, section 8.2.2).
+        let is_http1 = request.version() <= Version::HTTP_11;
         Reply {
             call,
+            closes: is_http1.then(|| Arc::clone(&self.closes)),
             unbegun: Some((request, transport, turn)),
             answer: None,
         }
@@ -201,6 +225,8 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
 /// A call until there is an answer. Its work begins when it is first polled, which is its turn.
 struct Reply {
     call: Arc<CallUnderWay>,
+    /// Over HTTP/1.1: whether the answer closes the connection.
+    closes: Option<Arc<AtomicBool>>,
     unbegun: Option<(Request<Incoming>, Transport, Result<Turn, ServiceError>)>,
     answer: Option<Answered>,
 }
@@ -233,6 +259,11 @@ impl Future for Reply {
         me.call.is_answered();
         let call = Arc::clone(&me.call);
         let (mut head, body) = response.into_parts();
+        let closes = me.closes.as_ref();
+        if closes.is_some_and(|closes| closes.load(Ordering::Relaxed)) {
+            let close = HeaderValue::from_static("close");
+            head.headers.insert(header::CONNECTION, close);
+        }
         if body.is_end_stream() {
             // Its head is all that there is, and else there is nothing that counts until it is taken.
             call.answers_head(&mut head.headers);
@@ -311,6 +342,7 @@ impl<Io> Watched<Io> {
             rest
         } else {
             self.is_http1 = true;
+            self.connection.speaks_http1();
             self.connection.head_comes(bytes.len());
             &[]
         };

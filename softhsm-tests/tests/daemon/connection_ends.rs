@@ -283,6 +283,57 @@ async fn a_connection_ends_when_the_certificate_of_its_client_expires() {
     assert!(lasting.ask().is_some());
 }
 
+/// Reads an answer of HTTP/1.1, and returns its head; nothing when there is none.
+fn answer_head(from: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if from.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let head = head.to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    from.read_exact(&mut body).ok()?;
+    Some(head)
+}
+
+#[test]
+fn no_post_of_a_busy_caller_over_http_1_goes_without_an_answer_at_the_greatest_age() {
+    let home = Home::local().with("server.max_connection_age = \"1s\"");
+    let daemon = home.start();
+    let head = format!(
+        "POST {BASE}/keyPairs/signing/generate HTTP/1.1\r\nHost: localhost\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    // Each connection goes on until an answer says that it is the last.
+    let callers = (0..8).map(|number| {
+        let (address, request) = (daemon.address(), head.clone());
+        std::thread::spawn(move || {
+            let mut to = std::net::TcpStream::connect(address).unwrap();
+            let mut from = BufReader::new(to.try_clone().unwrap());
+            let begun = Instant::now();
+            loop {
+                let sent = to.write_all(request.as_bytes());
+                let answer = sent.ok().and_then(|()| answer_head(&mut from));
+                let answer = answer.expect("a POST goes without an answer");
+                if answer.contains("connection: close") {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(20), "it is never old");
+                // It is between two calls for the greater part of the time.
+                std::thread::sleep(Duration::from_millis(5 + number));
+            }
+            assert!(begun.elapsed() > Duration::from_millis(800));
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.join().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_connection_is_asked_to_go_and_its_calls_come_to_their_end() {
     let home = Home::local().with("server.max_connection_age = \"1s\"");
