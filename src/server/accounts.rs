@@ -37,6 +37,8 @@ struct Request {
     is_within: bool,
     /// The connection counts it as a request with more to come.
     is_unfinished: bool,
+    /// The connection counts it as a call that waits for its peer.
+    is_waiting: bool,
 }
 
 impl CallUnderWay {
@@ -87,6 +89,14 @@ impl CallUnderWay {
             match is_finished {
                 true => self.connection.request_is_finished(),
                 false => self.connection.request_is_unfinished(),
+            }
+        }
+        let is_waiting = request.answered || request.is_unfinished;
+        if request.is_waiting != is_waiting {
+            request.is_waiting = is_waiting;
+            match is_waiting {
+                true => self.connection.call_waits_for_peer(),
+                false => self.connection.call_waits_for_us(),
             }
         }
     }
@@ -161,9 +171,12 @@ impl CallUnderWay {
 
 impl Drop for CallUnderWay {
     fn drop(&mut self) {
-        let counted = self.request.get_mut().counted;
-        if counted > 0 {
-            self.connection.is_answered(counted);
+        let request = self.request.get_mut();
+        if request.counted > 0 {
+            self.connection.is_answered(request.counted);
+        }
+        if request.is_waiting {
+            self.connection.call_waits_for_us();
         }
         self.connection.call_ends();
     }
@@ -730,6 +743,43 @@ mod tests {
         let status = next(&mut asked).await.unwrap_err();
         assert_eq!(status.message(), OVERDUE);
         assert!((minutes(1)..minutes(2)).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_only_waits_for_its_peer_when_no_call_waits_for_us() {
+        let all = Connections::new(1, 0);
+        let place = all.place(Peer::Unknown).unwrap();
+        let connection = place.connection();
+        let waits = async || {
+            connection.only_waits_for_peer();
+            tokio::time::advance(Duration::from_secs(3)).await;
+            connection.only_waits_for_peer()
+        };
+        let half = CallUnderWay::begin(connection, &HeaderMap::new());
+        assert!(!waits().await, "its work has not begun");
+        let mut asked = Asked::whole(Coming::default(), Arc::clone(&half));
+        let second = Duration::from_secs(1);
+        assert!(
+            tokio::time::timeout(second, next(&mut asked))
+                .await
+                .is_err()
+        );
+        assert!(waits().await, "half a request");
+        let whole = CallUnderWay::begin(connection, &HeaderMap::new());
+        assert!(!waits().await, "another call is being answered");
+        whole.is_answered();
+        assert!(waits().await);
+        drop(whole);
+        assert!(waits().await);
+        drop(asked);
+        assert!(!waits().await, "the request is not read any more");
+        half.is_answered();
+        assert!(!waits().await, "nothing of an answer is ready");
+        let untaken = half.answers(Bytes::from_static(&[7; 100]));
+        assert!(waits().await, "an answer is not taken");
+        drop(untaken);
+        drop(half);
+        assert!(connection.is_idle() && !waits().await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -82,6 +82,7 @@ impl Connections {
             greeted: AtomicBool::new(false),
             is_http1: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             unanswered: AtomicUsize::new(0),
             given: AtomicUsize::new(0),
@@ -243,6 +244,8 @@ pub(super) struct Connection {
     /// It speaks HTTP/1.1, which has no word for a goodbye between two calls.
     is_http1: AtomicBool,
     calls: AtomicUsize,
+    /// How many of them wait for the rest of their request, or have an answer.
+    waiting: AtomicUsize,
     /// Milliseconds from the start to the end of its last call, and 0 before that.
     idle_since: AtomicU64,
     /// Bytes of requests that were not answered.
@@ -331,6 +334,23 @@ impl Connection {
     /// Notes that such a request has come to its end, or is not read any more.
     pub(super) fn request_is_finished(&self) {
         self.unfinished.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes that it is the peer's turn in a call: to send the rest of it, or to take its answer.
+    pub(super) fn call_waits_for_peer(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that it is not, or that such a call has ended.
+    pub(super) fn call_waits_for_us(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Tells whether its calls only wait for the peer, and have for so long that it is seen to make
+    /// no progress.
+    pub(super) fn only_waits_for_peer(&self) -> bool {
+        let still = self.sending().max(self.receiving());
+        still >= SLOW && self.calls.load(Ordering::Relaxed) <= self.waiting.load(Ordering::Relaxed)
     }
 
     /// Notes that the body of a request is not at its end.

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::pending;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use tracing::debug;
 
 use super::accounts::{Answer, Asked, CallUnderWay};
 use super::connections::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
+use super::eviction::SLOW;
 use super::front::{Answered, Front, Transport};
 use super::gate::Gate;
 use super::lifetime::Lifetime;
@@ -148,7 +148,11 @@ impl Http {
             sleep(STOP_GOODBYE_MAX).await;
             // A peer that does not say goodbye may go on to call.
             refuses.store(true, Ordering::Relaxed);
-            pending::<()>().await;
+            // One that goes on with nothing does not hold up the stop.
+            sleep(SLOW).await;
+            while !connection.only_waits_for_peer() {
+                sleep(LOOK_INTERVAL).await;
+            }
         };
         let closing = async {
             lifetime.refused().await;

@@ -262,6 +262,28 @@ async fn a_call_that_comes_during_the_stop_is_told_to_try_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn half_a_request_does_not_make_the_stop_last_the_whole_grace() {
+    let daemon = daemon_with_a_key().await;
+    let address = daemon.address();
+    let mut half = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST {BASE}/keyPairs/signing/generate HTTP/1.1\r\nHost: {address}\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
+    );
+    half.write_all(head.as_bytes()).unwrap();
+    daemon
+        .wait_until("it is under way", async || {
+            daemon.client().await.serves("").await
+        })
+        .await;
+    let begun = Instant::now();
+    let (status, log) = daemon.stop();
+    assert!(status.success(), "{status}");
+    // The grace is half a minute.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_stream_ends_at_the_deadline_of_its_caller() {
     let daemon = daemon_with_a_key().await;
     for (method, message) in streams() {
