@@ -39,6 +39,7 @@ pub struct Listeners {
     gate: Gate,
     connections_max: usize,
     age_max: Option<Duration>,
+    request_timeout: Duration,
     max_message_bytes: usize,
     addresses: Addresses,
 }
@@ -92,6 +93,7 @@ impl Listeners {
             unix,
             gate: Gate::new(hosts, cors_origins),
             age_max: config.max_connection_age,
+            request_timeout: config.request_timeout,
             connections_max: affordable(config.max_connections, descriptors_max),
             max_message_bytes: config.max_message_bytes,
         })
@@ -107,7 +109,7 @@ impl Listeners {
     /// The clock tells which client certificates have expired.
     pub async fn serve(self, front: Front, clock: Arc<dyn Clock>, stop: CancellationToken) {
         let door = Arc::new(Door {
-            http: Http::new(front),
+            http: Http::new(front, self.request_timeout),
             gate: self.gate,
             age_max: self.age_max,
             clock,

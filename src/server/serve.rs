@@ -26,7 +26,7 @@ use super::connections::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
 use super::eviction::SLOW;
 use super::front::{Answered, Front, Transport};
 use super::gate::Gate;
-use super::lifetime::Lifetime;
+use super::lifetime::{Lifetime, Over};
 use crate::service::ServiceError;
 
 /// How HTTP is spoken, and who answers.
@@ -35,11 +35,13 @@ pub(super) struct Http {
     protocol: Arc<Builder<TokioExecutor>>,
     front: Front,
     turns: Turns,
+    /// How long the calls of a connection may take that has reached its greatest age.
+    old_calls_max: Duration,
 }
 
 impl Http {
-    /// Has a front answer.
-    pub(super) fn new(front: Front) -> Self {
+    /// Has a front answer, whose calls take no longer than `request_timeout`.
+    pub(super) fn new(front: Front, request_timeout: Duration) -> Self {
         let mut protocol = Builder::new(TokioExecutor::new());
         let window = |bytes: usize| u32::try_from(bytes).ok();
         protocol
@@ -61,6 +63,7 @@ impl Http {
             protocol: Arc::new(protocol),
             front,
             turns: Turns::new(),
+            old_calls_max: request_timeout.saturating_add(ANSWER_MAX),
         }
     }
 
@@ -95,16 +98,16 @@ impl Http {
             .protocol
             .serve_connection(TokioIo::new(watched), answering);
         let mut serving = std::pin::pin!(serving);
-        let makes_room = tokio::select! {
+        let (makes_room, is_old) = tokio::select! {
             served = serving.as_mut() => {
                 tell(&served);
                 return;
             }
-            () = stop.cancelled() => false,
-            () = connection.ended() => true,
+            () = stop.cancelled() => (false, false),
+            () = connection.ended() => (true, false),
             why = lifetime.over() => {
                 debug!("a connection is asked to go: {why}");
-                false
+                (false, why == Over::Old)
             }
         };
         leaves.cancel();
@@ -144,9 +147,15 @@ impl Http {
             None
         };
         let refusing = async {
-            stop.cancelled().await;
-            sleep(STOP_GOODBYE_MAX).await;
             // A peer that does not say goodbye may go on to call.
+            if is_old {
+                tokio::select! {
+                    () = sleep(connection.goodbye_max()) => {}
+                    () = stopped() => {}
+                }
+                refuses.store(true, Ordering::Relaxed);
+            }
+            stopped().await;
             refuses.store(true, Ordering::Relaxed);
             // One that goes on with nothing does not hold up the stop.
             sleep(SLOW).await;
@@ -158,10 +167,11 @@ impl Http {
             lifetime.refused().await;
             sleep(REFUSED_CALLS_MAX).await;
         };
-        let calls_max = match makes_room {
-            true => LAST_CALLS_MAX,
-            // Each call has a time limit, and so has the stop.
-            false => Duration::MAX,
+        let calls_max = match (makes_room, is_old) {
+            (true, _) => LAST_CALLS_MAX,
+            (false, true) => self.old_calls_max,
+            // A client that is not let in any more has a time limit, and so has the stop.
+            (false, false) => Duration::MAX,
         };
         tokio::select! {
             biased;
@@ -188,7 +198,7 @@ struct Answering {
     front: Front,
     turns: Turns,
     connection: Arc<Connection>,
-    /// Whether calls are told to come again, since the daemon stops.
+    /// Whether calls are told to connect again, since the daemon or the connection has to end.
     refuses: Arc<AtomicBool>,
     /// Whether the next answer over HTTP/1.1 closes the connection.
     closes: Arc<AtomicBool>,
@@ -425,6 +435,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection that is asked to go may take for it when it has calls under way after all.
 const LAST_CALLS_MAX: Duration = Duration::from_secs(30);
+/// How long the answers to the last calls may take to be taken at the greatest age.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// How long one may take whose client would not be let in any more.
 const REFUSED_CALLS_MAX: Duration = Duration::from_secs(5);
 /// How long after a stop a peer may take to say goodbye, and calls that it makes are answered.

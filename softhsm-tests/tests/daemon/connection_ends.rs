@@ -363,6 +363,9 @@ async fn an_old_connection_is_asked_to_go_and_its_calls_come_to_their_end() {
     let path = "/keypaird.v1.KeyPairService/ListKeyAlgorithms";
     peer.send(&frames::call(1, path, b""));
     assert!(peer.is_answered(1));
+    // One that goes on to call, and has a call that does not end, is told to connect again.
+    let half = frames::frame(frames::HEADERS, frames::END_HEADERS, 3, &frames::grpc(path));
+    peer.send(&half);
     // A request that takes longer than the connection may last.
     let mut slow = std::net::TcpStream::connect(daemon.address()).unwrap();
     let head = format!(
@@ -374,6 +377,19 @@ async fn an_old_connection_is_asked_to_go_and_its_calls_come_to_their_end() {
     slow.write_all(b"}").unwrap();
     let mut answer = String::new();
     slow.read_to_string(&mut answer).unwrap();
+    let refused = (5..31).step_by(2).any(|stream| {
+        std::thread::sleep(Duration::from_millis(500));
+        peer.send(&frames::call(stream, path, b""));
+        let first = loop {
+            let frame = peer.receive().unwrap();
+            if frame.stream == stream {
+                break frame;
+            }
+        };
+        // An error has no message before its trailers.
+        first.flags & frames::END_STREAM != 0
+    });
+    assert!(refused, "it may call for ever");
     assert!(
         answer.starts_with("HTTP/1.1 422") || answer.starts_with("HTTP/1.1 400"),
         "{answer}"
