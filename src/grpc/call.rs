@@ -55,6 +55,7 @@ impl<S> Layer<S> for CallLayer {
             inner,
             layer: self.clone(),
             stop: None,
+            daemon_stop: None,
         }
     }
 }
@@ -66,12 +67,19 @@ pub struct CallService<S> {
     layer: CallLayer,
     /// Cancelled when the connection of the calls has to end.
     stop: Option<Arc<CancellationToken>>,
+    /// Cancelled when the daemon stops.
+    daemon_stop: Option<Arc<CancellationToken>>,
 }
 
 impl<S> CallService<S> {
-    /// Ends streams when `stop` is cancelled.
-    pub fn ended_by(mut self, stop: Arc<CancellationToken>) -> Self {
+    /// Ends streams when `stop` is cancelled, as when the daemon stops, which `daemon_stop` tells.
+    pub fn ended_by(
+        mut self,
+        stop: Arc<CancellationToken>,
+        daemon_stop: Arc<CancellationToken>,
+    ) -> Self {
         self.stop = Some(stop);
+        self.daemon_stop = Some(daemon_stop);
         self
     }
 }
@@ -99,6 +107,7 @@ where
             let limits = StreamLimits {
                 deadline: asked.map(|asked| Instant::now() + asked),
                 stop: self.stop.as_deref().cloned(),
+                daemon_stop: self.daemon_stop.as_deref().cloned(),
             };
             request.extensions_mut().insert(limits);
         }

@@ -117,6 +117,7 @@ impl SigningService for SigningGrpc {
             deadline => StreamLimits {
                 deadline,
                 stop: None,
+                daemon_stop: None,
             }
             .limit(signed),
         }))

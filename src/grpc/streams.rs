@@ -18,6 +18,8 @@ pub(super) struct StreamLimits {
     pub(super) deadline: Option<Instant>,
     /// Cancelled when the connection has to end.
     pub(super) stop: Option<CancellationToken>,
+    /// Cancelled when the daemon stops, and not only the connection has to end.
+    pub(super) daemon_stop: Option<CancellationToken>,
 }
 
 impl StreamLimits {
@@ -60,8 +62,8 @@ impl StreamLimits {
         self.limit_with_last(responses, || None)
     }
 
-    /// Ends responses with an error at the first of the limits, and before a stop says something
-    /// last.
+    /// Ends responses with an error at the first of the limits, and before a stop of the daemon says
+    /// something last.
     pub(super) fn limit_with_last<T: Send + 'static>(
         self,
         responses: impl Stream<Item = Result<T, Status>> + Send + 'static,
@@ -72,6 +74,11 @@ impl StreamLimits {
             Ending(ServiceError),
             Over,
         }
+        let daemon_stop = self.daemon_stop.clone();
+        let last = move || {
+            let stops = daemon_stop.is_some_and(|stop| stop.is_cancelled());
+            if stops { last() } else { None }
+        };
         let open = State::Open(responses.boxed(), Box::pin(self.reached()), last);
         stream::unfold(open, |state| async {
             let error = match state {
@@ -93,5 +100,37 @@ impl StreamLimits {
             Some((Err(to_status(&error)), State::Over))
         })
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns what a stream says last, and its status.
+    async fn ending(connection_stops: bool, daemon_stops: bool) -> Vec<Result<&'static str, i32>> {
+        let daemon_stop = CancellationToken::new();
+        let stop = daemon_stop.child_token();
+        let limits = StreamLimits {
+            deadline: None,
+            stop: Some(stop.clone()),
+            daemon_stop: Some(daemon_stop.clone()),
+        };
+        let limited = limits.limit_with_last(stream::pending(), || Some("last"));
+        if connection_stops {
+            stop.cancel();
+        }
+        if daemon_stops {
+            daemon_stop.cancel();
+        }
+        let said = limited.map(|said| said.map_err(|status| i32::from(status.code())));
+        said.collect().await
+    }
+
+    #[tokio::test]
+    async fn the_last_word_is_said_at_a_stop_of_the_daemon_and_not_of_the_connection() {
+        let unavailable = Err(i32::from(tonic::Code::Unavailable));
+        assert_eq!(ending(true, false).await, [unavailable]);
+        assert_eq!(ending(false, true).await, [Ok("last"), unavailable]);
     }
 }

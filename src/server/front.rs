@@ -34,9 +34,17 @@ impl Front {
     }
 
     /// Returns the front of one connection: which requests are let in, and what ends its streams.
-    pub(super) fn of_connection(&self, gate: Gate, stop: CancellationToken) -> Self {
+    pub(super) fn of_connection(
+        &self,
+        gate: Gate,
+        stop: CancellationToken,
+        daemon_stop: CancellationToken,
+    ) -> Self {
         Self {
-            grpc: self.grpc.clone().ended_by(Arc::new(stop)),
+            grpc: self
+                .grpc
+                .clone()
+                .ended_by(Arc::new(stop), Arc::new(daemon_stop)),
             rest: self.rest.clone(),
             gate: Some(gate),
         }

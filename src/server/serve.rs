@@ -88,7 +88,7 @@ impl Http {
         let flag = || Arc::new(AtomicBool::new(false));
         let (refuses, closes) = (flag(), flag());
         let answering = Answering {
-            front: self.front.of_connection(gate, leaves.clone()),
+            front: self.front.of_connection(gate, leaves.clone(), stop.clone()),
             refuses: Arc::clone(&refuses),
             closes: Arc::clone(&closes),
             turns: self.turns,
