@@ -242,7 +242,7 @@ impl Door {
                 );
                 // Without descriptors, accept(2) fails also when nobody waits to be accepted.
                 if is_full && someone_waits(listener) {
-                    self.connections.make_room();
+                    self.connections.make_room(None);
                 }
                 // Out of descriptors, the next try would fail at once as well.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -296,7 +296,7 @@ fn affordable(configured: usize, descriptors_max: Option<usize>) -> usize {
             affordable,
             configured,
             descriptors,
-            "fewer connections are allowed than configured, because of the limit of open files (ulimit -n, LimitNOFILE)"
+            "the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections than server.max_connections"
         );
     }
     affordable.min(configured)
