@@ -258,7 +258,8 @@ impl Watcher {
     async fn tell(&mut self) -> Result<Told, ServiceError> {
         loop {
             // Others have their turn after each event, so that many who catch up hold up no other
-            // call.
+            // call. tonic reads ahead until it has filled its buffer or the stream is pending: only
+            // this keeps it from holding the thread meanwhile.
             tokio::task::yield_now().await;
             if let Some(event) = self.next_known().await? {
                 self.cursor = event.sequence;

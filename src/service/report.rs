@@ -262,7 +262,7 @@ fn describe(error: &ServiceError) -> Report {
         ServiceError::TooManyWatchers => Report::later(
             Code::ResourceExhausted,
             "PROVIDER_BUSY",
-            "as many watch as may, on this connection or in all; end a watch, or try again later",
+            "the limit of watches is reached, on this connection, for this peer or in all; end a watch, or try again later",
         ),
         ServiceError::TooManyGenerations { id, until } => Report::new(
             FailedPrecondition,
@@ -275,7 +275,7 @@ fn describe(error: &ServiceError) -> Report {
         ServiceError::Stopping => Report::later(
             Code::Unavailable,
             "SHUTTING_DOWN",
-            "the daemon stops, or this connection has to end; connect again",
+            "the daemon is stopping or is closing this connection; connect again",
         ),
         ServiceError::WrongHost(host) => Report::new(
             FailedPrecondition,

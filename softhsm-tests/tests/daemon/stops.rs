@@ -148,7 +148,7 @@ async fn a_stop_ends_every_kind_of_stream_with_its_status_in_less_than_two_secon
         let said = String::from_utf8_lossy(&output.stderr);
         // The reason is among the details, which it decodes for some of our methods only.
         assert!(said.contains("\"code\": 14"), "{method}: {said}");
-        assert!(said.contains("the daemon stops"), "{method}: {said}");
+        assert!(said.contains("the daemon is stopping"), "{method}: {said}");
     }
     drop(silent);
 }
