@@ -37,8 +37,13 @@ struct Request {
     is_within: bool,
     /// The connection counts it as a request with more to come.
     is_unfinished: bool,
-    /// The connection counts it as a call that waits for its peer.
-    is_waiting: bool,
+}
+
+impl Request {
+    /// Tells whether its call waits for the peer, to send the rest or to take the answer.
+    const fn waits_for_peer(&self) -> bool {
+        self.answered || self.is_unfinished
+    }
 }
 
 impl CallUnderWay {
@@ -60,10 +65,14 @@ impl CallUnderWay {
     /// Notes that there is an answer. Of the request, only what its reader holds is kept from now on.
     pub(super) fn is_answered(&self) {
         let mut request = self.request.lock();
+        let waited = request.waits_for_peer();
         request.answered = true;
         self.let_go(&mut request);
-        let is_within = request.is_within;
-        self.finish(&mut request, !is_within);
+        let is_finished = !request.is_within;
+        self.finish(&mut request, is_finished);
+        if !waited {
+            self.connection.call_waits_for_peer();
+        }
     }
 
     /// Notes that the reader of its request waits for more of it, within a message or between two.
@@ -73,14 +82,25 @@ impl CallUnderWay {
         let mut request = self.request.lock();
         request.is_within = is_within;
         let is_finished = request.answered && !is_within;
-        self.finish(&mut request, is_finished);
+        self.come_to(&mut request, is_finished);
     }
 
     /// Notes that no more of its request is to come.
     fn has_come(&self) {
         let mut request = self.request.lock();
         request.is_within = false;
-        self.finish(&mut request, true);
+        self.come_to(&mut request, true);
+    }
+
+    /// Notes whether a request is at its end, and whose turn it is.
+    fn come_to(&self, request: &mut Request, is_finished: bool) {
+        let waited = request.waits_for_peer();
+        self.finish(request, is_finished);
+        match (waited, request.waits_for_peer()) {
+            (false, true) => self.connection.call_waits_for_peer(),
+            (true, false) => self.connection.call_waits_for_us(),
+            _ => {}
+        }
     }
 
     fn finish(&self, request: &mut Request, is_finished: bool) {
@@ -89,14 +109,6 @@ impl CallUnderWay {
             match is_finished {
                 true => self.connection.request_is_finished(),
                 false => self.connection.request_is_unfinished(),
-            }
-        }
-        let is_waiting = request.answered || request.is_unfinished;
-        if request.is_waiting != is_waiting {
-            request.is_waiting = is_waiting;
-            match is_waiting {
-                true => self.connection.call_waits_for_peer(),
-                false => self.connection.call_waits_for_us(),
             }
         }
     }
@@ -175,7 +187,7 @@ impl Drop for CallUnderWay {
         if request.counted > 0 {
             self.connection.is_answered(request.counted);
         }
-        if request.is_waiting {
+        if request.waits_for_peer() {
             self.connection.call_waits_for_us();
         }
         self.connection.call_ends();

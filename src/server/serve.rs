@@ -85,8 +85,7 @@ impl Http {
             is_http1: false,
         };
         let leaves = stop.child_token();
-        let flag = || Arc::new(AtomicBool::new(false));
-        let (refuses, closes) = (flag(), flag());
+        let (refuses, closes) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let answering = Answering {
             front: self.front.of_connection(gate, leaves.clone(), stop.clone()),
             refuses: Arc::clone(&refuses),
