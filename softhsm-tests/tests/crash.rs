@@ -256,6 +256,7 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
                 page_size: PageSize::parse(1000).unwrap(),
                 after: None,
                 skip: 0,
+                with_total: false,
             },
             std::time::SystemTime::now().into(),
         )

@@ -20,6 +20,8 @@ pub struct ListQuery {
     pub after: Option<PageToken>,
     /// How many to pass over, for pages that are told by their number.
     pub skip: u32,
+    /// Whether the total is needed. To count what contains a text takes a look at every key pair.
+    pub with_total: bool,
 }
 
 /// Conditions that listed key pairs meet, all of them.

@@ -213,6 +213,7 @@ impl Service {
             page_size,
             after: None,
             skip: 0,
+            with_total: false,
         };
         let mut listed = self.store.list(query, self.clock.now()).await?.key_pairs;
         listed.sort_by_key(|key_pair| {

@@ -34,6 +34,8 @@ pub struct ListRequest {
     pub expires_before: Option<OffsetDateTime>,
     /// `filter.query`; empty for all.
     pub query: String,
+    /// Whether the total is needed; otherwise it may be too high.
+    pub with_total: bool,
 }
 
 /// One page of a list. As long as it is there, only few others are.
@@ -43,7 +45,7 @@ pub struct KeyPairPage {
     pub key_pairs: Vec<KeyPairView>,
     /// The token of the next page; empty after the last.
     pub next_page_token: String,
-    /// How many key pairs there are over all pages.
+    /// How many key pairs there are over all pages, or more where that was not asked for.
     pub total_size: u64,
     _turn: Turn,
 }
@@ -115,6 +117,7 @@ impl Service {
                 },
                 after,
                 skip: request.skip,
+                with_total: request.with_total,
             }),
             _ => Err(violations),
         }

@@ -318,6 +318,6 @@ pub struct Page {
     pub key_pairs: Vec<KeyPair>,
     /// Where the page ended, when there is another.
     pub next: Option<PageToken>,
-    /// How many key pairs meet the conditions over all pages.
+    /// How many key pairs meet the conditions over all pages, or more where that was not asked for.
     pub total: u64,
 }

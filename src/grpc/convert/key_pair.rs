@@ -64,6 +64,7 @@ pub(in crate::grpc) fn list_request(
     let filter = request.filter.unwrap_or_default();
     Ok(ListRequest {
         origin,
+        with_total: true,
         bytes_max: 0,
         page_size: request.page_size,
         page_token: request.page_token,

@@ -8,8 +8,8 @@ use crate::domain::{
     CertificateValidity, KeyPair, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
 };
 
-/// Reads one page, one row more than fits to learn whether there is another, and the total. A page
-/// ends at a number of key pairs or of bytes.
+/// Reads one page, one row more than fits to learn whether there is another, and the total, which may
+/// be too high where it is not needed. A page ends at a number of key pairs or of bytes.
 pub(super) fn page(
     db: &Connection,
     query: &ListQuery,
@@ -18,7 +18,17 @@ pub(super) fn page(
     // One view of the database for page and total.
     let view = db.unchecked_transaction()?;
     let mut conditions = Conditions::of(&query.filter, now);
-    let total = total(&view, &query.filter, now)?;
+    let total = match query.with_total {
+        true => total(&view, &query.filter, now)?,
+        // It still tells how much is found by an index, which a text has none of.
+        false => {
+            let without_text = ListFilter {
+                text: None,
+                ..query.filter.clone()
+            };
+            total(&view, &without_text, now)?
+        }
+    };
     if total > SORTED_MAX {
         conditions.leave_the_index_to_others();
     }
@@ -279,6 +289,7 @@ pub(super) fn plan(
             value: "1".to_owned(),
         }),
         skip: 0,
+        with_total: true,
     };
     let mut conditions = Conditions::of(&query.filter, OffsetDateTime::UNIX_EPOCH);
     conditions.leave_the_index_to_others();

@@ -130,6 +130,7 @@ async fn a_rotation_is_remembered_step_by_step() {
         page_size: PageSize::parse(0).unwrap(),
         after: None,
         skip: 0,
+        with_total: true,
     };
     let page = store.list(query, NOW).await.unwrap();
     assert_eq!(page.key_pairs, std::slice::from_ref(&second));

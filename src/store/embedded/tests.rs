@@ -835,6 +835,7 @@ proptest! {
                     page_size: PageSize::parse(page_size).unwrap(),
                     after,
                     skip: 0,
+                    with_total: true,
                 };
                 let page = store.list(query, NOW).await.unwrap();
                 prop_assert_eq!(page.total, u64::try_from(expected.len()).unwrap());
@@ -847,6 +848,30 @@ proptest! {
             prop_assert_eq!(found, expected);
             Ok(())
         })?;
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_counted_by_its_text_only_where_the_total_is_needed() {
+    let (store, _folder) = open();
+    for number in 0..3 {
+        let pair = listed(number, false, 0, 1, 1);
+        store.complete_creation(new(pair)).await.unwrap();
+    }
+    for (with_total, total) in [(true, 0), (false, 3)] {
+        let query = ListQuery {
+            filter: ListFilter {
+                text: Some("no key pair has this text".to_owned()),
+                ..ListFilter::default()
+            },
+            order: ListOrder::default(),
+            page_size: PageSize::parse(10).unwrap(),
+            after: None,
+            skip: 0,
+            with_total,
+        };
+        let page = store.list(query, NOW).await.unwrap();
+        assert_eq!((page.key_pairs.len(), page.total), (0, total));
     }
 }
 
