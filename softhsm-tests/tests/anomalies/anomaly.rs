@@ -147,19 +147,24 @@ store! {
     fn event_span() -> (i64, i64);
     fn forget_events(before: OffsetDateTime) -> ();
     fn abort_creation(key_ref: KeyRef, remains: IntentState) -> Option<Intent>;
+    fn intent(key_ref: KeyRef) -> Option<Intent>;
     fn intents() -> Vec<Intent>;
     fn doubt(key_ref: KeyRef) -> ();
     fn schedule_destruction(key_ref: KeyRef) -> Option<Intent>;
+    fn end_doubt(key_ref: KeyRef) -> bool;
     fn end_intent(key_ref: KeyRef) -> ();
     fn key_pair(id: &KeyPairId) -> Option<KeyPair>;
     fn signing_key(id: &KeyPairId) -> Option<(KeyPair, Option<SealedKey>)>;
     fn list(query: ListQuery, now: OffsetDateTime) -> Page;
     fn begin_deletion(key_pair: &KeyPair, destroy_linked: bool, time: OffsetDateTime) -> bool;
-    fn take_back(key_pair: &KeyPair, time: OffsetDateTime) -> bool;
+    fn take_back(key_pair: &KeyPair, doubtful: Option<Intent>, time: OffsetDateTime) -> bool;
     fn sealed_key(key_ref: KeyRef) -> Option<SealedKey>;
     fn keys_of(provider: ProviderKind) -> Vec<KnownKey>;
     fn count(provider: ProviderKind) -> u64;
-    fn answered_request(request_id: &RequestId, not_before: OffsetDateTime) -> Option<AnsweredRequest>;
+    fn answered_request(
+        request_id: &RequestId,
+        not_before: OffsetDateTime
+    ) -> Option<(AnsweredRequest, Option<KeyPair>)>;
     fn key_encryption_check() -> Option<SealedKey>;
     fn record_key_encryption_check(check: SealedKey) -> ();
 }
