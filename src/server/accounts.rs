@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::connections::Connection;
+use super::messages::Messages;
 
 /// A call of a connection, until its answer is given away.
 #[derive(Debug)]
@@ -431,58 +432,6 @@ impl Patience {
     }
 }
 
-/// Where messages begin and end in the body of a request (gRPC over HTTP/2, Length-Prefixed-Message).
-#[derive(Debug, Default)]
-struct Messages {
-    /// Bytes of the message that came, with its prefix.
-    come: usize,
-    /// Bytes of it that are to come, as far as its prefix says it.
-    rest: usize,
-    largest: usize,
-}
-
-impl Messages {
-    /// Follows what comes, and tells whether a message came to its end.
-    fn pass(&mut self, mut bytes: &[u8]) -> bool {
-        let mut ended = false;
-        while let Some((first, behind)) = bytes.split_first() {
-            if self.come < PREFIX_LEN {
-                // A flag, then the length.
-                self.rest = match self.come {
-                    0 => 0,
-                    _ => (self.rest << 8) | usize::from(*first),
-                };
-                self.come += 1;
-                bytes = behind;
-            } else {
-                let part = self.rest.min(bytes.len());
-                self.rest -= part;
-                self.come += part;
-                bytes = bytes.split_at(part).1;
-            }
-            self.largest = self.largest.max(self.come);
-            if self.come >= PREFIX_LEN && self.rest == 0 {
-                self.come = 0;
-                ended = true;
-            }
-        }
-        ended
-    }
-
-    fn is_within(&self) -> bool {
-        self.come > 0
-    }
-
-    /// Returns the bytes that the reader holds: it makes room for the largest message and does not give it back. The
-    /// room that every reader has from the start does not count.
-    fn held(&self) -> usize {
-        match self.largest {
-            0..=READER_MIN => 0,
-            largest => largest,
-        }
-    }
-}
-
 /// The body of an answer, whose bytes are counted until they are on their way.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -555,10 +504,6 @@ impl http_body::Body for Answer {
     }
 }
 
-/// How many bytes stand before each message.
-const PREFIX_LEN: usize = 5;
-/// What the decoder of tonic has room for before it has read anything.
-const READER_MIN: usize = 8 * 1024;
 /// How long a message of a stream may take to come to its end.
 const MESSAGE_MAX: Duration = Duration::from_secs(60);
 /// As what a frame of a request counts at least: it takes that much in memory, however small it is.
@@ -577,33 +522,9 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::super::connections::Connections;
+    use super::super::messages::PREFIX_LEN;
     use super::*;
     use crate::domain::Peer;
-
-    #[test]
-    fn messages_are_told_apart_however_they_are_cut() {
-        let whole = b"\0\0\0\0\x03abc\0\0\0\0\0\x01\0\0\0\x01d";
-        for cut in 1..whole.len() {
-            let mut messages = Messages::default();
-            let ended = whole.chunks(cut).filter(|part| messages.pass(part)).count();
-            assert!(ended > 0 && !messages.is_within(), "{cut}: {messages:?}");
-            assert_eq!(messages.largest, 8, "{cut}");
-            messages.pass(b"\0");
-            assert!(messages.is_within(), "{cut}");
-        }
-    }
-
-    #[test]
-    fn a_reader_holds_as_much_as_its_largest_message() {
-        let mut messages = Messages::default();
-        messages.pass(&[0, 0, 0, 0x27, 0x10]);
-        messages.pass(&[7; 5000]);
-        assert_eq!(messages.held(), 0);
-        messages.pass(&[7; 4999]);
-        assert_eq!((messages.held(), messages.is_within()), (10_004, true));
-        messages.pass(&[7, 0, 0, 0, 0, 1, 7]);
-        assert_eq!((messages.held(), messages.is_within()), (10_005, false));
-    }
 
     /// Waits for so many seconds at most, and tells whether that was long enough.
     async fn wait(patience: &mut Patience, seconds: u64, has_answer: bool) -> bool {

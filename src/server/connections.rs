@@ -4,6 +4,7 @@
 //! what it has none for: who says nothing at all, who takes no answers, and who is one too many. What one call has kept
 //! for it is counted in `server::accounts`. When that is too much in all, `server::eviction` chooses which ones go.
 
+mod ending;
 mod room;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use super::eviction::{Candidate, SLOW, rank};
 use super::progress::Progress;
 use crate::domain::{Origin, Peer};
 use crate::telemetry::Seldom;
+use ending::Ending;
 use room::Room;
 
 /// All open connections.
@@ -204,29 +206,6 @@ impl Drop for Place {
         }
         drop(open);
         connection.all.freed.notify_waiters();
-    }
-}
-
-/// Why a connection is ended.
-#[derive(Clone, Copy, Debug)]
-enum Ending {
-    /// Another has no place, and this one had no call under way.
-    MakesRoom,
-    SaysNothing,
-    TakesNothing,
-    TooMuchKept,
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MakesRoom => "it makes room for another",
-            Self::SaysNothing => "it said nothing",
-            Self::TakesNothing => "it does not take its answers",
-            Self::TooMuchKept => {
-                "too much memory is in use, and this connection makes the least progress"
-            }
-        })
     }
 }
 
@@ -491,36 +470,6 @@ impl Connection {
     fn is_cut(&self) -> bool {
         self.cut.is_cancelled()
     }
-
-    /// Tells why it is to end, if it is.
-    fn fault(&self) -> Option<Ending> {
-        if self.is_cut() {
-            return None;
-        }
-        if !self.greeted.load(Ordering::Relaxed) && self.opened.elapsed() > GREETING_MAX {
-            return Some(Ending::SaysNothing);
-        }
-        self.is_stalled().then_some(Ending::TakesNothing)
-    }
-
-    /// Tells whether answers lie ready, and it has not taken any to speak of for long.
-    fn is_stalled(&self) -> bool {
-        // Each look at all connections sees whether requests make progress, too.
-        self.receiving();
-        self.sending() > STALL_MAX
-    }
-
-    /// Has it end. Who makes room is asked to, for a call may have begun meanwhile; all others are cut off.
-    fn end(&self, why: Ending) {
-        self.all.count(&format_args!("ended: {why}"));
-        match why {
-            Ending::MakesRoom => {
-                self.makes_room.store(true, Ordering::Relaxed);
-                self.end.cancel();
-            }
-            Ending::SaysNothing | Ending::TakesNothing | Ending::TooMuchKept => self.cut.cancel(),
-        }
-    }
 }
 
 /// What a call takes as such, with its stream and its task, from its begin until its answer is
@@ -534,10 +483,6 @@ const CALL_PRICE: usize = 12 * 1024;
 /// quarter of a mebibyte would end the connection of a client with 600 calls at once.
 pub(super) const STREAM_WINDOW: usize = 256 * 1024;
 pub(super) const CONNECTION_WINDOW: usize = 1024 * 1024;
-/// How long a connection may say nothing: TLS handshake and HTTP/2 preface, or the first byte of HTTP/1.1.
-const GREETING_MAX: Duration = Duration::from_secs(10);
-/// How long answers may lie ready without progress.
-const STALL_MAX: Duration = Duration::from_secs(60);
 /// How many bytes may be kept in all, of requests and of answers; or twice the largest request, if that is more.
 const KEPT_MAX: usize = 256 * 1024 * 1024;
 /// Which part of it may be kept for one peer before its connections are ended first.

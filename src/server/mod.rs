@@ -9,6 +9,7 @@ mod gate;
 mod hosts;
 mod lifetime;
 mod listen;
+mod messages;
 mod progress;
 mod serve;
 mod tls;
