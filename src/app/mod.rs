@@ -20,7 +20,7 @@ pub use backup::{back_up, restore};
 pub use connect_check::{Check, NotWell, Verdict, check_connections, conclude};
 pub use error::StartError;
 pub use module_process::{PKCS11_MODULE, serve_module};
-pub use shutdown::stop_signal;
+pub use shutdown::{outlive_full_files, stop_signal};
 pub use system::environment;
 
 use crate::config::{Config, Isolation};

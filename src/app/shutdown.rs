@@ -38,8 +38,8 @@ pub fn stop_signal() -> std::io::Result<CancellationToken> {
 }
 
 /// Has a file that may not grow further (`ulimit -f`) be an error where it is written, as a full disk is: SIGXFSZ would end
-/// the process.
-pub(super) fn outlive_full_files() -> std::io::Result<()> {
+/// the process. To be called where Tokio runs.
+pub fn outlive_full_files() -> std::io::Result<()> {
     // It stays handled when this is gone.
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }

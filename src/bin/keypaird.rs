@@ -295,7 +295,10 @@ fn initialise_token(command: &InitToken) -> Result<(), Failure> {
 
 fn back_up(command: &Backup) -> Result<(), Failure> {
     let config = load(command.file.config.as_deref())?;
-    let key_pairs = app::back_up(&config, &command.destination, command.force)?;
+    let key_pairs = run(async {
+        app::outlive_full_files().map_err(StartError::Threads)?;
+        app::back_up(&config, &command.destination, command.force)
+    })?;
     println!(
         "backed up {} to {}",
         counted(key_pairs),
@@ -315,7 +318,10 @@ fn back_up(command: &Backup) -> Result<(), Failure> {
 
 fn restore(command: &Restore) -> Result<(), Failure> {
     let config = load(command.file.config.as_deref())?;
-    let restored = app::restore(&config, &command.backup)?;
+    let restored = run(async {
+        app::outlive_full_files().map_err(StartError::Threads)?;
+        app::restore(&config, &command.backup)
+    })?;
     println!(
         "restored {} to {}",
         counted(restored.key_pairs),

@@ -42,6 +42,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use prost_types::Timestamp;
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 
 use connect::Connection;
 use error::Failure;
@@ -111,6 +113,9 @@ struct Context<'a> {
 impl Cli {
     /// Runs the command and returns the exit code. Answers go to standard output, errors to standard error.
     pub async fn run(self, now: Timestamp, variable: fn(&str) -> Option<String>) -> ExitCode {
+        // A file that may not grow further (`ulimit -f`) is an error where it is written, as a full
+        // disk is: SIGXFSZ would end the process, and leave a part of the file.
+        let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         // https://no-color.org
         let no_colour = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let mut out = io::stdout().lock();

@@ -21,12 +21,17 @@ use crate::domain::SealedKey;
 /// when it is whole and durable.
 ///
 /// # Errors
-/// [`BackupError::Exists`] unless `overwrite`; [`BackupError::Store`] for a store that is missing,
-/// damaged or too new; and when the file cannot be written.
+/// [`BackupError::IsStore`] for the files of the store; [`BackupError::Exists`] unless `overwrite`,
+/// and then [`BackupError::NoBackup`] for whatever is no backup; [`BackupError::Store`] for a store
+/// that is missing, damaged or too new; and when the file cannot be written.
 pub fn back_up(store: &Path, file: &Path, overwrite: bool) -> Result<u64, BackupError> {
-    refuse_same_file(store, file)?;
-    if !overwrite && file.symlink_metadata().is_ok() {
-        return Err(BackupError::Exists(file.to_owned()));
+    refuse_files_of_store(store, file)?;
+    if file.symlink_metadata().is_ok() {
+        match overwrite {
+            false => return Err(BackupError::Exists(file.to_owned())),
+            true if is_backup(file) => {}
+            true => return Err(BackupError::NoBackup(file.to_owned())),
+        }
     }
     let connection = open_store(store)?;
     // A name that nothing else has: it is removed if this fails.
@@ -157,11 +162,14 @@ pub enum BackupError {
     /// The file is there already.
     #[error("{0} exists; choose another name, or replace it by --force")]
     Exists(PathBuf),
-    /// The file is the store.
-    #[error("{0} is the store itself; name another file")]
+    /// The file is there, and no backup: it may be anything that is needed.
+    #[error("{0} is not a backup of keypaird, so --force does not replace it; choose another name")]
+    NoBackup(PathBuf),
+    /// The file is the store, or belongs to it.
+    #[error("{0} is a file of the store itself; choose another name")]
     IsStore(PathBuf),
     /// The file is no backup that can be put back.
-    #[error("{path} cannot be restored: {finding}; take another backup")]
+    #[error("{path} cannot be restored: {finding}; name a file that keypaird backup made")]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -180,7 +188,7 @@ pub enum BackupError {
         source: rusqlite::Error,
     },
     /// A file cannot be read or written.
-    #[error("use {path}")]
+    #[error("{path} cannot be used")]
     File {
         /// The file.
         path: PathBuf,
@@ -274,6 +282,40 @@ fn hand_over(file: &Path, owner: &Metadata) -> Result<(), BackupError> {
         true => Ok(()),
         false => chown(file, Some(owner.uid()), Some(owner.gid())).map_err(failed(file)),
     }
+}
+
+/// Refuses the database and what stands beside it: its log, the lock, the companion.
+fn refuse_files_of_store(store: &Path, file: &Path) -> Result<(), BackupError> {
+    for suffix in [
+        "",
+        "-wal",
+        "-shm",
+        "-journal",
+        ".lock",
+        ".lineage",
+        ".restoring",
+    ] {
+        let member = open::beside(store, suffix);
+        refuse_same_file(&member, file)?;
+        // It may not be there yet.
+        if member.file_name() == file.file_name() {
+            let (folder, other) = (open::folder_of(store), open::folder_of(file));
+            refuse_same_file(folder, other).map_err(|_| BackupError::IsStore(file.to_owned()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a file, or what a link leads to, is a store of keypaird.
+fn is_backup(file: &Path) -> bool {
+    let is_file = fs::metadata(file).is_ok_and(|found| found.is_file());
+    let opened = is_file
+        .then(|| inspect::open_without_log(file).ok())
+        .flatten();
+    opened.is_some_and(|connection| {
+        let schema = open::schema_version(file, &connection);
+        schema.is_ok_and(|schema| schema.found > 0) && count_key_pairs(&connection).is_ok()
+    })
 }
 
 fn refuse_same_file(store: &Path, file: &Path) -> Result<(), BackupError> {

@@ -203,7 +203,7 @@ async fn what_is_no_whole_backup_is_refused_and_the_store_stays() {
     refused("cannot be restored by this version");
     drop(foreign);
     fs::remove_file(stage.path("copy.db")).unwrap();
-    refused("use ");
+    refused("cannot be used");
 }
 
 #[test]
@@ -219,6 +219,27 @@ fn a_store_that_is_missing_and_a_backup_over_the_store_itself_are_refused() {
         back_up(&store, &store, true),
         Err(BackupError::IsStore(_))
     ));
+    // Nor is anything else that the store needs, there or not, or any file that is no backup.
+    for member in ["-wal", "-shm", ".lock", ".lineage"] {
+        let path = open::beside(&store, member);
+        assert!(matches!(
+            back_up(&store, &path, true),
+            Err(BackupError::IsStore(_))
+        ));
+    }
+    let key = stage.path("key-encryption-key");
+    for contents in ["", "a key"] {
+        fs::write(&key, contents).unwrap();
+        std::os::unix::fs::symlink(&key, stage.path("link")).unwrap();
+        for path in [&key, &stage.path("link")] {
+            assert!(matches!(
+                back_up(&store, path, true),
+                Err(BackupError::NoBackup(_))
+            ));
+        }
+        fs::remove_file(stage.path("link")).unwrap();
+        assert_eq!(fs::read_to_string(&key).unwrap(), contents);
+    }
     let itself = BackupFile::open(&store).unwrap().restore(&store, NOW);
     assert!(matches!(itself, Err(BackupError::IsStore(_))));
     assert_eq!(stage.files("copy"), [""; 0]);
