@@ -35,12 +35,14 @@ impl<T> Candidate<T> {
 ///
 /// 1. Those of a peer for which more than `share` bytes are kept in sum go first. Otherwise such a
 ///    peer, with bytes that trickle, would have all others ended before it.
-/// 2. Of each of these, those that have stood still for [`STILL`] go first, and then those that have
+/// 2. Of each of these, those go last for which no more than [`TRIVIAL`] is kept: to end them frees
+///    nothing, and they may be a neighbour that makes one small call after another.
+/// 3. Of each of these, those that have stood still for [`STILL`] go first, and then those that have
 ///    for [`SLOW`].
-/// 3. Of each of these, those that send requests go before those that take answers, so that a large
+/// 4. Of each of these, those that send requests go before those that take answers, so that a large
 ///    answer that is being taken stays.
-/// 4. Of those, the connections of the peer go first that most is kept for in sum.
-/// 5. Of one peer's, the one goes first that has made no progress for longest.
+/// 5. Of those, the connections of the peer go first that most is kept for in sum.
+/// 6. Of one peer's, the one goes first that has made no progress for longest.
 pub(super) fn rank<T>(candidates: &mut [Candidate<T>], share: usize) {
     let mut sums: HashMap<Peer, usize> = HashMap::new();
     for candidate in &*candidates {
@@ -52,6 +54,7 @@ pub(super) fn rank<T>(candidates: &mut [Candidate<T>], share: usize) {
         let (stage, is_upload) = (candidate.stage(), candidate.is_upload);
         (
             is_over_share,
+            candidate.bytes > TRIVIAL,
             stage,
             is_upload,
             sum,
@@ -61,6 +64,9 @@ pub(super) fn rank<T>(candidates: &mut [Candidate<T>], share: usize) {
     });
 }
 
+/// What two calls take as such. As many connections as there may be by default are within the budget
+/// with this.
+const TRIVIAL: usize = 24 * 1024;
 /// How long a connection may make no progress before all that make some stay longer than it.
 const STILL: Duration = Duration::from_secs(10);
 /// How long it takes until a connection is seen to make no progress: two looks at all.
@@ -120,6 +126,16 @@ mod tests {
         ];
         let ended = ["trickles", "trickles too", "idle stream"];
         assert_eq!(order(&connections, &[]), ended);
+    }
+
+    #[test]
+    fn a_neighbour_with_one_small_call_outlives_the_idle_streams_of_its_peer() {
+        let connections = [
+            ("calls", 1, 12 << 10, 900),
+            ("idle streams", 1, 12 << 20, 0),
+        ];
+        let ended = ["idle streams", "calls"];
+        assert_eq!(order(&connections, &["idle streams"]), ended);
     }
 
     #[test]
