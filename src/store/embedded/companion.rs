@@ -11,7 +11,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use super::Incarnation;
 use super::open::{beside, sync_folder};
@@ -93,7 +92,7 @@ impl Companion {
         Ok(CompanionFile {
             file,
             head_len: u64::try_from(head.len()).map_err(io::Error::other)?,
-            ahead: changed.saturating_sub(now()),
+            changed,
         })
     }
 
@@ -157,36 +156,36 @@ fn parse_last_line(line: &str) -> Option<(Progress, i64)> {
     Some((progress, time.parse().ok()?))
 }
 
-/// Returns the time in seconds since 1970.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it is compared with what the system notes of the file"
-)]
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
-}
-
 /// The file, open for the line that changes.
 #[derive(Debug)]
 pub(super) struct CompanionFile {
     file: File,
     head_len: u64,
-    /// By how many seconds the clock of the file system is ahead of ours: that of a file server is
-    /// another one.
-    ahead: i64,
+    /// The time that the line has, by the clock of the file system: that of a file server is not ours.
+    changed: i64,
 }
 
 impl CompanionFile {
-    /// Writes how far the store has come, in one write to the place of the former line.
+    /// Writes how far the store has come, in the place of the former line.
     ///
     /// The system has it when this returns, so that a killed process loses nothing. It is not
     /// synced, since each commit would then wait for the disk twice: after a power cut the file may
     /// be behind the database, and is never ahead of it.
-    pub(super) fn note(&self, progress: Progress) -> io::Result<()> {
-        let line = last_line(progress, now().saturating_add(self.ahead));
+    ///
+    /// The line has the time at which the file was changed, which is known only when it was. So the
+    /// first note of each second is written twice.
+    pub(super) fn note(&mut self, progress: Progress) -> io::Result<()> {
+        self.write_line(progress)?;
+        let changed = self.file.metadata()?.ctime();
+        if changed == self.changed {
+            return Ok(());
+        }
+        self.changed = changed;
+        self.write_line(progress)
+    }
+
+    fn write_line(&self, progress: Progress) -> io::Result<()> {
+        let line = last_line(progress, self.changed);
         self.file.write_all_at(line.as_bytes(), self.head_len)
     }
 
@@ -223,7 +222,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("store.db");
         assert_eq!(Companion::read(&database).unwrap(), None);
-        let file = COMPANION.write(&database).unwrap();
+        let mut file = COMPANION.write(&database).unwrap();
         assert_eq!(Companion::read(&database).unwrap(), Some(COMPANION));
         for changes in [10, 99_999, u64::MAX] {
             let progress = Progress {
