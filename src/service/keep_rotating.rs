@@ -105,7 +105,8 @@ impl Service {
         let work = async {
             let mut setbacks = Setbacks::until(&stop);
             let mut clock_watch = ClockWatch::default();
-            let mut events_forgotten = None;
+            // Nothing is forgotten in the first hour: what the clock was before the start is not known.
+            let mut events_forgotten = Instant::now();
             loop {
                 let trusted = clock_watch.trusted(self.clock.now(), interval);
                 // A step is never left half done: only the waiting is broken off.
@@ -116,10 +117,10 @@ impl Service {
                 });
                 setbacks = pass.await.unwrap_or_else(|_| Setbacks::until(&stop));
                 if let Some(trusted) = trusted
-                    && events_forgotten.is_none_or(|then: Instant| then.elapsed() > FORGET_INTERVAL)
+                    && events_forgotten.elapsed() > FORGET_INTERVAL
                 {
                     self.forget_old_events(trusted).await;
-                    events_forgotten = Some(Instant::now());
+                    events_forgotten = Instant::now();
                 }
                 tokio::select! {
                     () = tokio::time::sleep(setbacks.patience(interval)) => {}
