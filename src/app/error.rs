@@ -7,7 +7,7 @@ use crate::providers::local::KeyEncryptionKeyError;
 use crate::server::ServerError;
 use crate::store::{BackupError, StoreError};
 
-/// Why the daemon did not start, or stopped by itself, or why a backup was not made or put back.
+/// Why the daemon did not start, or stopped unasked, or why a backup was not made or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration cannot be used.

@@ -75,7 +75,7 @@ impl Delete {
     }
 }
 
-/// Refuses what must be confirmed where nobody can be asked.
+/// Refuses what must be confirmed when standard input is no terminal.
 pub(super) fn refuse_without_terminal() -> Result<(), Failure> {
     if io::stdin().is_terminal() {
         return Ok(());

@@ -393,7 +393,7 @@ mod tests {
         let mut pair = lifecycle(30, 10, 100);
         pair.current = endless(1);
         assert_eq!(pair.next(), None);
-        // One that was made by hand is not activated by itself: its predecessor lasts.
+        // The rotation does not activate one that an operator made: its predecessor lasts.
         pair.pending = Some(Span {
             number: generation(2),
             validity: Validity::days_from(START, 100),

@@ -230,7 +230,7 @@ impl Drop for Untaken {
     }
 }
 
-/// The head or the trailers of an answer that nobody has taken.
+/// The head or the trailers of an answer that the client has not taken.
 #[derive(Debug)]
 struct UntakenHead {
     value: Bytes,

@@ -479,7 +479,7 @@ const CALL_PRICE: usize = 12 * 1024;
 /// How many bytes of a body a client of HTTP/2 may send before they are read, and how many of all
 /// bodies of its connection.
 ///
-/// Half of the latter is what h2 has for small frames that nobody has read, at up to 256 bytes each. A
+/// Half of the latter is what h2 has for small frames that are still unread, at up to 256 bytes each. A
 /// quarter of a mebibyte would end the connection of a client with 600 calls at once.
 pub(super) const STREAM_WINDOW: usize = 256 * 1024;
 pub(super) const CONNECTION_WINDOW: usize = 1024 * 1024;

@@ -240,7 +240,7 @@ impl Door {
                     Errno::from_io_error(&error),
                     Some(Errno::MFILE | Errno::NFILE)
                 );
-                // Without descriptors, accept(2) fails also when nobody waits to be accepted.
+                // Without descriptors, accept(2) fails even when no connection waits.
                 if is_full && someone_waits(listener) {
                     self.connections.make_room(None);
                 }

@@ -147,7 +147,7 @@ impl Service {
                 continue;
             }
             let finished = match self.registry.provider(intent.provider) {
-                // It is of this request, which nobody else answers now.
+                // It is of this request, which no other call answers now.
                 _ if intent.state == IntentState::Creating => Err(ServiceError::RequestUnfinished),
                 Some(handle) => self.finish_intent(handle, &intent).await,
                 // What it left is undone when the mode has its provider again; it is in nobody's way

@@ -47,7 +47,7 @@ impl<Name: Eq + Hash> Drop for NameLock<Name> {
     fn drop(&mut self) {
         let mut locks = self.locks.lock();
         self.guard = None;
-        // Only the map knows of it: nobody waits, and nobody can begin to while the map is locked.
+        // Only the map has it: no call waits for it, and none can begin to while the map is locked.
         if locks
             .get(&self.name)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)

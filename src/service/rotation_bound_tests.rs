@@ -33,7 +33,7 @@ async fn at_most_16_generations_are_published_and_the_refusal_says_when_there_is
         );
     }
     assert_eq!(stage.pair("x").await.generations().count(), 16);
-    // Nobody has retired the first one yet, and it has expired.
+    // The first one has expired, and is not retired yet.
     stage.set_day(101);
     rotate(true).await.unwrap();
     let pair = stage.pair("x").await;

@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(all.make_room(None), Room::Coming);
         assert!(first.connection().is_ending() && !first.connection().is_cut());
         assert!(!second.connection().is_ending());
-        // It has yet to go, and nobody else is asked.
+        // It has yet to go, and no other connection is asked.
         second.connection().call_ends();
         assert_eq!(all.make_room(None), Room::Coming);
         assert!(!second.connection().is_ending());

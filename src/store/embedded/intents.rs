@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{Incarnation, Intent, IntentState, NewIntent, StoreError, ids, rows};
 use crate::domain::{KeyPair, KeyPairGeneration, KeyPairId, KeyRef, PublicKey, RequestId};
 
-/// Takes over the intents of whichever daemon had the store before. Nobody completes them any more.
+/// Takes over the intents of the daemon that had the store before. They are never completed.
 ///
 /// A store that was restored does not know what came of them. The daemon that went on with the
 /// original may have completed them, and callers may rely on the keys.
@@ -254,7 +254,7 @@ fn read(row: &Row<'_>) -> Result<Intent, StoreError> {
         id: rows::id(row, 1)?,
         generation: rows::generation_number(row.get(2)?)?,
         provider: rows::provider(row.get(3)?)?,
-        // Those from before there were owners have an empty one, which is nobody's.
+        // Intents from before there were owners have an empty one, which no opening has.
         owner: Incarnation::from_random(owner.try_into().unwrap_or_default()),
         request: request
             .map(|text| RequestId::parse(&text).map_err(|_| StoreError::Corrupt("request_id")))
