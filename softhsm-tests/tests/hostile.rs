@@ -254,6 +254,7 @@ async fn grown_by(
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        eprintln!("grown by {:.1} MiB", most - before);
         (most - before, connections)
     })
     .await
@@ -275,9 +276,11 @@ async fn heads_without_an_end_are_kept_no_longer_than_they_may_be() {
 async fn heads_with_too_many_fields_are_not_kept() {
     let (daemon, client, id) = daemon_and_neighbour(&Home::local()).await;
     let near = (&client, &*id);
-    let many_fields = |address| hoarding::many_fields(address, 2);
+    let many_fields = |address| hoarding::many_fields(address, 6);
     let (grown, _connections) = grown_by(&daemon, near, many_fields).await;
-    assert!(grown < 30.0, "2,000 heads of 460 fields: {grown} MiB");
+    // Kept, they would take 280 MiB. h2 decodes all that has arrived on a connection before its first
+    // request is looked at: up to 1,000 heads of 47 KB, and each of the two cores reads one connection.
+    assert!(grown < 120.0, "6,000 heads of 460 fields: {grown} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
