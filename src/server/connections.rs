@@ -68,10 +68,15 @@ impl Connections {
         })
     }
 
-    /// Gives a new connection its place, if there is one.
+    /// Gives a new connection its place, if there is one. Clients of the Unix socket have some more:
+    /// an operator on the machine gets in while clients of the network have taken all places.
     pub(super) fn place(self: &Arc<Self>, peer: Peer) -> Option<Place> {
+        let places = match peer {
+            Peer::User(_) | Peer::Unknown => self.max.saturating_add(UNIX_PLACES),
+            Peer::Certificate(_) | Peer::Address(_) => self.max,
+        };
         let mut open = self.open.lock();
-        if open.connections.len() >= self.max {
+        if open.connections.len() >= places {
             return None;
         }
         let cut = CancellationToken::new();
@@ -489,6 +494,8 @@ const KEPT_MAX: usize = 256 * 1024 * 1024;
 const SHARE_OF_PEER: usize = 4;
 /// How much more may be kept for a connection before all are told.
 const STEP: usize = 16 * 1024;
+/// How many connections of the Unix socket may be open beyond `server.max_connections`.
+const UNIX_PLACES: usize = 16;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long what was found by a look at all connections stands.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

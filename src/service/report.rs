@@ -397,6 +397,7 @@ fn describe_store(error: &StoreError) -> Report {
         | StoreError::TooNew { .. }
         | StoreError::Damaged { .. }
         | StoreError::ForeignLog { .. }
+        | StoreError::Missing(_)
         | StoreError::Open { .. } => Report::later(
             Code::Unavailable,
             "STORE_UNAVAILABLE",

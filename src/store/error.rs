@@ -28,10 +28,10 @@ pub enum StoreError {
     #[error("the intent of the key is gone")]
     IntentGone,
     /// The database failed.
-    #[error("use the database")]
+    #[error("the database cannot be used")]
     Database(#[from] rusqlite::Error),
     /// The transaction failed that the work was part of.
-    #[error("commit a transaction")]
+    #[error("a transaction cannot be committed")]
     Commit(#[source] Arc<rusqlite::Error>),
     /// A row holds what was never written there.
     #[error("read a row: {0}")]
@@ -78,8 +78,11 @@ pub enum StoreError {
         /// The log.
         log: PathBuf,
     },
+    /// There is no store where one is to be read.
+    #[error("there is no store at {0}; is it the right --config?")]
+    Missing(PathBuf),
     /// The file system failed.
-    #[error("open {path}")]
+    #[error("{path} cannot be opened")]
     Open {
         /// The file.
         path: PathBuf,

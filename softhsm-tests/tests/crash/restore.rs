@@ -383,7 +383,7 @@ async fn what_cannot_be_backed_up_or_restored_is_said_with_an_exit_code() {
         assert_eq!(code, expected_code, "{arguments:?}: {said}");
         assert!(said.contains(expected), "{arguments:?}: {said}");
     };
-    says(&backup, 69, "keypaird.db");
+    says(&backup, 69, "there is no store at ");
     says(&restore, 1, "copy.db");
     let daemon = home.start();
     let client = daemon.client().await;
@@ -417,6 +417,16 @@ async fn what_cannot_be_backed_up_or_restored_is_said_with_an_exit_code() {
     let whole = fs::read(&copy).unwrap();
     fs::write(&copy, &whole[..whole.len() / 2]).unwrap();
     says(&restore, 1, "cannot be restored: it is damaged");
+    // A single changed byte of an encrypted key, which SQLite does not notice.
+    fs::write(&copy, &whole).unwrap();
+    rusqlite::Connection::open(&copy)
+        .unwrap()
+        .execute(
+            "UPDATE generations SET sealed_key = substr(sealed_key, 1, 40) || x'00' || substr(sealed_key, 42)",
+            (),
+        )
+        .unwrap();
+    says(&restore, 1, "does not decrypt under the key encryption key");
     fs::write(&copy, whole).unwrap();
     says(&restore, 0, "restored one key pair to ");
     let (_, log) = home.start().stop();

@@ -91,6 +91,11 @@ impl KeyEncryptionKey {
             .is_ok_and(|text| *text == CHECK_TEXT)
     }
 
+    /// Tells whether a private key was encrypted by this key and under this name.
+    pub fn opens(&self, name: &KeyName, sealed: &SealedKey) -> bool {
+        self.open(name, sealed).is_ok()
+    }
+
     /// Encrypts a private key.
     pub(super) fn seal(&self, name: &KeyName, pkcs8: &[u8]) -> Result<SealedKey, Unspecified> {
         self.encrypt(&context(name), pkcs8)

@@ -174,12 +174,27 @@ const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::UNIX_PLACES;
     use super::*;
+
+    #[test]
+    fn a_client_of_the_unix_socket_has_a_place_when_the_network_has_taken_all() {
+        let all = Connections::new(2, 0);
+        let network = || all.place(Peer::at(Ipv4Addr::LOCALHOST.into()));
+        let _taken = [network().unwrap(), network().unwrap()];
+        assert!(network().is_none());
+        let local: Vec<_> = (0..=UNIX_PLACES)
+            .map_while(|_| all.place(Peer::User(0)))
+            .collect();
+        assert_eq!(local.len(), UNIX_PLACES);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_makes_room_is_asked_to_go_and_cut_off_only_if_it_misbehaves() {
         let all = Connections::new(2, 0);
-        let place = || all.place(Peer::Unknown);
+        let place = || all.place(Peer::at(Ipv4Addr::LOCALHOST.into()));
         let (first, second) = (place().unwrap(), place().unwrap());
         assert!(place().is_none());
         second.connection().call_begins();

@@ -12,7 +12,7 @@ use time::format_description::FormatItem;
 use time::macros::format_description;
 
 use super::{StoreError, inspect, lineage, open, rows};
-use crate::domain::SealedKey;
+use crate::domain::{Generation, KeyPairId, KeyRef, SealedKey};
 
 /// Copies the database of a store to a file, whether a daemon uses the store or not, and returns
 /// how many key pairs the copy has.
@@ -28,6 +28,7 @@ pub fn back_up(store: &Path, file: &Path, overwrite: bool) -> Result<u64, Backup
     refuse_files_of_store(store, file)?;
     if file.symlink_metadata().is_ok() {
         match overwrite {
+            _ if file.is_dir() => return Err(BackupError::IsFolder(file.to_owned())),
             false => return Err(BackupError::Exists(file.to_owned())),
             true if is_backup(file) => {}
             true => return Err(BackupError::NoBackup(file.to_owned())),
@@ -116,6 +117,41 @@ impl BackupFile {
         })
     }
 
+    /// Shows each encrypted software key to `opens`, with the key pair, generation and key that it
+    /// belongs to.
+    ///
+    /// # Errors
+    /// [`BackupError::UnreadableKey`] for the first one that does not open.
+    pub fn check_software_keys(
+        &self,
+        opens: impl Fn(&KeyPairId, Generation, KeyRef, &SealedKey) -> bool,
+    ) -> Result<(), BackupError> {
+        let checked = || {
+            let mut statement = self.connection.prepare(
+                "SELECT key_pairs.id, generations.number, generations.key_ref, generations.sealed_key
+                 FROM generations JOIN key_pairs ON key_pairs.sequence = generations.key_pair
+                 WHERE generations.sealed_key IS NOT NULL",
+            )?;
+            let mut rows = statement.query(())?;
+            while let Some(row) = rows.next()? {
+                let id = rows::id(row, 0)?;
+                let generation = rows::generation_number(row.get(1)?)?;
+                let sealed = SealedKey::from_bytes(row.get::<_, Vec<u8>>(3)?);
+                if !opens(&id, generation, rows::key_ref(row, 2)?, &sealed) {
+                    return Ok(Some(id));
+                }
+            }
+            Ok::<_, StoreError>(None)
+        };
+        match checked()? {
+            None => Ok(()),
+            Some(id) => Err(BackupError::UnreadableKey {
+                path: self.path.clone(),
+                id,
+            }),
+        }
+    }
+
     /// Puts a copy of the backup in the place of a store that no daemon uses.
     ///
     /// The former database and its log are kept beside it under a name with the time. Wherever this
@@ -162,6 +198,9 @@ pub enum BackupError {
     /// The file is there already.
     #[error("{0} exists; choose another name, or replace it by --force")]
     Exists(PathBuf),
+    /// A folder has the name.
+    #[error("{0} is a folder; name a file in it")]
+    IsFolder(PathBuf),
     /// The file is there, and no backup: it may be anything that is needed.
     #[error("{0} is not a backup of keypaird, so --force does not replace it; choose another name")]
     NoBackup(PathBuf),
@@ -176,11 +215,21 @@ pub enum BackupError {
         /// What is wrong with it.
         finding: String,
     },
+    /// A software key in it does not open.
+    #[error(
+        "{path} has a private key of the key pair {id} that does not decrypt under the key encryption key: the file was damaged or changed; use another backup"
+    )]
+    UnreadableKey {
+        /// The file.
+        path: PathBuf,
+        /// The key pair.
+        id: KeyPairId,
+    },
     /// A later version of keypaird made the backup.
     #[error("the backup cannot be restored by this version")]
     TooNew(#[source] StoreError),
     /// The database cannot be copied.
-    #[error("copy the database to {path}")]
+    #[error("the database cannot be copied to {path}")]
     Copy {
         /// The file.
         path: PathBuf,
@@ -202,9 +251,12 @@ pub enum BackupError {
 /// For writing, since SQLite then removes with the last connection what it puts beside the
 /// database.
 fn open_store(store: &Path) -> Result<Connection, StoreError> {
-    fs::File::open(store).map_err(|source| StoreError::Open {
-        path: store.to_owned(),
-        source,
+    fs::File::open(store).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing(store.to_owned()),
+        _ => StoreError::Open {
+            path: store.to_owned(),
+            source,
+        },
     })?;
     if !inspect::is_in_use(store) {
         lineage::refuse_foreign_log(store)?;

@@ -53,8 +53,11 @@ pub fn inspect(path: &Path) -> Result<StoreInspection, StoreError> {
 
 /// Tells whether a daemon uses a database.
 pub(super) fn is_in_use(path: &Path) -> bool {
-    File::open(open::beside(path, ".lock"))
-        .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    let is_locked = |file: &Path| {
+        File::open(file)
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    };
+    is_locked(&open::beside(path, ".lock")) || is_locked(path)
 }
 
 /// Opens a database for reading, and does not look at the log that may lie beside it.

@@ -18,6 +18,10 @@ pub(super) fn take_over(db: &Connection, restored: bool) -> Result<(), StoreErro
         ),
     };
     db.execute(update, [state_number(state)])?;
+    if restored {
+        // The token may have a newer certificate than the one that was to be put there.
+        db.execute("DELETE FROM unpublished", ())?;
+    }
     Ok(())
 }
 
@@ -148,12 +152,19 @@ pub(super) fn end_doubt(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreE
     Ok(true)
 }
 
-/// Ends the intent of a key of which nothing is left, and frees its id.
+/// Ends the intent of a key of which nothing is left, and frees its id. Only an ended creation or a
+/// destruction ends like this.
 pub(super) fn end(db: &Connection, key_ref: KeyRef) -> Result<(), StoreError> {
     let id: Option<String> = db
-        .prepare_cached("DELETE FROM intents WHERE key_ref = ?1 AND state <> ?2 RETURNING id")?
+        .prepare_cached(
+            "DELETE FROM intents WHERE key_ref = ?1 AND state IN (?2, ?3) RETURNING id",
+        )?
         .query_row(
-            params![key_ref.as_bytes(), state_number(IntentState::Doubtful)],
+            params![
+                key_ref.as_bytes(),
+                state_number(IntentState::Aborted),
+                state_number(IntentState::Destroying),
+            ],
             |row| row.get(0),
         )
         .optional()?;

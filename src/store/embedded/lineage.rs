@@ -17,7 +17,7 @@
 //! A snapshot of a whole file system or machine includes the companion, and is not noticed. A copy
 //! of the folder is, when it is put back a minute or more after the last change that it has.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,15 @@ pub(super) struct Lineage {
     jobs: usize,
     /// Whether the companion could not be written last time.
     fails: bool,
+    /// The inode numbers of the database file and its log (`-wal`). None before there is a log.
+    files: Option<[u64; 2]>,
 }
+
+/// The database file or its log was removed or replaced while it was open. What is written goes to a
+/// file without a name, and is lost when the daemon ends.
+#[derive(Debug, thiserror::Error)]
+#[error("{} or its log (-wal) was removed or replaced while the daemon uses it", .0.display())]
+pub(super) struct FilesReplaced(PathBuf);
 
 /// A store that is locked and up to date.
 #[derive(Debug)]
@@ -48,7 +56,7 @@ pub(super) struct Opened {
     pub(super) incarnation: Incarnation,
     /// The name of the line of events. Empty for one that a former release began.
     pub(super) history: Arc<str>,
-    pub(super) lock: File,
+    pub(super) lock: open::Lock,
 }
 
 /// Opens a database, makes it if it is missing, brings its schema up to date, and begins a new
@@ -135,6 +143,7 @@ fn begin(
         progress,
         jobs: 0,
         fails: false,
+        files: files_of(database),
     };
     Ok((lineage, next, history))
 }
@@ -150,9 +159,22 @@ impl Lineage {
     }
 
     /// Notes that the batch was committed. The callers are answered after this.
-    pub(super) fn note_committed(&mut self) {
+    ///
+    /// # Errors
+    /// [`FilesReplaced`] when the batch is in a file that has lost its name. If only the log was
+    /// lost, what it has is copied to the database file, so that the next start finds it.
+    pub(super) fn note_committed(&mut self, connection: &Connection) -> Result<(), FilesReplaced> {
         self.progress.changes = self.progress.changes.saturating_add(1);
         self.note();
+        let found = files_of(&self.database);
+        if self.files.is_none() || found == self.files {
+            self.files = found;
+            return Ok(());
+        }
+        if let Err(error) = checkpoint(connection, "TRUNCATE") {
+            warn!(%error, "the log of the database cannot be copied into it");
+        }
+        Err(FilesReplaced(self.database.clone()))
     }
 
     /// Copies the log to the database file when it has grown long.
@@ -334,6 +356,12 @@ fn report_copy(database: &Path, connection: &Connection) -> Result<(), StoreErro
         );
     }
     Ok(())
+}
+
+/// Returns the inode numbers of a database file and its log, if both are there.
+fn files_of(database: &Path) -> Option<[u64; 2]> {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|found| found.ino());
+    Some([inode(database)?, inode(&open::beside(database, "-wal"))?])
 }
 
 /// Copies the log to the database file, and tells whether all of it is there now.

@@ -20,7 +20,6 @@ mod rows;
 mod snapshots;
 mod writer;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +53,7 @@ pub struct EmbeddedStore {
     incarnation: Incarnation,
     history: Arc<str>,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: open::Lock,
 }
 
 impl EmbeddedStore {

@@ -11,17 +11,28 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 use crate::store::SchemaVersion;
 
-/// Makes sure that no other daemon uses the database, for as long as the returned file is open.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
-    let lock = lock_place(path)?;
+/// Keeps other daemons from a database for as long as it exists: by a file beside the database, which
+/// stays when the database is replaced, and by the database itself, which nobody removes by mistake.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _place: File,
+    /// POSIX drops the locks of a process with the first descriptor of a file that it closes, those
+    /// of SQLite too. So it is closed after the connections.
+    _database: File,
+}
+
+/// Makes sure that no other daemon uses the database, and makes it if it is missing.
+pub(super) fn lock(path: &Path) -> Result<Lock, StoreError> {
+    let place = lock_place(path)?;
     // Made here so that the database, and with it the files SQLite puts beside it, are private.
-    match private_file(path) {
-        Ok(_) => Ok(lock),
-        Err(source) => Err(StoreError::Open {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    let database = private_file(path).map_err(|source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Lock {
+        _place: place,
+        _database: locked(database, path)?,
+    })
 }
 
 /// Makes sure that no daemon uses a database, whether it is there or not.
@@ -36,10 +47,24 @@ pub(super) fn lock_place(path: &Path) -> Result<File, StoreError> {
         .create(folder_of(path))
         .map_err(failed)?;
     let lock = private_file(&beside(path, ".lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    let lock = locked(lock, path)?;
+    // A daemon whose lock file was removed still holds the database.
+    match File::open(path) {
+        Ok(database) => locked(database, path).map(|_| lock),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(lock),
+        Err(source) => Err(failed(source)),
+    }
+}
+
+/// Locks a file of a database by `flock`, which does not meet the locks of SQLite.
+fn locked(file: File, database: &Path) -> Result<File, StoreError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(database.to_owned())),
+        Err(TryLockError::Error(source)) => Err(StoreError::Open {
+            path: database.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -194,6 +219,9 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
+        // An operator who removes the lock file does not let a second daemon in.
+        std::fs::remove_file(beside(&path, ".lock")).unwrap();
+        assert!(matches!(lock(&path), Err(StoreError::InUse(_))));
         drop(held);
         assert!(lock(&path).is_ok());
     }

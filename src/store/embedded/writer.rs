@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::StoreError;
-use super::lineage::Lineage;
+use super::lineage::{FilesReplaced, Lineage};
 
 /// Queues writes to the writer thread.
 #[derive(Debug)]
@@ -43,14 +43,22 @@ impl Writer {
             .spawn(move || {
                 let ended = catch_unwind(AssertUnwindSafe(|| {
                     while let Ok(first) = writes.recv_blocking() {
-                        let jobs = write_batch(&mut connection, &mut lineage, first, &writes);
+                        let jobs = write_batch(&mut connection, &mut lineage, first, &writes)?;
                         lineage.after_batch(&connection, jobs);
                     }
+                    Ok::<_, FilesReplaced>(())
                 }));
                 match ended {
-                    Ok(()) => lineage.end(connection),
-                    Err(panic) => give_up(&*panic, &writes, &failed),
+                    Ok(Ok(())) => return lineage.end(connection),
+                    Ok(Err(replaced)) => {
+                        error!(error = %replaced, "nothing can be written any more; the last changes were not answered");
+                    }
+                    Err(panic) => {
+                        let said = panic_message(&*panic);
+                        error!(said, "the store's writer thread panicked; nothing can be written any more");
+                    }
                 }
+                give_up(&writes, &failed);
             })?;
         Ok(Self {
             queue,
@@ -119,7 +127,7 @@ fn write_batch(
     lineage: &mut Lineage,
     first: Write,
     queue: &Receiver<Write>,
-) -> usize {
+) -> Result<usize, FilesReplaced> {
     let mut answers = Vec::new();
     let begun = connection.execute_batch("BEGIN IMMEDIATE");
     let committed = begun.and_then(|()| {
@@ -144,22 +152,18 @@ fn write_batch(
         Arc::new(failure)
     });
     if failure.is_none() {
-        lineage.note_committed();
+        // The callers of this batch learn with the others that the store is closed.
+        lineage.note_committed(connection)?;
     }
     let jobs = answers.len();
     for answer in answers {
         answer(failure.as_ref());
     }
-    jobs
+    Ok(jobs)
 }
 
-/// Says that the thread ends, and answers all whose writes are still queued.
-fn give_up(panic: &(dyn Any + Send), writes: &Receiver<Write>, failed: &CancellationToken) {
-    let said = panic_message(panic);
-    error!(
-        said,
-        "the store's writer thread panicked; nothing can be written any more"
-    );
+/// Says that the thread ends, and answers all callers whose writes are still queued.
+fn give_up(writes: &Receiver<Write>, failed: &CancellationToken) {
     failed.cancel();
     writes.close();
     // To drop a write is to tell its caller that the store is closed.

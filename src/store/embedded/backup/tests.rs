@@ -211,10 +211,14 @@ fn a_store_that_is_missing_and_a_backup_over_the_store_itself_are_refused() {
     let stage = Stage::new();
     assert!(matches!(
         stage.back_up(),
-        Err(BackupError::Store(StoreError::Open { .. }))
+        Err(BackupError::Store(StoreError::Missing(_)))
     ));
     drop(stage.open());
     let store = stage.path("store.db");
+    assert!(matches!(
+        back_up(&store, stage.folder.path(), true),
+        Err(BackupError::IsFolder(_))
+    ));
     assert!(matches!(
         back_up(&store, &store, true),
         Err(BackupError::IsStore(_))
@@ -243,4 +247,38 @@ fn a_store_that_is_missing_and_a_backup_over_the_store_itself_are_refused() {
     let itself = BackupFile::open(&store).unwrap().restore(&store, NOW);
     assert!(matches!(itself, Err(BackupError::IsStore(_))));
     assert_eq!(stage.files("copy"), [""; 0]);
+}
+
+#[tokio::test]
+async fn each_software_key_of_a_backup_is_shown_before_it_is_put_back() {
+    let stage = Stage::new();
+    let store = stage.open();
+    add(&store, 1).await;
+    for number in 2..5 {
+        let mut made = new(pair(&format!("id-{number}"), [number; 16]));
+        made.sealed_key = Some(SealedKey::from_bytes([number; 100]));
+        store.complete_creation(made).await.unwrap();
+    }
+    stage.back_up().unwrap();
+    let backup = BackupFile::open(&stage.path("copy.db")).unwrap();
+    let shown = std::cell::RefCell::new(Vec::new());
+    let all = backup.check_software_keys(|id, _, key_ref, sealed| {
+        shown
+            .borrow_mut()
+            .push((id.to_string(), sealed.as_bytes()[0]));
+        key_ref.as_bytes()[0] == sealed.as_bytes()[0]
+    });
+    all.unwrap();
+    let mut shown = shown.into_inner();
+    shown.sort();
+    assert_eq!(
+        shown,
+        [2, 3, 4].map(|number| (format!("id-{number}"), number))
+    );
+    let one = backup.check_software_keys(|_, _, _, sealed| sealed.as_bytes()[0] != 3);
+    let refused = one.unwrap_err().to_string();
+    assert!(
+        refused.contains("copy.db has a private key of the key pair id-3"),
+        "{refused}"
+    );
 }

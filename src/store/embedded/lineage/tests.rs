@@ -348,3 +348,34 @@ async fn a_damaged_database_is_refused_at_the_start() {
     let seen = inspect::inspect(&stage.database()).unwrap_err();
     assert!(matches!(seen, StoreError::Damaged { .. }), "{seen:?}");
 }
+
+#[tokio::test]
+async fn a_log_that_is_removed_under_a_store_ends_all_writing_and_nothing_is_lost() {
+    let stage = Stage::new();
+    let store = stage.open();
+    let history = store.event_history();
+    change(&store, 1).await;
+    fs::remove_file(open::beside(&stage.database(), "-wal")).unwrap();
+    let refused = store.begin_creation(intent("id-2", 2)).await;
+    assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+    store.failure().cancelled().await;
+    let refused = store.begin_creation(intent("id-3", 3)).await;
+    assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+    drop(store);
+    // The second is there as well, since it was committed before anyone looked.
+    let store = stage.open();
+    assert_eq!(store.event_history(), history);
+    assert_eq!(intents(&store).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_database_that_is_replaced_under_a_store_is_not_written_behind_its_back() {
+    let stage = Stage::new();
+    let store = stage.open();
+    change(&store, 1).await;
+    let copy = stage.copy();
+    fs::rename(&copy, stage.database()).unwrap();
+    let refused = store.begin_creation(intent("id-2", 2)).await;
+    assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+    store.failure().cancelled().await;
+}
