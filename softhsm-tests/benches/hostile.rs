@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p softhsm-tests --bench hostile` takes ten minutes; words behind `--` choose:
 //! `silent`, `slow`, `watchers`, `memory`, `resets`, `disk`. It prints tables, and fails when a call
-//! of a well-behaved client does, or when somebody stays who has to go. Ten
+//! of a well-behaved client does, or when a connection stays that must end. Ten
 //! thousand connections need as many descriptors (`ulimit -Hn`), and a full disk needs the right to mount one.
 
 use std::fs;
@@ -418,7 +418,7 @@ async fn memory() {
             |address| hoarding::idle_streams(address, 100, 1000),
         ),
         (
-            "1,000 errors that nobody reads, on 60 connections",
+            "1,000 errors that the client does not read, on 60 connections",
             |address| hoarding::unread_errors(address, 60, 1000),
         ),
         ("full windows of 1,000 `SignStream`", |address| {

@@ -468,7 +468,7 @@ async fn a_deletion_says_whether_the_private_key_is_destroyed_yet() {
     daemon.wait_for_log("the private key of a deleted key pair is destroyed later");
     assert_eq!(token.count("Private Key"), 2);
     module.mend();
-    // Nobody has to ask again.
+    // No caller has to ask again.
     let is_destroyed = async || token.count("Private Key") == 1;
     daemon
         .wait_until("it is destroyed later", is_destroyed)

@@ -344,7 +344,10 @@ async fn errors_that_nobody_reads_are_small() {
     let near = (&client, &*id);
     let errors = |address| hoarding::unread_errors(address, 4, 250);
     let (grown, _connections) = grown_by(&daemon, near, errors).await;
-    assert!(grown < 30.0, "1,000 errors that nobody reads: {grown} MiB");
+    assert!(
+        grown < 30.0,
+        "1,000 errors that the client does not read: {grown} MiB"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

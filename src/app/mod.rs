@@ -284,7 +284,7 @@ async fn disconnect(service: &Service) {
     }
 }
 
-/// Closes the store, unless somebody else keeps it busy.
+/// Closes the store, unless another task keeps it busy.
 async fn close(store: &EmbeddedStore) {
     if tokio::time::timeout(CLOSE_TIMEOUT, store.close())
         .await

@@ -150,7 +150,7 @@ impl Daemon {
     }
 }
 
-/// Reads a duration. What nobody waits for is refused: it is longer than a deadline of gRPC can be.
+/// Reads a duration. One that is longer than a deadline of gRPC can be is refused.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match duration <= DURATION_MAX {

@@ -81,7 +81,7 @@ pub(super) fn refuse_without_terminal() -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Usage(
-        "a deletion cannot be undone; --yes confirms it where nobody can be asked".to_owned(),
+        "a deletion cannot be undone; --yes confirms it without a terminal".to_owned(),
     ))
 }
 

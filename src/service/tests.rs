@@ -68,7 +68,7 @@ pub(super) struct Failing {
     pub(super) keys: Mutex<Vec<KeyRef>>,
     /// The fingerprints of the certificates.
     certificates: Mutex<HashMap<KeyRef, String>>,
-    /// A certificate that somebody else put on the token.
+    /// A certificate that another program put on the token.
     foreign_certificate: Mutex<Option<Certificate>>,
     /// Whether it destroys no key, whatever else it does wrong.
     keeps_all: AtomicBool,

@@ -135,8 +135,8 @@ fn signs_for(
     }
 }
 
-/// What a private key signs to show which one it is. It says what it is, and means nothing else to
-/// anybody.
+/// What a private key signs to show which one it is. It says what it is, and means
+/// nothing else.
 const CHALLENGE: &[u8] = b"keypaird asks whether this key is the one that was linked";
 
 fn is_private_key(session: &Session, handle: ObjectHandle) -> bool {

@@ -191,7 +191,7 @@ impl Lineage {
                 self.progress.checkpointed = self.progress.changes;
                 self.note();
             }
-            // Somebody reads what is older. It is tried after the next batch.
+            // A reader still sees an older state. It is tried after the next batch.
             Ok(false) => {}
             Err(error) => warn!(%error, "the log of the database cannot be copied into it yet"),
         }
@@ -251,7 +251,7 @@ pub(super) fn mark_as_copy(database: &Path, connection: &Connection) -> Result<(
 /// must be of the last incarnation, and have all that was ever copied to it. A file that cannot be
 /// read like this says nothing, since the daemon may have been killed while it copied the log.
 ///
-/// Nobody else may use the database.
+/// No other process may use the database meanwhile.
 pub(super) fn refuse_foreign_log(database: &Path) -> Result<(), StoreError> {
     let log = open::beside(database, "-wal");
     if fs::metadata(&log).map_or(0, |log| log.len()) == 0 {

@@ -411,7 +411,7 @@ async fn an_operator_has_a_doubtful_key_destroyed_or_keeps_it_by_linking_it() {
     assert!(matches!(held, Err(StoreError::IdDoubtful)), "{held:?}");
 
     store.complete_creation(linked("aborted", 2)).await.unwrap();
-    // Not under an id of somebody else, and under another one freely.
+    // Not under the id of another key pair, and under a free one.
     let taken = store.complete_creation(linked("rotating", 5)).await;
     assert!(matches!(taken, Err(StoreError::IdTaken)), "{taken:?}");
     let unfinished = store.complete_creation(linked("creating", 3)).await;
