@@ -1,9 +1,9 @@
 //! Changes of a key pair, generation by generation.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::generation::{GenerationRow, RETIRED};
-use super::{Incarnation, IntentState, StoreError, intents, rows};
+use super::{Incarnation, IntentState, StoreError, intents, rows, snapshots};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
 
 /// What becomes of the keys of a key pair that is removed.
@@ -30,6 +30,7 @@ pub(super) fn replace(
     let Some(sequence) = rows::update_key_pair(db, was, becomes)? else {
         return Ok(false);
     };
+    snapshots::keep(db, sequence, was)?;
     // There is one current and one pending generation at most, at any moment within the transaction too.
     db.prepare_cached("UPDATE generations SET state = 3 WHERE key_pair = ?1 AND state < 3")?
         .execute([sequence])?;
@@ -97,19 +98,25 @@ pub(super) fn delete(
     removal: Removal,
     owner: Incarnation,
 ) -> Result<bool, StoreError> {
-    let removed = db
+    let removed: Option<i64> = db
         .prepare_cached(
             "DELETE FROM key_pairs WHERE id = ?1 AND revision = ?2
-               AND EXISTS (SELECT 1 FROM generations WHERE key_pair = sequence AND key_ref = ?3)",
+               AND EXISTS (SELECT 1 FROM generations WHERE key_pair = sequence AND key_ref = ?3)
+             RETURNING sequence",
         )?
-        .execute(params![
-            pair.id.as_str(),
-            pair.revision,
-            pair.current.key_ref.as_bytes()
-        ])?;
-    if removed == 0 {
+        .query_row(
+            params![
+                pair.id.as_str(),
+                pair.revision,
+                pair.current.key_ref.as_bytes()
+            ],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(sequence) = removed else {
         return Ok(false);
-    }
+    };
+    snapshots::keep(db, sequence, pair)?;
     for (_, generation) in pair.generations() {
         let is_linked = generation.origin == KeyOrigin::Linked;
         let state = match removal {

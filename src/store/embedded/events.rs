@@ -1,12 +1,15 @@
 //! What happened, and what key pairs were after it.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use time::{Duration, OffsetDateTime};
 
 use super::StoreError;
 use super::rows::{self, from_micros, provider, provider_number, to_micros};
 use super::snapshots::{self, Parts, Unfinished};
-use crate::domain::{Event, EventKind, EventSubject, KeyPair, KeyPairId, ProviderKind};
+use crate::domain::{
+    Event, EventKind, EventSubject, KeyPair, KeyPairGeneration, KeyPairId, ProviderKind,
+};
 
 /// Records what happened to a key pair.
 pub(super) fn insert(
@@ -16,7 +19,9 @@ pub(super) fn insert(
     id: &KeyPairId,
     after: Option<&KeyPair>,
 ) -> Result<(), StoreError> {
-    let snapshot = after.map(|pair| snapshots::write(db, pair)).transpose()?;
+    let number = after
+        .map(|pair| snapshots::number(db, &pair.id))
+        .transpose()?;
     db.prepare_cached(
         "INSERT INTO events (time, kind, key_pair_id, revision, key_pair) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
@@ -25,7 +30,7 @@ pub(super) fn insert(
         kind_number(kind),
         id.as_str(),
         after.map(|pair| pair.revision),
-        snapshot
+        number
     ])?;
     Ok(())
 }
@@ -69,12 +74,19 @@ pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Ev
                 if bytes >= READ_BYTES_MAX {
                     return Ok(events);
                 }
-                last.insert(Reading::begin(row)?)
+                // The key pair is of the same moment as the rows, while there are any left to read.
+                last.insert(Reading::begin(db, row)?)
             }
         };
-        if let Some(after) = &mut reading.after {
-            bytes += parts.add(after, row, 6)?;
-        }
+        bytes += match &mut reading.after {
+            None => 0,
+            Some(After::Now(pair)) => size_of(pair),
+            Some(After::Snapshot(after)) => match row.get_ref(6)? {
+                // Its only generation is within it.
+                ValueRef::Null => row.get_ref(5)?.as_str().map_or(0, str::len),
+                _ => parts.add(after, row, 6)?,
+            },
+        };
     }
     events.extend(last.map(Reading::finish).transpose()?);
     Ok(events)
@@ -84,7 +96,7 @@ pub(super) fn after(db: &Connection, sequence: i64, limit: u32) -> Result<Vec<Ev
 const AFTER: &str = "
     SELECT events.sequence, events.time, events.kind, events.key_pair_id, events.provider, snapshots.value,
            snapshot_generations.number, snapshot_generations.state, snapshot_generations.activate_time,
-           snapshot_parts.part, snapshot_parts.value
+           snapshot_parts.part, snapshot_parts.value, events.key_pair, events.revision
     FROM events
     LEFT JOIN snapshots USING (key_pair, revision)
     LEFT JOIN snapshot_generations USING (key_pair, revision)
@@ -97,13 +109,32 @@ const AFTER: &str = "
 /// How many bytes of generations are read together, when it is more than one event.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
+/// Returns about how many bytes a key pair takes in memory.
+fn size_of(pair: &KeyPair) -> usize {
+    let certificates = |generation: &KeyPairGeneration| {
+        let chain = generation.chain.iter().chain([&generation.certificate]);
+        let names = generation.subject_alternative_names.iter();
+        chain.map(|one| one.der().len()).sum::<usize>() + names.map(String::len).sum::<usize>()
+    };
+    pair.generations()
+        .map(|(_, generation)| certificates(generation))
+        .sum()
+}
+
 /// An event of which not all rows were read yet.
 struct Reading {
     sequence: i64,
     time: OffsetDateTime,
     kind: EventKind,
     of: Of,
-    after: Option<Unfinished>,
+    after: Option<After>,
+}
+
+/// What a key pair was after an event.
+enum After {
+    /// What it is now.
+    Now(Box<KeyPair>),
+    Snapshot(Unfinished),
 }
 
 /// What an event is of.
@@ -113,10 +144,18 @@ enum Of {
 }
 
 impl Reading {
-    fn begin(row: &rusqlite::Row<'_>) -> Result<Self, StoreError> {
+    fn begin(db: &Connection, row: &rusqlite::Row<'_>) -> Result<Self, StoreError> {
         let kind: i32 = row.get(2)?;
         let of_provider: Option<i64> = row.get(4)?;
         let value: Option<String> = row.get(5)?;
+        let (number, revision): (Option<i64>, Option<u32>) = (row.get(11)?, row.get(12)?);
+        let after = match (value, number) {
+            (Some(value), _) => Some(After::Snapshot(Parts::begin(&value)?)),
+            (None, None) => None,
+            (None, Some(_)) => rows::find_key_pair(db, &rows::id(row, 3)?)?
+                .filter(|pair| Some(pair.revision) == revision)
+                .map(|pair| After::Now(Box::new(pair))),
+        };
         Ok(Self {
             sequence: row.get(0)?,
             time: from_micros(row.get(1)?)?,
@@ -128,22 +167,23 @@ impl Reading {
                 Some(number) => Of::Provider(provider(number)?),
                 None => Of::KeyPair(rows::id(row, 3)?),
             },
-            after: value.as_deref().map(Parts::begin).transpose()?,
+            after,
         })
     }
 
     fn finish(self) -> Result<Event, StoreError> {
-        let after = self.after.map(Unfinished::finish).transpose()?;
+        let after = match self.after {
+            None => None,
+            Some(After::Now(pair)) => Some(pair),
+            Some(After::Snapshot(unfinished)) => Some(Box::new(unfinished.finish()?)),
+        };
         Ok(Event {
             sequence: self.sequence,
             time: self.time,
             kind: self.kind,
             subject: match self.of {
                 Of::Provider(provider) => EventSubject::Provider(provider),
-                Of::KeyPair(id) => EventSubject::KeyPair {
-                    id,
-                    after: after.map(Box::new),
-                },
+                Of::KeyPair(id) => EventSubject::KeyPair { id, after },
             },
         })
     }

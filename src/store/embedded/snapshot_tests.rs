@@ -137,6 +137,45 @@ async fn a_snapshot_goes_with_the_last_event_of_it() {
 }
 
 #[tokio::test]
+async fn a_key_pair_that_is_what_it_was_after_an_event_needs_no_snapshot() {
+    let (store, folder) = open();
+    let snapshots = || {
+        let db = open::open(&folder.path().join("store.db")).unwrap();
+        db.query_row("SELECT count(*) FROM snapshots", (), |row| row.get(0))
+            .unwrap()
+    };
+    let mut expected = Vec::new();
+    for (key, id) in [(1, "x"), (2, "y")] {
+        let pair = rotating(id, key);
+        store.complete_creation(new(pair.clone())).await.unwrap();
+        expected.push(pair);
+    }
+    let after = async || {
+        let events = events(&store).await.into_iter();
+        let after = events.filter_map(|event| match event.subject {
+            EventSubject::KeyPair { after, .. } => after.map(|pair| *pair),
+            EventSubject::Provider(_) => None,
+        });
+        after.collect::<Vec<_>>()
+    };
+    assert_eq!(after().await, expected);
+    let mut count: i64 = snapshots();
+    assert_eq!(count, 0);
+    // With a change, and with the deletion, what it was is written.
+    let mut pair = expected[0].clone();
+    expected.extend(rotate(&store, &mut pair, 3, 15).await);
+    assert!(
+        store
+            .begin_deletion(&expected[1], false, NOW)
+            .await
+            .unwrap()
+    );
+    assert_eq!(after().await, expected);
+    count = snapshots();
+    assert_eq!(count, i64::try_from(expected.len()).unwrap() - 1);
+}
+
+#[tokio::test]
 async fn a_page_of_large_events_ends_before_its_number() {
     let (store, _folder) = open();
     let names: Vec<_> = (0..1000)

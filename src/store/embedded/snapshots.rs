@@ -1,8 +1,10 @@
 //! What key pairs were after events.
 //!
-//! A snapshot is named by the key pair and its revision and is never changed. What does not change
+//! As long as a key pair is what it was after an event, the event has no snapshot: it is read from the
+//! rows of the key pair. The snapshot is written with the change or the deletion. A snapshot is named by the key pair and its revision and is never changed. What does not change
 //! of a generation is stored once, however many snapshots have the generation, so a history of
-//! rotations takes linear space.
+//! rotations takes linear space. A key pair with one generation, as most are, has it within its
+//! snapshot: that is one row to write instead of three.
 
 use std::collections::HashMap;
 
@@ -15,24 +17,39 @@ use super::generation::{self, GenerationRow};
 use super::rows::{self, StoredRotation, from_micros, generation_number, json, to_json, to_micros};
 use crate::domain::{GenerationState, KeyPair, KeyPairGeneration, KeyPairId, Labels};
 
-/// Writes what a key pair is now, unless that is written already. Returns the number that names the
-/// key pair in [`crate::store`]: its place in the order of making.
-pub(super) fn write(db: &Connection, pair: &KeyPair) -> Result<i64, StoreError> {
-    let sequence = db
+/// Returns the number that names a key pair in snapshots: its place in the order of making.
+pub(super) fn number(db: &Connection, id: &KeyPairId) -> Result<i64, StoreError> {
+    Ok(db
         .prepare_cached("SELECT sequence FROM key_pairs WHERE id = ?1")?
-        .query_row([pair.id.as_str()], |row| row.get(0))?;
-    write_as(db, sequence, pair)?;
-    Ok(sequence)
+        .query_row([id.as_str()], |row| row.get(0))?)
+}
+
+/// Writes what a key pair was until this transaction, if there are events of that.
+pub(super) fn keep(db: &Connection, number: i64, was: &KeyPair) -> Result<(), StoreError> {
+    let has_events: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM events WHERE key_pair = ?1 AND revision = ?2)",
+        )?
+        .query_row(params![number, was.revision], |row| row.get(0))?;
+    match has_events {
+        true => write_as(db, number, was),
+        false => Ok(()),
+    }
 }
 
 fn write_as(db: &Connection, key_pair: i64, pair: &KeyPair) -> Result<(), StoreError> {
-    let value = to_json(&PairJson::new(pair)?)?;
+    let is_alone = pair.generations().count() == 1;
+    let mut value = PairJson::new(pair)?;
+    if is_alone {
+        value.only = Some(GenerationRow::new(GenerationState::Current, &pair.current)?);
+    }
+    let value = to_json(&value)?;
     let is_new = db
         .prepare_cached(
             "INSERT OR IGNORE INTO snapshots (key_pair, revision, value) VALUES (?1, ?2, ?3)",
         )?
         .execute(params![key_pair, pair.revision, value])?;
-    if is_new == 0 {
+    if is_new == 0 || is_alone {
         return Ok(());
     }
     for (state, generation) in pair.generations() {
@@ -120,9 +137,13 @@ impl Unfinished {
     /// Puts the key pair together.
     pub(super) fn finish(self) -> Result<KeyPair, StoreError> {
         let Self {
-            pair,
+            mut pair,
             mut generations,
         } = self;
+        if let Some(only) = pair.only.take() {
+            let (_, only) = only.generation()?;
+            return pair.key_pair(only, Vec::new());
+        }
         // The last of the former generations comes first.
         generations.sort_by_key(|(_, generation)| std::cmp::Reverse(generation.number));
         let current = generations
@@ -143,6 +164,9 @@ struct PairJson {
     revision: u32,
     rotation: Option<StoredRotation>,
     last_number: u32,
+    /// Its generation, if it has no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only: Option<GenerationRow>,
 }
 
 impl PairJson {
@@ -155,6 +179,7 @@ impl PairJson {
             revision: pair.revision,
             rotation: pair.rotation.as_ref().map(StoredRotation::new),
             last_number: pair.last_number.number(),
+            only: None,
         })
     }
 
@@ -231,7 +256,7 @@ fn rewrite_some(db: &mut Connection) -> Result<bool, StoreError> {
                 Some(-sequence)
             }
             None => match rows::find_key_pair(&step, &rows::id(row, 1)?)? {
-                Some(pair) if pair.revision == revision => Some(write(&step, &pair)?),
+                Some(pair) if pair.revision == revision => Some(number(&step, &pair.id)?),
                 // Never written so. The event is told without a view, rather than that no daemon
                 // starts.
                 _ => None,

@@ -4,7 +4,7 @@ CREATE TABLE snapshots (
     key_pair INTEGER NOT NULL,                  -- key_pairs.sequence, which is never given twice; of older stores a
                                                 -- number below zero
     revision INTEGER NOT NULL,
-    value TEXT NOT NULL,                        -- JSON: the key pair without its generations
+    value TEXT NOT NULL,                        -- JSON: the key pair, with its generation if it has one only
     PRIMARY KEY (key_pair, revision)
 ) STRICT, WITHOUT ROWID;
 
@@ -15,7 +15,7 @@ CREATE TABLE snapshot_parts (
     value TEXT NOT NULL                         -- JSON
 ) STRICT;
 
--- The generations of a snapshot.
+-- The generations of a snapshot that has several.
 CREATE TABLE snapshot_generations (
     key_pair INTEGER NOT NULL,
     revision INTEGER NOT NULL,
