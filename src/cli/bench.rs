@@ -19,7 +19,7 @@ use super::connect::{Connection, Daemon, parse_duration};
 use super::error::{Failure, code_name};
 use super::input::{Hash, key_pair};
 use super::latencies::Latencies;
-use super::output::{Output, cell};
+use super::output::{Output, cell, signing_algorithm};
 use super::{Context, progress};
 use crate::proto::{
     BatchSignRequest, SignRequest, SignStreamRequest, batch_sign_result, sign_request,
@@ -65,7 +65,7 @@ impl Bench {
         let load = Load {
             connection: context.connection,
             daemon,
-            content: Content::new(Hash::of(&view.signature_algorithm))?,
+            content: Content::new(Hash::of(signing_algorithm(&view)))?,
             bench: &self,
         };
         // If the first fails, all would: the daemon says why. It is not counted.
@@ -74,8 +74,8 @@ impl Bench {
         match context.output {
             Output::Json => {
                 let mut json = tally.json();
+                json["signatureAlgorithm"] = signing_algorithm(&view).into();
                 json["id"] = view.id.into();
-                json["signatureAlgorithm"] = view.signature_algorithm.into();
                 Ok(writeln!(context.out, "{json:#}")?)
             }
             Output::Table => context.table(

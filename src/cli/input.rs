@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use super::connect::Daemon;
 use super::error::Failure;
+use super::output::signing_algorithm;
 use super::{Context, progress};
 use crate::proto::{GetSigningKeyPairRequest, KeyPairView, SignatureEncoding};
 
@@ -93,7 +94,8 @@ impl InputOptions {
             return Ok((beginning.input, algorithm));
         };
         if algorithm.is_empty() {
-            algorithm = key_pair(id, daemon, context).await?.signature_algorithm;
+            let view = key_pair(id, daemon, context).await?;
+            signing_algorithm(&view).clone_into(&mut algorithm);
         }
         let hash = Hash::of(&algorithm);
         let begun = message.clone();

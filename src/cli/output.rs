@@ -138,6 +138,11 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
         )
     });
     let rotates = rotates.unwrap_or_default();
+    // What the certificate says is what signatures have, as long as a CA did not choose it.
+    let signs_otherwise = match signing_algorithm(view) {
+        same if same == view.signature_algorithm => "",
+        other => other,
+    };
     let mut lines = vec![
         ("id", view.id.clone()),
         ("subject", view.subject_dn.clone()),
@@ -147,6 +152,7 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
         ),
         ("key", key(view)),
         ("signature algorithm", view.signature_algorithm.clone()),
+        ("signs with", signs_otherwise.to_owned()),
         ("provider", provider(view)),
         ("the token states", token.unwrap_or_default()),
         ("status", status),
@@ -167,6 +173,14 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
     }
     lines.retain(|(_, value)| !value.is_empty());
     lines
+}
+
+/// Returns what the key pair signs with by default. Daemons before 0.2 do not tell: they go by the certificate.
+pub(super) fn signing_algorithm(view: &KeyPairView) -> &str {
+    match &*view.signing_algorithm {
+        "" => &view.signature_algorithm,
+        named => named,
+    }
 }
 
 /// Returns algorithm and size: `EC-256`, `ED25519`.

@@ -166,6 +166,18 @@ impl KeySpec {
         }
     }
 
+    /// Returns the algorithm that a new key of this kind signs with when none is asked for. Of the NIST curves
+    /// it is the one that JWS ties to the curve (RFC 7518 section 3.4).
+    pub const fn default_signing_algorithm(self) -> SignatureAlgorithm {
+        match self {
+            Self::Rsa(_) => SignatureAlgorithm::RsaPkcs1(Hash::Sha256),
+            Self::Ec(Curve::P256) => SignatureAlgorithm::Ecdsa(Hash::Sha256),
+            Self::Ec(Curve::P384) => SignatureAlgorithm::Ecdsa(Hash::Sha384),
+            Self::Ec(Curve::P521) => SignatureAlgorithm::Ecdsa(Hash::Sha512),
+            Self::Ed25519 => SignatureAlgorithm::Ed25519,
+        }
+    }
+
     /// Tells whether such keys are too weak for anything new.
     pub const fn is_weak(self) -> bool {
         matches!(self, Self::Rsa(RsaSize::Bits1024))

@@ -118,6 +118,10 @@ fn alg(spec: KeySpec, algorithm: SignatureAlgorithm) -> Option<&'static str> {
         (_, SignatureAlgorithm::RsaPkcs1(Hash::Sha256)) => "RS256",
         (_, SignatureAlgorithm::RsaPkcs1(Hash::Sha384)) => "RS384",
         (_, SignatureAlgorithm::RsaPkcs1(Hash::Sha512)) => "RS512",
+        // With a salt as long as the hash (RFC 7518 section 3.5), which is what we make.
+        (_, SignatureAlgorithm::RsaPss(Hash::Sha256)) => "PS256",
+        (_, SignatureAlgorithm::RsaPss(Hash::Sha384)) => "PS384",
+        (_, SignatureAlgorithm::RsaPss(Hash::Sha512)) => "PS512",
         (KeySpec::Ec(Curve::P256), SignatureAlgorithm::Ecdsa(Hash::Sha256)) => "ES256",
         (KeySpec::Ec(Curve::P384), SignatureAlgorithm::Ecdsa(Hash::Sha384)) => "ES384",
         (KeySpec::Ec(Curve::P521), SignatureAlgorithm::Ecdsa(Hash::Sha512)) => "ES512",

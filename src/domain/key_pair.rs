@@ -144,6 +144,8 @@ pub struct KeyPairGeneration {
     pub subject_alternative_names: Vec<String>,
     /// The certificate's validity.
     pub validity: Validity,
+    /// What it signs with when a request names no algorithm. It never changes, whatever the certificate says.
+    pub signing_algorithm: SignatureAlgorithm,
     /// When it began to sign. None for one that does not yet.
     pub activate_time: Option<OffsetDateTime>,
 }
@@ -168,8 +170,13 @@ impl KeyPairGeneration {
             + REST_OF_GENERATION
     }
 
-    /// Puts a key and its certificate together.
+    /// Puts a key and its certificate together. The key signs with the certificate's algorithm where it can,
+    /// and else with the default of its kind.
     pub fn new(key: HeldKey, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
+        let spec = issued.public_key.spec();
+        let signing_algorithm = spec
+            .signing_algorithm(&issued.signature_algorithm)
+            .unwrap_or_else(|_| spec.default_signing_algorithm());
         Self {
             number: key.number,
             provider: key.provider,
@@ -185,11 +192,18 @@ impl KeyPairGeneration {
             issuer_dn: issued.issuer_dn,
             subject_alternative_names: issued.subject_alternative_names,
             validity: issued.validity,
+            signing_algorithm,
             activate_time: None,
         }
     }
 
-    /// Puts another certificate of the same key in the place of its own.
+    /// Chooses what it signs with when a request names no algorithm.
+    pub const fn signing_with(mut self, algorithm: SignatureAlgorithm) -> Self {
+        self.signing_algorithm = algorithm;
+        self
+    }
+
+    /// Puts another certificate of the same key in the place of its own. How the key signs stays as it is.
     pub fn recertified(self, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
         let key = HeldKey {
             number: self.number,
@@ -200,6 +214,7 @@ impl KeyPairGeneration {
         };
         Self {
             activate_time: self.activate_time,
+            signing_algorithm: self.signing_algorithm,
             ..Self::new(key, issued, chain)
         }
     }
@@ -209,14 +224,6 @@ impl KeyPairGeneration {
         let mut pem = self.certificate.pem();
         pem.extend(self.chain.iter().map(Certificate::pem));
         pem
-    }
-
-    /// Returns the algorithm of signatures for which none is asked: that of the certificate, unless another
-    /// kind of key has signed it.
-    pub fn signature_algorithm(&self) -> SignatureAlgorithm {
-        let spec = self.public_key.spec();
-        spec.signing_algorithm(&self.certificate_signature_algorithm)
-            .unwrap_or_else(|_| spec.algorithm().default_signature_algorithm())
     }
 }
 

@@ -43,7 +43,7 @@ pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
 pub(crate) use public_key::digest_algorithm;
 pub use public_key::{PublicKey, SignatureMismatch};
-pub use rotation::{GenerationTemplate, RotatedFrom, Rotation, RotationSettings};
+pub use rotation::{GenerationTemplate, RotatedFrom, Rotation, RotationSettings, SigningNow};
 pub use san::SubjectAlternativeName;
 pub use schedule::{DueStep, GENERATIONS_MAX, Lifecycle, RotationAction};
 pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};

@@ -5,8 +5,8 @@ use time::Duration;
 
 use super::settings::{VALID_DAYS_MAX, valid_days};
 use super::{
-    KeyAlgorithm, KeyPair, KeySpec, ProviderKind, ProviderPolicy, Refusal, SignatureAlgorithm,
-    Violations,
+    KeyAlgorithm, KeyPair, KeyPairGeneration, KeySpec, ProviderKind, ProviderPolicy, Refusal,
+    SignatureAlgorithm, Violations,
 };
 
 /// Rotation settings as a caller wrote them, whatever the transport.
@@ -50,6 +50,47 @@ pub struct GenerationTemplate {
     pub valid_days: u16,
     /// Where its key shall live.
     pub provider: ProviderKind,
+}
+
+impl GenerationTemplate {
+    /// Returns what the next generation signs with when a request names no algorithm: what the current one does,
+    /// unless the kind of key changes, or the settings name another signature algorithm than the certificate
+    /// has. Settings that were filled in from the certificate name nothing.
+    pub fn signing_algorithm(&self, now: SigningNow<'_>) -> SignatureAlgorithm {
+        let named = self.signature_algorithm;
+        if self.spec == now.spec {
+            return match named.name() == now.certificate {
+                true => now.algorithm,
+                false => named,
+            };
+        }
+        match named == self.spec.algorithm().default_signature_algorithm() {
+            true => self.spec.default_signing_algorithm(),
+            false => named,
+        }
+    }
+}
+
+/// How the current generation signs.
+#[derive(Clone, Copy, Debug)]
+pub struct SigningNow<'a> {
+    /// The kind of key.
+    pub spec: KeySpec,
+    /// What it signs with when a request names no algorithm.
+    pub algorithm: SignatureAlgorithm,
+    /// What its certificate is signed with, as it is shown.
+    pub certificate: &'a str,
+}
+
+impl<'a> SigningNow<'a> {
+    /// Reads it off a generation.
+    pub fn of(generation: &'a KeyPairGeneration) -> Self {
+        Self {
+            spec: generation.public_key.spec(),
+            algorithm: generation.signing_algorithm,
+            certificate: &generation.certificate_signature_algorithm,
+        }
+    }
 }
 
 /// What rotation settings leave open is as it is here: in the key pair's current generation.
@@ -225,7 +266,7 @@ fn buffer(days: i32, shortest: Duration) -> Result<u16, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Hash, ProviderMode, RsaSize};
+    use crate::domain::{Curve, Hash, ProviderMode, RsaSize};
 
     const HYBRID: ProviderPolicy = ProviderPolicy {
         mode: ProviderMode::Hybrid,
@@ -285,6 +326,92 @@ mod tests {
         assert_eq!(next.spec, KeyAlgorithm::Ec.default_spec());
         assert_eq!(next.signature_algorithm.name(), "SHA256withECDSA");
         assert_eq!(next.provider, ProviderKind::Hsm);
+    }
+
+    #[test]
+    fn the_next_generation_signs_as_the_current_one_unless_told_otherwise() {
+        let ecdsa = SignatureAlgorithm::Ecdsa;
+        let (p_256, p_384) = (KeySpec::Ec(Curve::P256), KeySpec::Ec(Curve::P384));
+        let rsa = KeySpec::Rsa(RsaSize::Bits2048);
+        let (sha_256, sha_384, sha_512) = (Hash::Sha256, Hash::Sha384, Hash::Sha512);
+        for (name, current, signs_with, certificate, next, named, expected) in [
+            (
+                "the same",
+                p_384,
+                ecdsa(sha_384),
+                "SHA256withECDSA",
+                p_384,
+                ecdsa(sha_256),
+                ecdsa(sha_384),
+            ),
+            (
+                "asked for once",
+                p_384,
+                ecdsa(sha_256),
+                "SHA256withECDSA",
+                p_384,
+                ecdsa(sha_256),
+                ecdsa(sha_256),
+            ),
+            (
+                "another hash",
+                p_384,
+                ecdsa(sha_384),
+                "SHA256withECDSA",
+                p_384,
+                ecdsa(sha_512),
+                ecdsa(sha_512),
+            ),
+            (
+                "another size",
+                p_256,
+                ecdsa(sha_256),
+                "SHA256withECDSA",
+                p_384,
+                ecdsa(sha_256),
+                ecdsa(sha_384),
+            ),
+            (
+                "another kind",
+                rsa,
+                SignatureAlgorithm::RsaPkcs1(sha_256),
+                "SHA256withRSA",
+                p_384,
+                ecdsa(sha_256),
+                ecdsa(sha_384),
+            ),
+            (
+                "another kind and hash",
+                rsa,
+                SignatureAlgorithm::RsaPkcs1(sha_256),
+                "SHA256withRSA",
+                p_384,
+                ecdsa(sha_512),
+                ecdsa(sha_512),
+            ),
+            (
+                "SHA-1 before",
+                rsa,
+                SignatureAlgorithm::RsaPkcs1(sha_256),
+                "SHA1withRSA",
+                rsa,
+                SignatureAlgorithm::RsaPkcs1(sha_512),
+                SignatureAlgorithm::RsaPkcs1(sha_512),
+            ),
+        ] {
+            let template = GenerationTemplate {
+                spec: next,
+                signature_algorithm: named,
+                valid_days: 1,
+                provider: ProviderKind::Local,
+            };
+            let signs = SigningNow {
+                spec: current,
+                algorithm: signs_with,
+                certificate,
+            };
+            assert_eq!(template.signing_algorithm(signs), expected, "{name}");
+        }
     }
 
     #[test]

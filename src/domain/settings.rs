@@ -8,8 +8,8 @@ use time::Duration;
 
 use super::{
     GenerationTemplate, KeyAlgorithm, KeyPairId, KeySpec, Labels, ProviderKind, ProviderPolicy,
-    Refusal, RotatedFrom, Rotation, RotationSettings, Subject, SubjectAlternativeName,
-    SubjectSettings, Violations,
+    Refusal, RotatedFrom, Rotation, RotationSettings, SignatureAlgorithm, Subject,
+    SubjectAlternativeName, SubjectSettings, Violations,
 };
 
 /// Settings as a caller wrote them, whatever the transport.
@@ -58,6 +58,8 @@ pub struct KeyPairTemplate {
     pub names: Vec<SubjectAlternativeName>,
     /// Key, certificate and place of the first generation.
     pub first: GenerationTemplate,
+    /// What the key signs with when a request names no algorithm.
+    pub signing_algorithm: SignatureAlgorithm,
     /// When and into what the key pair is rotated.
     pub rotation: Option<Rotation>,
     /// Labels.
@@ -100,6 +102,7 @@ impl NewKeyPairSettings {
             None => Some(algorithm.default_spec()),
             Some(bits) => v.check("keySize", algorithm.spec(bits)),
         });
+        let is_asked = self.signature_algorithm.is_some();
         let signature_algorithm = algorithm.and_then(|algorithm| match self.signature_algorithm {
             None => Some(algorithm.default_signature_algorithm()),
             Some(name) => v.check("signatureAlgorithm", algorithm.signature_algorithm(&name)),
@@ -129,6 +132,11 @@ impl NewKeyPairSettings {
             checked.map_err(|found| v.extend_under("rotationSettings.", found))
         });
         let labels = Labels::check(self.labels, v);
+        // The owner's default of certificates has one hash for all curves; JWS does not.
+        let signing_algorithm = match is_asked {
+            true => signature_algorithm,
+            false => spec.map(KeySpec::default_signing_algorithm),
+        };
 
         // Every part is there exactly when nothing was refused.
         let complete = || {
@@ -137,6 +145,7 @@ impl NewKeyPairSettings {
                 subject: subject?,
                 names,
                 first: first?,
+                signing_algorithm: signing_algorithm?,
                 rotation: rotation.transpose().ok()?,
                 labels,
             })
@@ -193,7 +202,7 @@ const LIFETIME_MAX: Duration = Duration::days(36_500);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Curve, Hash, ProviderMode, RsaSize, SignatureAlgorithm};
+    use crate::domain::{Curve, Hash, ProviderMode, RsaSize};
 
     const HYBRID: ProviderPolicy = ProviderPolicy {
         mode: ProviderMode::Hybrid,
@@ -223,6 +232,53 @@ mod tests {
     fn refused_fields(settings: NewKeyPairSettings) -> Vec<String> {
         let refused = check(settings).unwrap_err();
         refused.into_iter().map(|(field, _)| field).collect()
+    }
+
+    #[test]
+    fn a_key_signs_with_what_was_asked_for_or_with_the_hash_of_its_curve() {
+        for (algorithm, size, asked, certificate, signing) in [
+            ("RSA", 4096, None, "SHA256withRSA", "SHA256withRSA"),
+            (
+                "RSA",
+                2048,
+                Some("SHA512withRSA"),
+                "SHA512withRSA",
+                "SHA512withRSA",
+            ),
+            ("EC", 256, None, "SHA256withECDSA", "SHA256withECDSA"),
+            ("EC", 384, None, "SHA256withECDSA", "SHA384withECDSA"),
+            ("EC", 521, None, "SHA256withECDSA", "SHA512withECDSA"),
+            (
+                "EC",
+                384,
+                Some("SHA256withECDSA"),
+                "SHA256withECDSA",
+                "SHA256withECDSA",
+            ),
+            (
+                "EC",
+                521,
+                Some("SHA384withECDSA"),
+                "SHA384withECDSA",
+                "SHA384withECDSA",
+            ),
+            ("ED25519", 255, None, "Ed25519", "Ed25519"),
+        ] {
+            let template = check(NewKeyPairSettings {
+                key_algorithm: algorithm.into(),
+                key_size: Some(size),
+                signature_algorithm: asked.map(String::from),
+                ..settings()
+            });
+            let template = template.unwrap();
+            let of_certificate = template.first.signature_algorithm;
+            assert_eq!(of_certificate.name(), certificate, "{algorithm} {size}");
+            assert_eq!(
+                template.signing_algorithm.name(),
+                signing,
+                "{algorithm} {size}"
+            );
+        }
     }
 
     #[test]

@@ -70,11 +70,13 @@ impl Service {
             subject,
             names,
             first: template,
+            signing_algorithm,
             rotation,
             labels,
         } = template;
         let first = NewGeneration {
             template,
+            signing_algorithm,
             subject,
             names,
             serial_number: SerialNumber::from_random(self.entropy.bits_128()?),

@@ -9,7 +9,7 @@ use super::{ServiceError, issue};
 use crate::certs::{Profile, SerialNumber};
 use crate::domain::{
     Clock, GenerationTemplate, HeldKey, KeyOrigin, KeyPairGeneration, KeySpec, ProviderKind,
-    SealedKey, Subject, SubjectAlternativeName, Validity,
+    SealedKey, SignatureAlgorithm, Subject, SubjectAlternativeName, Validity,
 };
 use crate::providers::{CryptoProvider, KeyName, Lane, StoredKey};
 
@@ -17,6 +17,8 @@ use crate::providers::{CryptoProvider, KeyName, Lane, StoredKey};
 pub(super) struct NewGeneration {
     /// Key, certificate and validity.
     pub(super) template: GenerationTemplate,
+    /// What the key signs with when a request names no algorithm.
+    pub(super) signing_algorithm: SignatureAlgorithm,
     /// Of the certificate.
     pub(super) subject: Subject,
     /// Of the certificate.
@@ -69,7 +71,8 @@ impl NewGeneration {
             token_attributes: generated.token_attributes,
         };
         Ok(MadeGeneration {
-            generation: KeyPairGeneration::new(held, issued, Vec::new()),
+            generation: KeyPairGeneration::new(held, issued, Vec::new())
+                .signing_with(self.signing_algorithm),
             sealed_key: key.sealed,
             time,
         })

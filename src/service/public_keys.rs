@@ -91,7 +91,7 @@ fn published(view: &KeyPairView) -> impl Iterator<Item = PublishedKey> {
                 id: view.key_pair.id.to_string(),
                 generation: generation.number,
                 state,
-                jwk: Jwk::new(&generation.public_key, generation.signature_algorithm())?,
+                jwk: Jwk::new(&generation.public_key, generation.signing_algorithm)?,
                 public_key_pem: generation.public_key.pem(),
                 certificate_sha256_fingerprint: generation.certificate.sha256_fingerprint(),
                 validity: generation.validity,

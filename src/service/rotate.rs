@@ -12,7 +12,7 @@ use crate::certs::{self, SerialNumber};
 use crate::domain::{
     CertificateValidity, DueStep, EventKind, GENERATIONS_MAX, Generation, GenerationTemplate,
     KeyPair, KeyPairGeneration, KeyRef, Lifecycle, RotatedFrom, RotationAction, RotationSettings,
-    Violations,
+    SigningNow, Violations,
 };
 use crate::providers::{KeyName, Operation, ProviderHandle};
 use crate::store::Change;
@@ -170,6 +170,7 @@ impl Service {
         let (subject, names) = certs::subject_and_names(&was.current.certificate)
             .ok_or_else(|| ServiceError::NotSelfSigned(was.id.to_string()))?;
         let next = NewGeneration {
+            signing_algorithm: template.signing_algorithm(SigningNow::of(&was.current)),
             template,
             subject,
             names,

@@ -91,13 +91,13 @@ impl Service {
             number: one.number,
             state,
             public_key: one.public_key.clone(),
-            algorithm: one.signature_algorithm(),
+            algorithm: one.signing_algorithm,
             validity: one.validity,
             fingerprint: one.certificate.sha256_fingerprint().into(),
         });
         let key = Arc::new(SigningKey {
             published: published.collect(),
-            algorithm: key_pair.current.signature_algorithm(),
+            algorithm: key_pair.current.signing_algorithm,
             validity: key_pair.current.validity,
             fingerprint: key_pair.current.certificate.sha256_fingerprint().into(),
             provider,

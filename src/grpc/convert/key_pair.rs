@@ -143,6 +143,7 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         exportable: view.exportable,
         labels: pair.labels.as_map().clone().into_iter().collect(),
         etag,
+        signing_algorithm: current.signing_algorithm.name().to_owned(),
     }
 }
 
@@ -218,6 +219,7 @@ pub(in crate::grpc) fn key_pair_preview(preview: KeyPairPreview) -> pb::KeyPairV
         key_algorithm: template.first.spec.algorithm().name().to_owned(),
         key_size: template.first.spec.bits(),
         signature_algorithm: template.first.signature_algorithm.name().to_owned(),
+        signing_algorithm: template.signing_algorithm.name().to_owned(),
         version: X509_VERSION,
         crypto_provider: shown(preview.crypto_provider),
         labels: template.labels.as_map().clone().into_iter().collect(),

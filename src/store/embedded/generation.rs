@@ -12,8 +12,8 @@ use super::rows::{
 };
 use super::{SealedKey, StoreError};
 use crate::domain::{
-    Certificate, Generation, GenerationState, KeyPair, KeyPairGeneration, KeyRef, PublicKey,
-    TokenAttributes, Validity,
+    Certificate, Generation, GenerationState, KeyPair, KeyPairGeneration, KeyRef, KeySpec,
+    PublicKey, SignatureAlgorithm, TokenAttributes, Validity,
 };
 
 /// The columns of a generation, in the order in which [`GenerationRow::read`] wants them.
@@ -22,7 +22,7 @@ pub(super) const COLUMNS: &str = "
     generations.key_algorithm, generations.key_size, generations.public_key, generations.token_attributes,
     generations.signature_algorithm, generations.certificate, generations.chain, generations.serial_number,
     generations.subject_dn, generations.issuer_dn, generations.subject_alternative_names,
-    generations.not_before, generations.not_after, generations.activate_time";
+    generations.not_before, generations.not_after, generations.activate_time, generations.signing_algorithm";
 
 /// A generation in the types that SQLite and JSON know.
 #[derive(Debug, Deserialize, Serialize)]
@@ -46,6 +46,9 @@ pub(super) struct GenerationRow {
     not_before: i64,
     not_after: i64,
     activate_time: Option<i64>,
+    /// Missing in what stores before version 7 wrote into events.
+    #[serde(default)]
+    signing_algorithm: Option<String>,
 }
 
 /// Bytes, which are text in JSON.
@@ -95,6 +98,7 @@ impl GenerationRow {
             not_before: generation.validity.not_before.unix_timestamp(),
             not_after: generation.validity.not_after.unix_timestamp(),
             activate_time: generation.activate_time.map(to_micros),
+            signing_algorithm: Some(generation.signing_algorithm.name().to_owned()),
         })
     }
 
@@ -130,6 +134,7 @@ impl GenerationRow {
             not_before: row.get(first + 16)?,
             not_after: row.get(first + 17)?,
             activate_time: row.get(first + 18)?,
+            signing_algorithm: row.get(first + 19)?,
         })
     }
 
@@ -145,8 +150,10 @@ impl GenerationRow {
             "INSERT INTO generations
                  (key_ref, key_pair, number, state, provider, origin, key_algorithm, key_size, public_key,
                   sealed_key, token_attributes, signature_algorithm, certificate, chain, serial_number,
-                  subject_dn, issuer_dn, subject_alternative_names, not_before, not_after, activate_time)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
+                  subject_dn, issuer_dn, subject_alternative_names, not_before, not_after, activate_time,
+                  signing_algorithm)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+                     ?22)
              ON CONFLICT (key_ref) DO UPDATE SET
                  state = excluded.state, token_attributes = excluded.token_attributes,
                  signature_algorithm = excluded.signature_algorithm, certificate = excluded.certificate,
@@ -178,6 +185,7 @@ impl GenerationRow {
             self.not_before,
             self.not_after,
             self.activate_time,
+            self.signing_algorithm,
         ])?;
         Ok(())
     }
@@ -188,6 +196,12 @@ impl GenerationRow {
             .known_spec(self.key_size)
             .ok_or(StoreError::Corrupt("key_size"))?;
         let state = state(self.state)?;
+        let signing_algorithm = match &self.signing_algorithm {
+            None => signing_algorithm_before_version_7(spec, &self.signature_algorithm),
+            Some(name) => {
+                SignatureAlgorithm::parse(name).ok_or(StoreError::Corrupt("signing_algorithm"))?
+            }
+        };
         let generation = KeyPairGeneration {
             number: Generation::new(self.number).ok_or(StoreError::Corrupt("number"))?,
             provider: provider(self.provider)?,
@@ -210,9 +224,17 @@ impl GenerationRow {
                 not_after: from_seconds(self.not_after)?,
             },
             activate_time: self.activate_time.map(from_micros).transpose()?,
+            signing_algorithm,
         };
         Ok((state, generation))
     }
+}
+
+/// Returns what a key signed with by default before that was stored: the certificate's algorithm where the key
+/// can make it. Migration 0007 says the same in SQL.
+fn signing_algorithm_before_version_7(spec: KeySpec, certificate: &str) -> SignatureAlgorithm {
+    spec.signing_algorithm(certificate)
+        .unwrap_or_else(|_| spec.algorithm().default_signature_algorithm())
 }
 
 /// Puts a generation into its place in a key pair.

@@ -191,6 +191,7 @@ const MIGRATIONS: &[&str] = &[
     "",
     include_str!("../migrations/0005_intents.sql"),
     include_str!("../migrations/0006_snapshots.sql"),
+    include_str!("../migrations/0007_signing_algorithm.sql"),
 ];
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use time::macros::datetime;
 
 use super::*;
 use crate::domain::{
-    Certificate, CertificateValidity, Curve, Generation, KeyAlgorithm, KeyOrigin,
+    Certificate, CertificateValidity, Curve, Generation, Hash, KeyAlgorithm, KeyOrigin,
     KeyPairGeneration, KeySpec, Labels, ListFilter, ListOrder, OrderField, PageSize, PublicKey,
-    RsaSize, TokenAttributes, Validity,
+    RsaSize, SignatureAlgorithm, TokenAttributes, Validity,
 };
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
@@ -74,6 +74,7 @@ pub(super) fn pair(id: &str, key_ref: [u8; 16]) -> KeyPair {
                 Certificate::from_der(*b"\x30\x01r"),
             ],
             certificate_signature_algorithm: "SHA512withECDSA".into(),
+            signing_algorithm: SignatureAlgorithm::Ecdsa(Hash::Sha512),
             serial_number: u128::MAX.to_string(),
             subject_dn: "CN=Zürich, O=Acme, C=CH".into(),
             issuer_dn: "CN=Other, O=Acme, C=CH".into(),
@@ -564,6 +565,74 @@ fn intents_from_before_they_had_owners_are_ended_doubted_or_dropped() {
         store.begin_creation(intent("linked", 8)).await.unwrap();
         store.begin_creation(intent("software", 9)).await.unwrap();
     });
+}
+
+#[tokio::test]
+async fn keys_of_a_store_of_version_6_go_on_signing_with_what_they_signed_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut db = open::open(&path).unwrap();
+    open::migrate_to(&path, &mut db, 6).unwrap();
+    // Key algorithm, key size, algorithm of the certificate, and what signatures had.
+    let rows = [
+        ("rsa", 1, 2048, "SHA512withRSA", "SHA512withRSA"),
+        (
+            "rsa-pss",
+            1,
+            3072,
+            "SHA384withRSAandMGF1",
+            "SHA384withRSAandMGF1",
+        ),
+        ("rsa-of-ec-ca", 1, 4096, "SHA384withECDSA", "SHA256withRSA"),
+        ("rsa-sha-1", 1, 2048, "SHA1withRSA", "SHA256withRSA"),
+        ("weak", 1, 1024, "SHA512withRSA", "SHA512withRSA"),
+        ("weak-384", 1, 1024, "SHA384withRSA", "SHA256withRSA"),
+        ("p-384", 2, 384, "SHA384withECDSA", "SHA384withECDSA"),
+        (
+            "p-384-default",
+            2,
+            384,
+            "SHA256withECDSA",
+            "SHA256withECDSA",
+        ),
+        (
+            "p-521-of-rsa-ca",
+            2,
+            521,
+            "SHA512withRSA",
+            "SHA256withECDSA",
+        ),
+        ("ed25519", 3, 255, "Ed25519", "Ed25519"),
+        ("ed25519-of-rsa-ca", 3, 255, "1.2.3.4", "Ed25519"),
+    ];
+    for (number, (id, algorithm, size, certificate, _)) in (1_u8..).zip(rows) {
+        db.execute("INSERT INTO ids VALUES (?1)", [id]).unwrap();
+        db.execute(
+            "INSERT INTO key_pairs (sequence, id, provider, origin, labels, create_time, revision, generation,
+                                    key_algorithm, subject_dn, not_before, not_after)
+             VALUES (?1, ?2, 1, 2, '{}', 0, 0, 1, ?3, '', 0, 0)",
+            params![number, id, algorithm],
+        )
+        .unwrap();
+        db.execute(
+            "INSERT INTO generations (key_ref, key_pair, number, key_size, public_key, signature_algorithm,
+                                      certificate, serial_number, subject_dn, issuer_dn,
+                                      subject_alternative_names, not_before, not_after, provider, origin,
+                                      key_algorithm, state)
+             VALUES (?1, ?2, 1, ?3, x'04', ?4, x'30', '1', '', '', '[]', 0, 0, 1, 2, ?5, 1)",
+            params![[number; 16], number, size, certificate, algorithm],
+        )
+        .unwrap();
+    }
+    drop(db);
+    let store = EmbeddedStore::open(&path).unwrap();
+    for (id, _, _, certificate, expected) in rows {
+        let id = KeyPairId::parse(id).unwrap();
+        let read = store.key_pair(&id).await.unwrap().unwrap();
+        let current = &read.current;
+        assert_eq!(current.signing_algorithm.name(), expected, "{id}");
+        assert_eq!(current.certificate_signature_algorithm, certificate);
+    }
 }
 
 #[tokio::test]
