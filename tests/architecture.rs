@@ -52,6 +52,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rcgen", &["certs"]),
     ("webpki", &["certs"]),
     ("p12_keystore", &["keyfiles"]),
+    ("num_bigint", &["domain"]),
+    ("icu_normalizer", &["certs"]),
     ("rusqlite", &["store"]),
     ("axum", &["rest", "server"]),
     ("hyper", &["server"]),
