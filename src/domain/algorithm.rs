@@ -249,6 +249,9 @@ pub enum Curve {
 }
 
 impl Curve {
+    /// All of them, the smallest first.
+    pub const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
+
     /// Returns how many octets a field element and a scalar have: 32, 48, 66.
     pub const fn field_len(self) -> usize {
         match self {

@@ -13,13 +13,14 @@ use aws_lc_rs::signature::{
     UnparsedPublicKey, VerificationAlgorithm,
 };
 use der::asn1::{Any, BitString, ObjectIdentifier, UintRef};
-use der::{Decode, Encode, Sequence};
+use der::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::certificate::pem;
+use super::spki::{self, RsaPublicKey};
 use super::{
-    Curve, Hash, KeyAlgorithm, KeySpec, Refusal, RsaSize, SignatureAlgorithm, SigningInput,
+    Curve, Hash, KeySpec, PssParameters, Refusal, RsaSize, SignatureAlgorithm, SigningInput,
 };
 
 /// A public key with its kind.
@@ -49,61 +50,14 @@ impl PublicKey {
         Some(Self::new(spec, key.to_der().ok()?))
     }
 
-    /// Reads a SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7).
+    /// Reads a SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7). One key has one value, in whichever form it is
+    /// written: RSA without the NULL parameter or as an RSASSA-PSS key, EC with explicit parameters or a short point.
     ///
     /// # Errors
     /// A sentence about the key, such as `is an RSA key of 8192 bits; ...`, when it is of a kind that keypaird
     /// does not keep, or damaged.
     pub fn from_spki_der(der: &[u8]) -> Result<Self, Refusal> {
-        let damaged = || Refusal::new("is damaged");
-        let spki = SubjectPublicKeyInfoOwned::from_der(der).map_err(|_| damaged())?;
-        let bits = spki.subject_public_key.as_bytes().ok_or_else(damaged)?;
-        let parameters = || spki.algorithm.parameters.as_ref();
-        let spec = match spki.algorithm.oid {
-            RSA_ENCRYPTION => {
-                let key = RsaPublicKey::from_der(bits).map_err(|_| damaged())?;
-                let exponent_bits = significant_bits(key.public_exponent.as_bytes());
-                if exponent_bits > EXPONENT_BITS_MAX {
-                    return Err(Refusal::new(format!(
-                        "is an RSA key with a public exponent of {exponent_bits} bits; FIPS 186-5 allows {EXPONENT_BITS_MAX}"
-                    )));
-                }
-                let bits = significant_bits(key.modulus.as_bytes());
-                KeyAlgorithm::Rsa.known_spec(bits).ok_or_else(|| {
-                    Refusal::new(format!(
-                        "is an RSA key of {bits} bits; it must have 2048, 3072 or 4096"
-                    ))
-                })?
-            }
-            EC_PUBLIC_KEY => {
-                let curve = parameters().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-                let known = [Curve::P256, Curve::P384, Curve::P521];
-                known
-                    .into_iter()
-                    .find(|known| Some(curve_oid(*known)) == curve)
-                    .map(KeySpec::Ec)
-                    .ok_or_else(|| {
-                        Refusal::new("is on another curve than P-256, P-384 and P-521")
-                    })?
-            }
-            ID_ED25519 => KeySpec::Ed25519,
-            other => {
-                return Err(Refusal::new(format!(
-                    "is of another kind ({other}) than RSA, EC and Ed25519"
-                )));
-            }
-        };
-        let fits = match spec {
-            KeySpec::Rsa(_) => true,
-            KeySpec::Ec(curve) => {
-                bits.len() == 1 + 2 * curve.field_len() && bits.first() == Some(&UNCOMPRESSED)
-            }
-            KeySpec::Ed25519 => bits.len() == 32,
-        };
-        match fits {
-            true => Ok(Self::new(spec, bits)),
-            false => Err(Refusal::new("is damaged, or not written in full")),
-        }
+        spki::read(der)
     }
 
     /// Returns the kind of key.
@@ -172,6 +126,22 @@ impl PublicKey {
         verified.map_err(|_| SignatureMismatch)
     }
 
+    /// Checks a signature of RSASSA-PSS with a salt of a length, or of any. MGF1 has the hash of the message.
+    pub fn verify_pss(
+        &self,
+        hash: Hash,
+        salt_len: Option<usize>,
+        input: &SigningInput,
+        signature: &[u8],
+    ) -> Result<(), SignatureMismatch> {
+        let (modulus, exponent) = self.rsa_numbers().ok_or(SignatureMismatch)?;
+        let parameters = PssParameters {
+            salt_len,
+            ..PssParameters::any_salt(hash.into())
+        };
+        parameters.verify(&modulus, &exponent, &input.digest(hash), signature)
+    }
+
     /// Checks a signature of an RSA key with SHA-1, by which old certificates are recognised. Nothing else relies on it.
     pub fn verify_sha_1(&self, message: &[u8], signature: &[u8]) -> Option<()> {
         let KeySpec::Rsa(_) = self.spec else {
@@ -194,14 +164,7 @@ impl fmt::Debug for PublicKey {
 #[error("the signature does not verify with the public key")]
 pub struct SignatureMismatch;
 
-/// RFC 8017 appendix A.1.1.
-#[derive(Sequence)]
-struct RsaPublicKey<'a> {
-    modulus: UintRef<'a>,
-    public_exponent: UintRef<'a>,
-}
-
-const fn curve_oid(curve: Curve) -> ObjectIdentifier {
+pub(super) const fn curve_oid(curve: Curve) -> ObjectIdentifier {
     match curve {
         Curve::P256 => ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7"),
         Curve::P384 => ObjectIdentifier::new_unwrap("1.3.132.0.34"),
@@ -258,25 +221,14 @@ pub(crate) const fn digest_algorithm(hash: Hash) -> &'static digest::Algorithm {
     }
 }
 
-/// Returns how many bits a number has, which is written without leading zero bytes.
-fn significant_bits(number: &[u8]) -> i32 {
-    let leading = number.first().map_or(0, |byte| byte.leading_zeros());
-    let bits = u64::try_from(number.len())
-        .unwrap_or(u64::MAX)
-        .saturating_mul(8);
-    i32::try_from(bits.saturating_sub(leading.into())).unwrap_or(i32::MAX)
-}
-
-/// FIPS 186-5 appendix A.1.1: a public exponent is less than 2^256.
-const EXPONENT_BITS_MAX: i32 = 256;
-/// SEC 1 section 2.3.3.
-const UNCOMPRESSED: u8 = 4;
 /// RFC 3279 section 2.3.1.
-const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+pub(super) const RSA_ENCRYPTION: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// RFC 5480 section 2.1.1.
-const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+pub(super) const EC_PUBLIC_KEY: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 /// RFC 8410 section 3.
-const ID_ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+pub(super) const ID_ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 #[cfg(test)]
 mod tests {
@@ -299,6 +251,98 @@ mod tests {
         let expected: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
         let ours = PublicKey::new(KeySpec::Ed25519, key.public_key().as_ref());
         assert_eq!(ours.spki_der(), expected.as_ref());
+    }
+
+    #[test]
+    fn a_key_has_one_value_in_whichever_form_it_is_written() {
+        use aws_lc_rs::encoding::{AsBigEndian, EcPublicKeyCompressedBin};
+        use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+        let tlv = |tag: u8, parts: &[&[u8]]| {
+            let contents = parts.concat();
+            let len = u16::try_from(contents.len()).unwrap().to_be_bytes();
+            let head = match contents.len() {
+                0..0x80 => vec![tag, len[1]],
+                0x80..0x100 => vec![tag, 0x81, len[1]],
+                _ => vec![tag, 0x82, len[0], len[1]],
+            };
+            [head, contents].concat()
+        };
+        let spki = |algorithm: &[&[u8]], bits: &[u8]| {
+            tlv(0x30, &[&tlv(0x30, algorithm), &tlv(0x03, &[&[0], bits])])
+        };
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let bits = pair.public_key().as_ref();
+        let rsa = PublicKey::new(KeySpec::Rsa(RsaSize::Bits2048), bits);
+        let rsa_encryption = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
+        let rsassa_pss = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a";
+        for form in [
+            rsa.spki_der(),
+            spki(&[rsa_encryption], bits),
+            spki(&[rsassa_pss], bits),
+            spki(&[rsassa_pss, b"\x30\x00"], bits),
+        ] {
+            assert_eq!(PublicKey::from_spki_der(&form).as_ref(), Ok(&rsa));
+        }
+
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).unwrap();
+        let ec = PublicKey::new(KeySpec::Ec(Curve::P384), pair.public_key().as_ref());
+        let short: EcPublicKeyCompressedBin<'_> = pair.public_key().as_be_bytes().unwrap();
+        let ec_public_key = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01";
+        let named = b"\x06\x05\x2b\x81\x04\x00\x22";
+        let explicit = explicit_p_384(&tlv);
+        for (name, parameters, bits) in [
+            ("short", &named[..], short.as_ref()),
+            ("explicit", &explicit, ec.bits()),
+            ("explicit and short", &explicit, short.as_ref()),
+        ] {
+            let form = spki(&[ec_public_key, parameters], bits);
+            assert_eq!(PublicKey::from_spki_der(&form).as_ref(), Ok(&ec), "{name}");
+        }
+        // Another curve that looks much like it.
+        let mut other = explicit.clone();
+        *other.last_mut().unwrap() = 2;
+        let form = spki(&[ec_public_key, &other], ec.bits());
+        assert!(PublicKey::from_spki_der(&form).is_err());
+    }
+
+    /// Writes the parameters of P-384 one by one, with the seed (RFC 3279 section 2.3.5, SP 800-186).
+    fn explicit_p_384(tlv: &dyn Fn(u8, &[&[u8]]) -> Vec<u8>) -> Vec<u8> {
+        let hex = |digits: &str| -> Vec<u8> {
+            let pairs = digits.as_bytes().chunks(2);
+            pairs
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect()
+        };
+        let prime = hex(
+            "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffeffffffff0000000000000000ffffffff",
+        );
+        let mut a = prime.clone();
+        *a.last_mut().unwrap() -= 3;
+        let b = hex(
+            "b3312fa7e23ee7e4988e056be3f82d19181d9c6efe8141120314088f5013875ac656398d8a2ed19d2a85c8edd3ec2aef",
+        );
+        let x = hex(
+            "aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b9859f741e082542a385502f25dbf55296c3a545e3872760ab7",
+        );
+        let order = hex(
+            "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+        );
+        let seed = hex("00a335926aa319a27a1d00896a6773a4827acdac73");
+        let prime_field = b"\x06\x07\x2a\x86\x48\xce\x3d\x01\x01";
+        tlv(
+            0x30,
+            &[
+                b"\x02\x01\x01",
+                &tlv(0x30, &[prime_field, &tlv(0x02, &[&[0], &prime])]),
+                &tlv(
+                    0x30,
+                    &[&tlv(0x04, &[&a]), &tlv(0x04, &[&b]), &tlv(0x03, &[&seed])],
+                ),
+                &tlv(0x04, &[&[3], &x]),
+                &tlv(0x02, &[&[0], &order]),
+                b"\x02\x01\x01",
+            ],
+        )
     }
 
     #[test]
