@@ -24,6 +24,9 @@ pub(super) struct Verify {
     /// File with the signature, as `sign` writes it: as it is, or as base64. `-` is standard input.
     #[arg(long, value_name = "FILE")]
     signature: PathBuf,
+    /// How many bytes the salt of an RSASSA-PSS signature has. Any number when this is left out.
+    #[arg(long, value_name = "BYTES")]
+    pss_salt_length: Option<i32>,
     #[command(flatten)]
     input: InputOptions,
 }
@@ -43,6 +46,7 @@ impl Verify {
             signature,
             signature_algorithm,
             encoding: self.input.encoding(),
+            pss_salt_length: self.pss_salt_length,
         });
         let answer = daemon.signing().verify(request).await?.into_inner();
         let written = write(context, &answer);

@@ -417,6 +417,7 @@ async fn what_a_former_generation_signed_is_accepted_until_it_expires() {
             signature: signed.signature.clone(),
             signature_algorithm: String::new(),
             encoding: SignatureEncoding::Der,
+            pss_salt_length: None,
         };
         let verified = service.verify(request).await.unwrap();
         assert_eq!(

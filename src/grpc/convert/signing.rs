@@ -80,6 +80,7 @@ pub(in crate::grpc) fn verify_request(
         signature: request.signature,
         signature_algorithm: request.signature_algorithm,
         encoding: encoding(request.encoding)?,
+        pss_salt_length: request.pss_salt_length,
     })
 }
 
