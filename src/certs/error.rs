@@ -9,11 +9,17 @@ pub enum CertError {
     /// rcgen could not encode the certificate.
     #[error("encode the certificate")]
     Encode(#[source] rcgen::Error),
+    /// A request could not be encoded.
+    #[error("encode the request")]
+    EncodeRequest(#[source] der::Error),
+    /// An alternative name of a certificate is damaged, and cannot be written again.
+    #[error("write the alternative name {0} again")]
+    AlternativeName(String),
     /// A name passed validation and yet cannot be encoded.
     #[error("encode the name {0:?}")]
     Name(String),
-    /// The subject of a certificate cannot be written again.
-    #[error("write the certificate's subject again")]
+    /// The subject of a certificate cannot be found.
+    #[error("read the certificate's subject")]
     Subject,
     /// The certificate breaks rules of RFC 5280 or differs from what was asked for.
     #[error("lint the certificate: {}", list(.0))]

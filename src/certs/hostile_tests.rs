@@ -18,7 +18,7 @@ const MONSTROUS: usize = 250_000;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Writes an element.
-fn tlv(tag: u8, contents: &[u8]) -> Vec<u8> {
+pub(super) fn tlv(tag: u8, contents: &[u8]) -> Vec<u8> {
     let len = contents.len();
     let bytes = u32::try_from(len).unwrap().to_be_bytes();
     let head = match len {
@@ -30,7 +30,7 @@ fn tlv(tag: u8, contents: &[u8]) -> Vec<u8> {
     [head, contents.to_vec()].concat()
 }
 
-fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
 }
 
@@ -45,7 +45,7 @@ const ECDSA_SHA512: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04";
 
 const VALIDITY: &[u8] = b"\x30\x1e\x17\x0d260101000000Z\x17\x0d491231235959Z";
 
-fn common_name(name: &str) -> Vec<u8> {
+pub(super) fn common_name(name: &str) -> Vec<u8> {
     sequence(&[&tlv(0x31, &attribute(COMMON_NAME, UTF8, name.as_bytes()))])
 }
 
@@ -105,7 +105,7 @@ impl Parts {
     }
 }
 
-fn extension(oid: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn extension(oid: &[u8], value: &[u8]) -> Vec<u8> {
     sequence(&[&tlv(0x06, oid), &tlv(0x04, value)])
 }
 

@@ -6,24 +6,32 @@
 //! sign, wherever and whenever that is. [`Linted::complete`] takes the signature, verifies it with the
 //! public key, and returns the certificate. rcgen is named here and nowhere else.
 
+mod alternative_names;
+mod certify;
 mod chain;
 mod csr;
 mod error;
 mod lint;
+mod names;
+mod path;
 mod profile;
 mod read;
+mod signature;
 mod signer;
 mod tls;
 
-pub use chain::{Certified, certify, certify_by_ca, read_certificates};
+pub use certify::{Certified, IgnoredCertificate, certify, certify_by_ca, certify_even_expired};
+pub use chain::read_certificates;
 pub use csr::{CsrProfile, LintedCsr};
 pub use error::CertError;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
-pub use read::{is_self_signed, read, subject_and_names};
+pub use read::{is_not_for_signatures, is_self_signed, read, subject_and_names};
 pub use tls::{dns_names, not_after};
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod path_tests;
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,20 @@
 //! What stands in certificates that others made.
 
 use const_oid::AssociatedOid;
-use der::asn1::{BmpString, ObjectIdentifier};
-use der::{Decode, Encode, Tag, Tagged};
+use der::asn1::ObjectIdentifier;
+use der::{Decode, Encode};
 use time::OffsetDateTime;
 use x509_cert::attr::AttributeTypeAndValue;
-use x509_cert::certificate::{CertificateInner, Raw};
-use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::certificate::{CertificateInner, Raw, Version};
 use x509_cert::ext::pkix::{
-    AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectAltName, SubjectKeyIdentifier,
+    AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectKeyIdentifier,
 };
 use x509_cert::name::Name;
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
+use super::alternative_names::{AlternativeName, alternative_names};
+use super::names::{self, CanonicalName};
+use super::signature::{self, RSASSA_PSS, SignatureCheck};
 use crate::domain::{
     Certificate, IssuedCertificate, PublicKey, Refusal, Subject, SubjectAlternativeName,
     SubjectSettings, Validity, Violations, dn_part,
@@ -36,10 +38,6 @@ pub(super) fn read_parsed(
 ) -> Result<IssuedCertificate, Refusal> {
     let tbs = parsed.tbs_certificate();
     let spki = tbs.subject_public_key_info().to_der();
-    let time = |time: x509_cert::time::Time| {
-        let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
-        OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| damaged())
-    };
     Ok(IssuedCertificate {
         certificate: certificate.clone(),
         public_key: PublicKey::from_spki_der(&spki.map_err(|_| damaged())?)
@@ -48,17 +46,27 @@ pub(super) fn read_parsed(
         serial_number: decimal(tbs.serial_number().as_bytes()),
         subject_dn: dn(tbs.subject()),
         issuer_dn: dn(tbs.issuer()),
-        subject_alternative_names: general_names(parsed).iter().map(shown).collect(),
-        validity: Validity {
-            not_before: time(tbs.validity().not_before)?,
-            not_after: time(tbs.validity().not_after)?,
-        },
+        subject_alternative_names: alternative_names(parsed)
+            .iter()
+            .map(AlternativeName::shown)
+            .collect(),
+        validity: validity(parsed).ok_or_else(damaged)?,
     })
 }
 
 /// Tells whether a certificate was issued under its own name and signed by its own key.
 pub fn is_self_signed(certificate: &Certificate) -> bool {
-    super::chain::issued_itself(certificate) || super::chain::issued_itself_with_sha_1(certificate)
+    let Ok(parsed) = parse(certificate) else {
+        return false;
+    };
+    let tbs = parsed.tbs_certificate();
+    let names = (
+        CanonicalName::of(tbs.issuer()),
+        CanonicalName::of(tbs.subject()),
+    );
+    names.0 == names.1
+        && (signature::check(certificate, &parsed, &parsed) == SignatureCheck::Good
+            || signature::is_own_with_sha_1(certificate, &parsed))
 }
 
 /// Returns the subject and the alternative names of a certificate, as another certificate could have them. None when
@@ -85,10 +93,10 @@ pub fn subject_and_names(
         }
     }
     let subject = settings.check("", &mut Violations::new())?;
-    let names = names(certificate);
-    let whole =
-        subject.to_string() == dn(subject_dn) && names.len() == general_names(&parsed).len();
-    whole.then_some((subject, names))
+    let names = alternative_names(&parsed);
+    let names = names.iter().map(AlternativeName::writable);
+    let names = names.collect::<Option<Vec<_>>>()?;
+    (subject.to_string() == dn(subject_dn)).then_some((subject, names))
 }
 
 /// Parses a certificate: the one way to do it, so that all bounds hold.
@@ -111,32 +119,26 @@ pub(super) fn parse_der(der: &[u8]) -> Result<Parsed, Refusal> {
     }
 }
 
-/// Returns the subject alternative names of the kinds that we write.
-pub(super) fn names(certificate: &Certificate) -> Vec<SubjectAlternativeName> {
-    let names = parse(certificate).map(|parsed| general_names(&parsed));
-    let names = names.unwrap_or_default();
-    let kept = names.iter().filter_map(|name| {
-        Some(match name {
-            GeneralName::DnsName(text) => SubjectAlternativeName::Dns(text.to_string()),
-            GeneralName::Rfc822Name(text) => SubjectAlternativeName::Email(text.to_string()),
-            GeneralName::UniformResourceIdentifier(text) => {
-                SubjectAlternativeName::Uri(text.to_string())
-            }
-            GeneralName::IpAddress(bytes) => SubjectAlternativeName::Ip(address(bytes.as_bytes())?),
-            _ => return None,
-        })
-    });
-    kept.collect()
-}
-
-/// Tells whether a certificate may issue others, and how many may stand between it and the last.
-pub(super) fn may_issue(parsed: &Parsed, below: usize) -> bool {
+/// Tells whether a certificate may issue others, and how many may stand between it and the last. A certificate of
+/// version 1 cannot say so: as a root, it is what its owner says it is.
+pub(super) fn may_issue(parsed: &Parsed, below: usize, is_root: bool) -> bool {
+    if parsed.tbs_certificate().version() == Version::V1 {
+        return is_root;
+    }
     let constraints = extension::<BasicConstraints>(parsed);
     let is_ca = constraints.is_some_and(|found| {
         let room = found.path_len_constraint.map_or(usize::MAX, usize::from);
         found.ca && below <= room
     });
     is_ca && extension::<KeyUsage>(parsed).is_none_or(|usage| usage.key_cert_sign())
+}
+
+/// Tells whether a certificate says that its key does not sign (RFC 5280 section 4.2.1.3): it has a key usage
+/// without digitalSignature.
+pub fn is_not_for_signatures(certificate: &Certificate) -> bool {
+    let usage = parse(certificate).ok();
+    let usage = usage.and_then(|parsed| extension::<KeyUsage>(&parsed));
+    usage.is_some_and(|usage| !usage.digital_signature())
 }
 
 /// Returns the identifier of a certificate's key, and that of the key it was signed by (RFC 5280
@@ -159,33 +161,6 @@ fn extension<T: for<'a> Decode<'a> + AssociatedOid>(parsed: &Parsed) -> Option<T
     T::from_der(found.extn_value.as_bytes()).ok()
 }
 
-pub(super) fn general_names(parsed: &Parsed) -> Vec<GeneralName> {
-    extension::<SubjectAltName>(parsed).map_or_else(Vec::new, |names| names.0)
-}
-
-fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(Into::into);
-    let v6 = <[u8; 16]>::try_from(bytes).map(Into::into);
-    v4.or(v6).ok()
-}
-
-/// Shows a name in the plain form; kinds that we do not write, with what they are before them.
-fn shown(name: &GeneralName) -> String {
-    match name {
-        GeneralName::DnsName(text)
-        | GeneralName::Rfc822Name(text)
-        | GeneralName::UniformResourceIdentifier(text) => text.to_string(),
-        GeneralName::IpAddress(bytes) => match address(bytes.as_bytes()) {
-            Some(address) => address.to_string(),
-            None => format!("IP:#{}", hex(bytes.as_bytes())),
-        },
-        GeneralName::DirectoryName(name) => format!("DirName:{}", dn(name)),
-        GeneralName::RegisteredId(oid) => format!("RID:{oid}"),
-        GeneralName::OtherName(other) => format!("otherName:{}", other.type_id),
-        GeneralName::EdiPartyName(_) => "ediPartyName".to_owned(),
-    }
-}
-
 /// Shows a name, the most specific part first.
 pub(super) fn dn(name: &Name) -> String {
     let mut parts: Vec<_> = name
@@ -199,18 +174,7 @@ pub(super) fn dn(name: &Name) -> String {
 fn part(attribute: &AttributeTypeAndValue) -> String {
     let name = SHORT_NAMES.iter().find(|(oid, _)| *oid == attribute.oid);
     let name = name.map_or_else(|| attribute.oid.to_string(), |(_, name)| (*name).to_owned());
-    let bytes = attribute.value.value();
-    let text = match attribute.value.tag() {
-        Tag::PrintableString | Tag::Utf8String | Tag::Ia5String | Tag::NumericString => {
-            std::str::from_utf8(bytes).ok().map(str::to_owned)
-        }
-        // Taken for Latin-1, as most programs do that still write it.
-        Tag::TeletexString => Some(bytes.iter().map(|byte| char::from(*byte)).collect()),
-        Tag::BmpString => BmpString::from_ucs2(bytes)
-            .ok()
-            .map(|text| text.to_string()),
-        _ => None,
-    };
+    let text = names::text(attribute);
     match text {
         Some(text) => dn_part(&name, &text.chars().flat_map(printable).collect::<String>()),
         None => format!(
@@ -228,7 +192,7 @@ fn printable(character: char) -> Vec<char> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     digits.concat()
 }
@@ -265,19 +229,26 @@ fn decimal(bytes: &[u8]) -> String {
     digits.iter().rev().collect()
 }
 
+/// Returns the validity of a certificate. None when its dates cannot be told.
+pub(super) fn validity(parsed: &Parsed) -> Option<Validity> {
+    let validity = parsed.tbs_certificate().validity();
+    let time = |time: x509_cert::time::Time| {
+        let seconds = i64::try_from(time.to_unix_duration().as_secs()).ok()?;
+        OffsetDateTime::from_unix_timestamp(seconds).ok()
+    };
+    Some(Validity {
+        not_before: time(validity.not_before)?,
+        not_after: time(validity.not_after)?,
+    })
+}
+
 /// Returns the name on the wire of what a certificate is signed with.
 pub(super) fn signature_name(algorithm: &AlgorithmIdentifierOwned) -> String {
     if algorithm.oid == RSASSA_PSS {
-        // RFC 4055 section 3.1: the hash is the first parameter, and SHA-1 when it is left out.
-        let hash = algorithm
-            .parameters
-            .as_ref()
-            .and_then(|any| any.to_der().ok());
-        let hash = hash.unwrap_or_default();
-        let named = PSS_HASHES
-            .iter()
-            .find(|(oid, _)| hash.windows(oid.len()).any(|part| part == *oid));
-        return named.map_or("SHA1", |(_, name)| name).to_owned() + "withRSAandMGF1";
+        return match signature::pss_parameters(algorithm) {
+            Some(parameters) => parameters.hash.name().to_owned() + "withRSAandMGF1",
+            None => algorithm.oid.to_string(),
+        };
     }
     let named = SIGNATURES.iter().find(|(oid, _)| *oid == algorithm.oid);
     named.map_or_else(|| algorithm.oid.to_string(), |(_, name)| (*name).to_owned())
@@ -319,13 +290,6 @@ const SIGNATURES: [(ObjectIdentifier, &str); 9] = [
     (oid("1.2.840.10045.4.3.3"), "SHA384withECDSA"),
     (oid("1.2.840.10045.4.3.4"), "SHA512withECDSA"),
     (oid("1.3.101.112"), "Ed25519"),
-];
-const RSASSA_PSS: ObjectIdentifier = oid("1.2.840.113549.1.1.10");
-/// The hashes' identifiers (FIPS 180-4) in DER.
-const PSS_HASHES: [(&[u8], &str); 3] = [
-    (b"\x60\x86\x48\x01\x65\x03\x04\x02\x01", "SHA256"),
-    (b"\x60\x86\x48\x01\x65\x03\x04\x02\x02", "SHA384"),
-    (b"\x60\x86\x48\x01\x65\x03\x04\x02\x03", "SHA512"),
 ];
 
 #[cfg(test)]

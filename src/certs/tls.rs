@@ -1,18 +1,21 @@
 //! What the port wants to know of certificates of TLS, which others have verified.
 
 use time::OffsetDateTime;
-use x509_cert::ext::pkix::name::GeneralName;
 
-use super::read::{general_names, parse_der};
+use super::alternative_names::{AlternativeName, alternative_names};
+use super::read::parse_der;
+use crate::domain::SubjectAlternativeName;
 
 /// Returns the DNS names that a certificate is for, wildcards as they are written. The common name
 /// is none of them (RFC 6125, section 6.4.4).
 pub fn dns_names(certificate_der: &[u8]) -> Vec<String> {
-    let parsed = parse_der(certificate_der);
-    let names = parsed.map(|parsed| general_names(&parsed));
-    let names = names.unwrap_or_default().into_iter();
-    let dns = names.filter_map(|name| match name {
-        GeneralName::DnsName(name) => Some(name.to_string()),
+    let Ok(parsed) = parse_der(certificate_der) else {
+        return Vec::new();
+    };
+    let names = alternative_names(&parsed);
+    let dns = names.iter().filter_map(AlternativeName::writable);
+    let dns = dns.filter_map(|name| match name {
+        SubjectAlternativeName::Dns(name) => Some(name),
         _ => None,
     });
     dns.collect()

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Context;
 use super::error::Failure;
 use super::input::read_whole;
 use super::out_file::OutFile;
 use super::output::Output;
+use super::{Context, notes};
 use crate::proto::{DistinguishedName, GenerateCsrRequest, ImportCsrResponseRequest, KeyPairView};
 
 /// Print a certificate signing request (PKCS#10) of a key pair in PEM.
@@ -103,7 +103,10 @@ impl CsrResponse {
                     let said = "The rotation settings ended: a new certificate comes from the CA.";
                     writeln!(context.out, "{said}")?;
                 }
-                Ok(())
+                Ok(notes::write(
+                    &answer.warnings,
+                    &answer.ignored_certificates,
+                )?)
             }
         }
     }

@@ -10,7 +10,7 @@ use super::generate::{parse_label, parse_provider};
 use super::input::read_whole;
 use super::output::Output;
 use super::password::{Asked, PasswordOptions};
-use super::{Context, progress};
+use super::{Context, notes, progress};
 use crate::proto::{
     CryptoProvider, ImportSigningKeyPairRequest, ImportSigningKeyPairSettings, KeyPairView,
 };
@@ -59,7 +59,13 @@ impl Import {
             .into_inner();
         match context.output {
             Output::Json => context.json("ImportSigningKeyPairResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+            Output::Table => {
+                context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
+                Ok(notes::write(
+                    &answer.warnings,
+                    &answer.ignored_certificates,
+                )?)
+            }
         }
     }
 }

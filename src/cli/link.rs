@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Context;
 use super::error::Failure;
 use super::input::read_whole;
 use super::output::Output;
+use super::{Context, notes};
 use crate::proto::{KeyPairView, LinkSigningKeyPairRequest, NewKeyPairSettings};
 
 /// Adopt a private key that is already on the token.
@@ -65,7 +65,13 @@ impl Link {
         let answer = client.link_signing_key_pair(request).await?.into_inner();
         match context.output {
             Output::Json => context.json("LinkSigningKeyPairResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+            Output::Table => {
+                context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
+                Ok(notes::write(
+                    &answer.warnings,
+                    &answer.ignored_certificates,
+                )?)
+            }
         }
     }
 }

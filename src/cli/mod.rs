@@ -24,6 +24,7 @@ mod latencies;
 mod link;
 mod list;
 mod migrate;
+mod notes;
 mod out_file;
 mod output;
 mod password;

@@ -159,8 +159,11 @@ impl KeyPairService for KeyPairGrpc {
     ) -> Result<Response<LinkSigningKeyPairResponse>, Status> {
         let work = async {
             let request = key_file::link_request(request.into_inner())?;
+            let linked = self.service.link(request).await?;
             Ok(LinkSigningKeyPairResponse {
-                key_pair: Some(convert::key_pair_view(self.service.link(request).await?)),
+                key_pair: Some(convert::key_pair_view(linked.view)),
+                warnings: linked.notes.warnings,
+                ignored_certificates: key_file::ignored(linked.notes.ignored),
             })
         };
         answer(work.await)
@@ -172,8 +175,11 @@ impl KeyPairService for KeyPairGrpc {
     ) -> Result<Response<ImportSigningKeyPairResponse>, Status> {
         let work = async {
             let request = key_file::import_request(request.into_inner())?;
+            let imported = self.service.import(request).await?;
             Ok(ImportSigningKeyPairResponse {
-                key_pair: Some(convert::key_pair_view(self.service.import(request).await?)),
+                key_pair: Some(convert::key_pair_view(imported.view)),
+                warnings: imported.notes.warnings,
+                ignored_certificates: key_file::ignored(imported.notes.ignored),
             })
         };
         answer(work.await)
@@ -216,6 +222,8 @@ impl KeyPairService for KeyPairGrpc {
         answer(certified.map(|certified| ImportCsrResponseResponse {
             key_pair: Some(convert::key_pair_view(certified.view)),
             rotation_settings_ended: certified.rotation_ended,
+            warnings: certified.notes.warnings,
+            ignored_certificates: key_file::ignored(certified.notes.ignored),
         }))
     }
 

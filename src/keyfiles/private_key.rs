@@ -18,7 +18,7 @@ pub(super) fn from_pkcs8(der: &[u8]) -> Result<PrivateKey, KeyFileError> {
     let info =
         PrivateKeyInfoRef::from_der(der).map_err(|_| KeyFileError::damaged("the private key"))?;
     match info.algorithm.oid {
-        RSA_ENCRYPTION => from_pkcs1(info.private_key.as_bytes()),
+        RSA_ENCRYPTION | RSASSA_PSS => from_pkcs1(info.private_key.as_bytes()),
         EC_PUBLIC_KEY => {
             let parameters = info.algorithm.parameters;
             let curve = parameters.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
@@ -156,6 +156,8 @@ fn wiped(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
 
 /// RFC 3279 section 2.3.1.
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// RFC 4055 section 1.2: an RSA key that is restricted to this scheme.
+const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 /// RFC 5480 section 2.1.1.
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 /// RFC 8410 section 3.

@@ -31,7 +31,7 @@ pub(super) async fn import(
         crypto_provider: file.crypto_provider.map(Into::into),
         labels: std::collections::BTreeMap::new(),
     };
-    Ok(created(service.import(request).await?.into()))
+    Ok(created(service.import(request).await?.view.into()))
 }
 
 /// Adopts a private key that is already on the token.
@@ -60,7 +60,7 @@ pub(super) async fn link(
         settings: None,
     };
     let linked = service.link(request).await.map_err(in_words_of_rest)?;
-    Ok(created(linked.into()))
+    Ok(created(linked.view.into()))
 }
 
 /// Names the fields of a link as REST does, which has one for both names of a key.

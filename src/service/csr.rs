@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tracing::info;
 
-use super::{KeyPairView, Service, ServiceError};
+use super::{CertificateNotes, KeyPairView, Service, ServiceError};
 use crate::certs::{self, CertError, Certified, CsrProfile};
 use crate::domain::{
     Clock, EventKind, KeyPair, PublicKey, Refusal, SubjectAlternativeName, SubjectSettings,
@@ -31,6 +31,8 @@ pub struct CaCertified {
     pub view: KeyPairView,
     /// Whether its rotation settings ended with that.
     pub rotation_ended: bool,
+    /// What the caller should know of the certificate.
+    pub notes: CertificateNotes,
 }
 
 impl Service {
@@ -59,11 +61,11 @@ impl Service {
             names,
         };
         let linted = profile.build().map_err(|error| match error {
-            CertError::Subject => ServiceError::invalid(
-                "subject",
-                Refusal::new(
-                    "is required: that of the certificate cannot be taken over, with several parts of a kind or in an old encoding",
-                ),
+            CertError::AlternativeName(name) => ServiceError::invalid(
+                "subjectAlternativeNames",
+                Refusal::new(format!(
+                    "are required, because {name} of the certificate is damaged and cannot be carried over; say which names to ask for instead (keypairctl csr --san)"
+                )),
             ),
             other => other.into(),
         })?;
@@ -93,7 +95,7 @@ impl Service {
         let public_key = self.changeable(id, etag).await?.current.public_key;
         let certified = self.read_answer(public_key.clone(), file_data).await?;
         let certified = Arc::new((public_key, certified));
-        let (becomes, rotation_ended) = self
+        let (becomes, rotation_ended, notes) = self
             .change_found(id, etag, |service, was| {
                 let certified = Arc::clone(&certified);
                 async move {
@@ -109,13 +111,17 @@ impl Service {
                         rotation_ended,
                         "replaced the certificate of a key pair"
                     );
-                    Ok::<_, ServiceError>((becomes, rotation_ended))
+                    let ignored = certified.1.ignored.clone();
+                    let notes = CertificateNotes::of(Some(&was.current), &becomes.current, ignored);
+                    notes.log(&becomes.id);
+                    Ok::<_, ServiceError>((becomes, rotation_ended, notes))
                 }
             })
             .await?;
         Ok(CaCertified {
             view: self.view(becomes),
             rotation_ended,
+            notes,
         })
     }
 
@@ -156,7 +162,7 @@ fn recertified(was: &KeyPair, certified: &(PublicKey, Certified)) -> Result<KeyP
             "has no certificate of this key pair's public key",
         ));
     }
-    let Certified { leaf, chain } = certified.clone();
+    let Certified { leaf, chain, .. } = certified.clone();
     Ok(KeyPair {
         revision: was.revision + 1,
         // What comes from a CA is renewed by that CA.

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 
 use super::create::{Creation, Made, stored_precision};
-use super::{KeyPairView, Service, ServiceError};
+use super::{Adopted, CertificateNotes, Service, ServiceError};
 use crate::certs::{self, Certified};
 use crate::domain::{
     Clock, HeldKey, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, Labels, PrivateKey,
@@ -40,16 +40,14 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Invalid`] with all that is wrong; [`ServiceError::FileUnreadable`];
     /// [`ServiceError::KeyPairExists`]; [`ServiceError::Overloaded`]; [`ServiceError::Provider`]; [`ServiceError::Store`].
-    pub async fn import(
-        self: &Arc<Self>,
-        request: ImportRequest,
-    ) -> Result<KeyPairView, ServiceError> {
+    pub async fn import(self: &Arc<Self>, request: ImportRequest) -> Result<Adopted, ServiceError> {
         let (id, provider, labels) = self.check_import(&request)?;
         self.running(provider, Operation::Import)?;
         if let Some(id) = &id {
             self.refuse_taken(id).await?;
         }
         let (file, certified) = self.read_key_file(request).await?;
+        let ignored = certified.ignored.clone();
         let making = Making {
             certified,
             private_key: file.private_key,
@@ -65,7 +63,13 @@ impl Service {
             make: Box::new(|provider, name| making.make(provider, name)),
             named: None,
         });
-        Ok(self.view(created.await?))
+        let key_pair = created.await?;
+        let notes = CertificateNotes::of(None, &key_pair.current, ignored);
+        notes.log(&key_pair.id);
+        Ok(Adopted {
+            view: self.view(key_pair),
+            notes,
+        })
     }
 
     fn check_import(
@@ -109,13 +113,7 @@ impl Service {
 /// That it is expired is shown by its status, and does not keep it out: it was relied on once.
 fn certified(file: &KeyFile, now: OffsetDateTime) -> Result<Certified, Refusal> {
     let public_key = file.private_key.public_key();
-    let own = file
-        .certificates
-        .iter()
-        .filter_map(|certificate| certs::read(certificate).ok())
-        .find(|issued| issued.public_key == *public_key);
-    let now = own.map_or(now, |issued| now.min(issued.validity.not_after));
-    certs::certify(public_key, file.certificates.clone(), now)
+    certs::certify_even_expired(public_key, file.certificates.clone(), now)
 }
 
 /// All that the import of a key needs, so that it can be one job on a provider's thread.

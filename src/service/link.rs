@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, warn};
 
 use super::create::{stored_precision, taken};
-use super::{KeyPairView, Service, ServiceError, issue};
+use super::{Adopted, CertificateNotes, Service, ServiceError, issue};
 use crate::certs::{self, Certified, Profile, SerialNumber};
 use crate::domain::{
     Certificate, Generation, HeldKey, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
@@ -61,21 +61,25 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Invalid`]; [`ServiceError::KeyPairExists`]; [`ServiceError::CreationUnfinished`];
     /// [`ServiceError::Provider`].
-    pub async fn link(self: &Arc<Self>, request: LinkRequest) -> Result<KeyPairView, ServiceError> {
+    pub async fn link(self: &Arc<Self>, request: LinkRequest) -> Result<Adopted, ServiceError> {
         let caller = CancellationToken::new();
         let gone = caller.clone();
         let _gone_when_dropped = caller.drop_guard();
         let service = Arc::clone(self);
         let work = async move { service.link_whole(request, &gone).await };
         let linked = self.tasks.spawn(work.instrument(Call::current_span()));
-        Ok(self.view(linked.await??))
+        let (key_pair, notes) = linked.await??;
+        Ok(Adopted {
+            view: self.view(key_pair),
+            notes,
+        })
     }
 
     async fn link_whole(
         &self,
         request: LinkRequest,
         gone: &CancellationToken,
-    ) -> Result<KeyPair, ServiceError> {
+    ) -> Result<(KeyPair, CertificateNotes), ServiceError> {
         let (field, search) = search(&request)?;
         if !self.registry.policy().mode.serves(ProviderKind::Hsm) {
             let refusal = "names a key on a token, and this daemon has none; set crypto.mode";
@@ -111,6 +115,7 @@ impl Service {
             token_attributes: Some(found.key.token_attributes),
         };
         let current = KeyPairGeneration::new(key, certified.leaf, certified.chain);
+        let notes = CertificateNotes::of(None, &current, certified.ignored);
         let create_time = stored_precision(self.clock.now());
         let key_pair = KeyPair {
             rotation,
@@ -133,7 +138,8 @@ impl Service {
             return Err(error);
         }
         info!(key_pair = %key_pair.id, key_ref = %found.key_ref, label = found.key.label, "linked a key of the token");
-        Ok(key_pair)
+        notes.log(&key_pair.id);
+        Ok((key_pair, notes))
     }
 
     /// Records the key pair of a linked key.
@@ -337,6 +343,7 @@ impl Service {
                     Ok(Certified {
                         leaf: issue::self_signed(provider, &key, profile)?,
                         chain: Vec::new(),
+                        ignored: Vec::new(),
                     })
                 }
             }

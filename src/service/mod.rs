@@ -4,6 +4,7 @@
 //! gRPC nor HTTP. What it returns as an error is put into the caller's terms in one place, [`report`].
 
 mod canary;
+mod certificate_notes;
 mod clock_watch;
 mod connect;
 mod create;
@@ -49,6 +50,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
+pub use certificate_notes::{Adopted, CertificateNotes};
 pub use csr::{CaCertified, CsrRequest};
 pub use delete::{DeleteRequest, PrivateKeyFate};
 pub use doubtful::DoubtfulKey;
@@ -68,6 +70,7 @@ pub use sign::{SignRequest, Signed};
 pub use verify::{Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
 
+pub use crate::certs::IgnoredCertificate;
 pub use crate::keyfiles::KeyFileFormat;
 pub use crate::providers::Missing;
 

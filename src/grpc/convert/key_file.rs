@@ -6,7 +6,22 @@ use super::key_pair::{new_key_pair_settings, provider};
 use super::malformed;
 use crate::domain::SubjectSettings;
 use crate::proto as pb;
-use crate::service::{CsrRequest, ImportRequest, KeyFileFormat, LinkRequest, ServiceError};
+use crate::service::{
+    CsrRequest, IgnoredCertificate, ImportRequest, KeyFileFormat, LinkRequest, ServiceError,
+};
+
+/// Writes the certificates that were not kept.
+pub(in crate::grpc) fn ignored(
+    certificates: Vec<IgnoredCertificate>,
+) -> Vec<pb::IgnoredCertificate> {
+    let certificates = certificates.into_iter();
+    let ignored = certificates.map(|certificate| pb::IgnoredCertificate {
+        subject_dn: certificate.subject_dn,
+        sha256_fingerprint: certificate.sha256_fingerprint,
+        reason: certificate.reason.to_owned(),
+    });
+    ignored.collect()
+}
 
 pub(in crate::grpc) fn import_request(
     request: pb::ImportSigningKeyPairRequest,
