@@ -657,3 +657,89 @@ async fn what_the_pending_key_signed_is_accepted_and_said_to_be_its() {
     assert_eq!((verified.valid, verified.generation), (true, 2));
     assert_eq!(verified.generation_state(), GenerationState::Pending);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_pair_keeps_its_signing_algorithm_until_its_settings_name_another() {
+    let daemon = Home::local().start();
+    let client = daemon.client().await;
+    let made = client.generate(NewKeyPairSettings {
+        key_size: Some(384),
+        ..rotating("x", CryptoProvider::Unspecified)
+    });
+    let made = made.await.unwrap();
+    // The owner's default of certificates, and what JWS wants of the curve.
+    assert_eq!(made.signature_algorithm, "SHA256withECDSA");
+    assert_eq!(made.signing_algorithm, "SHA384withECDSA");
+    let filled_in = made.rotation_settings.unwrap();
+    assert_eq!(filled_in.signature_algorithm(), "SHA256withECDSA");
+    let mut expected = "SHA384withECDSA";
+    for (what, change, certificate, now) in [
+        ("nothing", None, "SHA256withECDSA", "SHA384withECDSA"),
+        (
+            "what was filled in",
+            Some((384, "SHA256withECDSA")),
+            "SHA256withECDSA",
+            "SHA384withECDSA",
+        ),
+        (
+            "another hash",
+            Some((384, "SHA512withECDSA")),
+            "SHA512withECDSA",
+            "SHA512withECDSA",
+        ),
+        (
+            "the same again",
+            Some((384, "SHA512withECDSA")),
+            "SHA512withECDSA",
+            "SHA512withECDSA",
+        ),
+        (
+            "another curve",
+            Some((521, "SHA256withECDSA")),
+            "SHA256withECDSA",
+            "SHA512withECDSA",
+        ),
+        (
+            "a third curve",
+            Some((256, "SHA256withECDSA")),
+            "SHA256withECDSA",
+            "SHA256withECDSA",
+        ),
+    ] {
+        if let Some((size, algorithm)) = change {
+            let settings = KeyPairRotationSettings {
+                key_size: Some(size),
+                signature_algorithm: Some(algorithm.into()),
+                ..filled_in.clone()
+            };
+            client.update_rotation("x", settings).await.unwrap();
+            // Settings are for the next generation.
+            assert_eq!(
+                client.get("x").await.unwrap().signing_algorithm,
+                expected,
+                "{what}"
+            );
+        }
+        let view = client.rotate("x", true).await.unwrap();
+        assert_eq!(view.signature_algorithm, certificate, "{what}");
+        assert_eq!(view.signing_algorithm, now, "{what}");
+        let signed = sign(&client, "x").await;
+        assert_eq!(signed.signature_algorithm, now, "{what}");
+        assert!(
+            verify(&client, "x", &signed.signature).await.valid,
+            "{what}"
+        );
+        expected = now;
+    }
+    let keys = client
+        .signing()
+        .list_public_keys(ListPublicKeysRequest::default())
+        .await;
+    let keys = keys.unwrap().into_inner().public_keys.into_iter();
+    let algorithms: Vec<_> = keys.map(|key| key.jwk.unwrap().alg).collect();
+    // The current one first, then the former ones, the last one first.
+    assert_eq!(
+        algorithms,
+        ["ES256", "ES512", "", "", "ES384", "ES384", "ES384"]
+    );
+}

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
 use crate::config::Environment;
-use crate::domain::{Clock, Entropy, EntropyError};
+use crate::domain::{Clock, END_OF_TIME, Entropy, EntropyError};
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +18,18 @@ pub(super) struct SystemClock;
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc()
+        time_of(SystemTime::now())
     }
+}
+
+/// Brings a time of the system into the years that can be written. A clock that is beyond them stands still.
+fn time_of(time: SystemTime) -> OffsetDateTime {
+    let nanos = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
+    let (nanos, limit) = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => (nanos(since), END_OF_TIME),
+        Err(before) => (-nanos(before.duration()), OffsetDateTime::UNIX_EPOCH),
+    };
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(limit)
 }
 
 /// aws-lc's generator, which is seeded by the system's.
@@ -59,5 +70,22 @@ pub fn environment() -> Environment {
     Environment {
         variables,
         state_folder,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_beyond_the_year_9999_stands_at_its_end() {
+        let seconds = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let end = u64::try_from(END_OF_TIME.unix_timestamp()).unwrap();
+        assert_eq!(time_of(seconds(end)), END_OF_TIME);
+        assert_eq!(time_of(seconds(end + 1)), END_OF_TIME);
+        assert_eq!(time_of(seconds(1_000_000_000_000)), END_OF_TIME);
+        assert_eq!(time_of(UNIX_EPOCH), OffsetDateTime::UNIX_EPOCH);
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(time_of(before).unix_timestamp(), -1);
     }
 }

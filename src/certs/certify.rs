@@ -36,7 +36,8 @@ pub struct IgnoredCertificate {
 /// Finds the certificate of a public key among others, and its path to a root. Every link of that is checked: names,
 /// signature, that the issuer is a CA, and validity at a time. What is not on the path is left out, and named.
 ///
-/// Of several certificates of the key, it is one that a CA issued and that has a path, the newest of these. The root
+/// Of several certificates of the key, it is one that is valid now, that a CA issued and that has a path, the newest of
+/// these. The root
 /// may be left out. What has nothing to do with the certificate is refused unless there is a path to a root, since
 /// something may be missing between. Takes up to a tenth of a second, and so does not belong on a thread that has others waiting.
 pub fn certify(
@@ -116,23 +117,28 @@ fn find(
 struct Own {
     place: usize,
     validity: Validity,
-    is_expired: bool,
+    status: CertificateValidity,
     is_self_signed: bool,
 }
 
 impl Own {
     /// Returns the time at which its issuers must be valid.
     fn judged_at(&self, now: OffsetDateTime) -> OffsetDateTime {
-        match self.is_expired {
-            true => self.validity.not_after,
-            false => now,
+        match self.status {
+            CertificateValidity::Expired => self.validity.not_after,
+            _ => now,
         }
     }
 
     /// Returns what is the least for the best one.
     fn rank(&self, path: &Path) -> impl Ord + use<> {
+        let status = match self.status {
+            CertificateValidity::Valid => 0,
+            CertificateValidity::NotYetValid => 1,
+            CertificateValidity::Expired | CertificateValidity::Revoked => 2,
+        };
         (
-            self.is_expired,
+            status,
             self.is_self_signed,
             !path.is_complete,
             Reverse(self.validity.not_before),
@@ -162,7 +168,8 @@ fn own(
         };
         let candidate = &graph.candidates()[place];
         let issued = read::read_parsed(&candidate.certificate, &candidate.parsed)?;
-        let is_expired = issued.validity.at(now) == CertificateValidity::Expired;
+        let status = issued.validity.at(now);
+        let is_expired = status == CertificateValidity::Expired;
         let sentence = match (is_self_signed, is_expired) {
             (true, _) if wanted == Wanted::OfCa => {
                 "has a self-signed certificate; give the one that the CA issued"
@@ -172,7 +179,7 @@ fn own(
                 own.push(Own {
                     place,
                     validity: issued.validity,
-                    is_expired,
+                    status,
                     is_self_signed,
                 });
                 continue;

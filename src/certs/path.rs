@@ -298,11 +298,12 @@ impl Graph {
                     certificate.shown()
                 ),
             ),
-            Blocked::UnknownAlgorithm(_) => Refusal::of(
+            Blocked::UnknownAlgorithm(issuer) => Refusal::of(
                 &certificate.shown(),
                 format_args!(
-                    "is signed with {}, which keypaird does not verify in a chain; give the certificate without those of its issuers",
-                    read::signature_name(certificate.parsed.signature_algorithm())
+                    "is signed with {}, which keypaird does not verify with the key of {:?}; give the certificate without those of its issuers",
+                    read::signature_name(certificate.parsed.signature_algorithm()),
+                    self.candidates[issuer].shown()
                 ),
             ),
             Blocked::Expired(issuer) => Refusal::of(

@@ -354,6 +354,36 @@ fn what_is_not_on_the_path_is_named_with_the_reason() {
 }
 
 #[test]
+fn of_several_certificates_of_a_key_the_one_that_is_of_use_now_is_taken() {
+    let own = |years| Member {
+        is_ca: false,
+        years,
+        ..Member::new("leaf", "leaf")
+    };
+    let (old, renewed) = (Member::leaf((24, 28)), Member::leaf((25, 29)));
+    let (inter, root) = (Member::new("inter", "root"), Member::new("root", "root"));
+    for (what, set, expected) in [
+        ("the renewed one", vec![&old, &renewed, &inter, &root], 1),
+        ("not the next one", vec![&Member::leaf((27, 40)), &old], 1),
+        (
+            "not the expired one",
+            vec![&Member::leaf((24, 26)), &old],
+            1,
+        ),
+        ("the CA's", vec![&own((25, 40)), &old], 1),
+        (
+            "the newer of its own",
+            vec![&own((25, 40)), &own((24, 41))],
+            0,
+        ),
+    ] {
+        let certificates: Vec<_> = set.iter().map(|member| member.certificate()).collect();
+        let found = certify(&public_key("leaf"), certificates.clone(), NOW).unwrap();
+        assert_eq!(found.leaf.certificate, certificates[expected], "{what}");
+    }
+}
+
+#[test]
 fn a_circle_of_cas_that_certify_each_other_ends() {
     let set = [
         Member::leaf((25, 28)),
