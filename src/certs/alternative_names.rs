@@ -71,8 +71,8 @@ impl<'a> AlternativeName<'a> {
         })
     }
 
-    /// Shows the name in the plain form; kinds that we do not write, with what they are before them, and what is
-    /// damaged in hexadecimal digits: `DNS:#c3bc2e6578616d706c65`.
+    /// Shows the name in the plain form; kinds that we do not write, with what they are before
+    /// them, and what is damaged in hexadecimal digits: `DNS:#c3bc2e6578616d706c65`.
     pub(super) fn shown(&self) -> String {
         match &self.name {
             Some(

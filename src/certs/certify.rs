@@ -33,13 +33,14 @@ pub struct IgnoredCertificate {
     pub reason: &'static str,
 }
 
-/// Finds the certificate of a public key among others, and its path to a root. Every link of that is checked: names,
-/// signature, that the issuer is a CA, and validity at a time. What is not on the path is left out, and named.
+/// Finds the certificate of a public key among others, and its path to a root. Every link of that
+/// is checked: names, signature, that the issuer is a CA, and validity at a time. What is not on
+/// the path is left out, and named.
 ///
-/// Of several certificates of the key, it is one that is valid now, that a CA issued and that has a path, the newest of
-/// these. The root
-/// may be left out. What has nothing to do with the certificate is refused unless there is a path to a root, since
-/// something may be missing between. Takes up to a tenth of a second, and so does not belong on a thread that has others waiting.
+/// Of several certificates of the key, it is one that is valid now, that a CA issued and that has a
+/// path, the newest of these. The root may be left out. What has nothing to do with the certificate
+/// is refused unless there is a path to a root, since something may be missing between. Takes up to
+/// a tenth of a second, and so does not belong on a thread that has others waiting.
 pub fn certify(
     public_key: &PublicKey,
     certificates: Vec<Certificate>,
@@ -48,7 +49,8 @@ pub fn certify(
     find(public_key, certificates, now, Wanted::Valid)
 }
 
-/// Does the same, and takes one that is expired when there is no other. Its issuers must have been valid at its end.
+/// Does the same, and takes one that is expired when there is no other. Its issuers must have been
+/// valid at its end.
 pub fn certify_even_expired(
     public_key: &PublicKey,
     certificates: Vec<Certificate>,

@@ -1,7 +1,7 @@
 //! Certificate signing requests: PKCS#10 (RFC 2986).
 //!
-//! They are written here and not by rcgen, which cannot take a name over byte for byte: it knows one part of a kind,
-//! and one part in a set.
+//! They are written here and not by rcgen, which cannot take a name over byte for byte: it knows
+//! one part of a kind, and one part in a set.
 
 use bytes::Bytes;
 use const_oid::db::rfc5912::ID_EXTENSION_REQ;
@@ -24,7 +24,8 @@ use crate::domain::{
 /// All that stands in a request.
 #[derive(Clone, Debug)]
 pub struct CsrProfile {
-    /// The key's certificate, from which the request takes what is not said otherwise, byte for byte.
+    /// The key's certificate, from which the request takes what is not said otherwise, byte for
+    /// byte.
     pub certificate: Certificate,
     /// Another subject.
     pub subject: Option<Subject>,
@@ -45,8 +46,8 @@ impl CsrProfile {
     /// Builds the request and reads it back.
     ///
     /// # Errors
-    /// [`CertError::AlternativeName`] when the certificate has an alternative name that is damaged, and no others are
-    /// asked for.
+    /// [`CertError::AlternativeName`] when the certificate has an alternative name that is damaged,
+    /// and no others are asked for.
     pub fn build(self) -> Result<LintedCsr, CertError> {
         let subject = match &self.subject {
             Some(subject) => encoded(subject_name(subject))?,
@@ -68,7 +69,8 @@ impl CsrProfile {
         Ok(linted)
     }
 
-    /// Returns the extensions that the certificate shall have, as an attribute (RFC 2985 section 5.4.2).
+    /// Returns the extensions that the certificate shall have, as an attribute (RFC 2985 section
+    /// 5.4.2).
     fn attributes(&self, is_nameless: bool) -> Result<SetOfVec<Attribute>, CertError> {
         let mut extensions = Vec::new();
         let names = self.alternative_names()?;
@@ -127,12 +129,14 @@ impl LintedCsr {
         SigningInput::Message(self.to_be_signed.clone())
     }
 
-    /// Returns how it is to be signed. The hash is as strong as the key, whatever that of the certificate.
+    /// Returns how it is to be signed. The hash is as strong as the key, whatever that of the
+    /// certificate.
     pub const fn signature_algorithm(&self) -> SignatureAlgorithm {
         self.public_key.spec().default_signing_algorithm()
     }
 
-    /// Completes the request with its signature, which must be one of its own key, and returns it in PEM.
+    /// Completes the request with its signature, which must be one of its own key, and returns it
+    /// in PEM.
     pub fn complete(self, signature: Vec<u8>) -> Result<String, CertError> {
         let algorithm = self.signature_algorithm();
         self.public_key
@@ -204,7 +208,8 @@ struct Algorithm<'a> {
     parameters: Option<AnyRef<'a>>,
 }
 
-/// RFC 4055 section 5, RFC 5758 section 3.2, RFC 8410 section 3. Requests are signed with one of these only.
+/// RFC 4055 section 5, RFC 5758 section 3.2, RFC 8410 section 3. Requests are signed with one of
+/// these only.
 fn algorithm_identifier(algorithm: SignatureAlgorithm) -> Algorithm<'static> {
     let (oid, parameters) = match algorithm {
         SignatureAlgorithm::Ecdsa(Hash::Sha256) => ("1.2.840.10045.4.3.2", None),

@@ -1,5 +1,5 @@
-//! Whether two distinguished names are the same (RFC 5280 section 7.1): the kind of string, the case of letters and
-//! the number of blanks do not count.
+//! Whether two distinguished names are the same (RFC 5280 section 7.1): the kind of string, the
+//! case of letters and the number of blanks do not count.
 
 use der::asn1::BmpString;
 use der::{Encode, Tag, Tagged};
@@ -57,11 +57,12 @@ pub(super) fn text(attribute: &AttributeTypeAndValue) -> Option<String> {
     }
 }
 
-/// Prepares a text for comparison (RFC 4518 section 2): normalised, without regard to case, and with one blank where
-/// there are several.
+/// Prepares a text for comparison (RFC 4518 section 2): normalised, without regard to case, and
+/// with one blank where there are several.
 fn prepared(text: &str) -> String {
     let normal = ComposingNormalizerBorrowed::new_nfkc().normalize(text);
-    // To upper case and back makes one of letters that differ in their lower case only, such as sharp s and ss.
+    // To upper case and back makes one of letters that differ in their lower case only, such as
+    // sharp s and ss.
     let folded: String = normal
         .chars()
         .flat_map(char::to_uppercase)

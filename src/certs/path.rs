@@ -1,10 +1,11 @@
-//! The path from a certificate to its root through a set of others, which is a graph: of one CA there may be several
-//! certificates, of which one is expired, or signed by another CA.
+//! The path from a certificate to its root through a set of others, which is a graph: of one CA
+//! there may be several certificates, of which one is expired, or signed by another CA.
 //!
-//! The search goes up level by level, from the certificate to all its issuers, to all of theirs, and so on, and ends
-//! at the first level with a root. A certificate is reached again only with fewer CAs below it, so the work is bounded
-//! by the square of the number of certificates, and each signature is verified once. A search that follows each path
-//! to its end would take exponential time in a set made for it.
+//! The search goes up level by level, from the certificate to all its issuers, to all of theirs,
+//! and so on, and ends at the first level with a root. A certificate is reached again only with
+//! fewer CAs below it, so the work is bounded by the square of the number of certificates, and each
+//! signature is verified once. A search that follows each path to its end would take exponential
+//! time in a set made for it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -76,7 +77,8 @@ impl Candidate {
         }
     }
 
-    /// Tells whether the two have to do with each other: one issued the other, or they are of one CA or one key.
+    /// Tells whether the two have to do with each other: one issued the other, or they are of one
+    /// CA or one key.
     fn is_related_to(&self, other: &Self) -> bool {
         let same_key = self.public_key.is_some() && self.public_key == other.public_key;
         same_key || self.subject == other.subject || self.names(other) || other.names(self)
@@ -96,7 +98,8 @@ pub(super) struct Path {
 pub(super) struct Graph {
     candidates: Vec<Candidate>,
     checked: HashMap<(usize, usize), SignatureCheck>,
-    /// How many signatures may still be verified. One of P-521, the slowest, takes about a millisecond.
+    /// How many signatures may still be verified. One of P-521, the slowest, takes about a
+    /// millisecond.
     checks_left: u32,
 }
 
@@ -104,8 +107,8 @@ pub(super) struct Graph {
 #[derive(Clone, Copy, Debug)]
 struct Step {
     place: usize,
-    /// How many CAs stand between it and the first certificate that do not issue themselves: these count for
-    /// `pathLenConstraint` (RFC 5280 section 4.2.1.9).
+    /// How many CAs stand between it and the first certificate that do not issue themselves: these
+    /// count for `pathLenConstraint` (RFC 5280 section 4.2.1.9).
     below: usize,
     /// When the first of its issuers expires.
     until: OffsetDateTime,
@@ -153,10 +156,10 @@ impl Graph {
 
     /// Finds the path of a certificate whose issuers are valid at a time.
     ///
-    /// Of several, it is one that ends at a root, the shortest of these, and of these the one whose issuers
-    /// are valid longest. A
-    /// path whose last issuer is not in the set is taken too. Key identifiers are believed at first, as OpenSSL does,
-    /// and when that leads to no root they are not.
+    /// Of several, it is one that ends at a root, the shortest of these, and of these the one whose
+    /// issuers are valid longest. A path whose last issuer is not in the set is taken too. Key
+    /// identifiers are believed at first, as OpenSSL does, and when that leads to no root they are
+    /// not.
     ///
     /// # Errors
     /// When an issuer is in the set, and no issuer of that name is fit to be one; when more than
@@ -271,14 +274,16 @@ impl Graph {
         Ok(self.longest(&steps, ends))
     }
 
-    /// Chooses among paths that end without a root: one that lacks nothing but what is not in the set.
+    /// Chooses among paths that end without a root: one that lacks nothing but what is not in the
+    /// set.
     fn longest(&self, steps: &[Step], mut ends: Vec<usize>) -> Result<Path, Refusal> {
         ends.sort_by_key(|index| {
             let step = steps[*index];
             (step.blocked, Reverse(step.depth), Reverse(step.until))
         });
         let Some(end) = ends.first() else {
-            // All ways lead in a circle, of CAs that have certified each other: each is known already.
+            // All ways lead in a circle, of CAs that have certified each other: each is known
+            // already.
             let deepest = (0..steps.len()).min_by_key(|index| Reverse(steps[*index].depth));
             return Ok(path_to(steps, deepest.unwrap_or_default(), false));
         };
@@ -356,7 +361,8 @@ impl Graph {
         (!is_valid).then_some(Blocked::Expired(place))
     }
 
-    /// Tells whether a path ends at a certificate: it is self-signed, or cannot be told from one that is.
+    /// Tells whether a path ends at a certificate: it is self-signed, or cannot be told from one
+    /// that is.
     fn is_root(&mut self, place: usize) -> Result<bool, Refusal> {
         let is_self_issued = self.candidates[place].is_self_issued();
         Ok(is_self_issued && self.check(place, place)? != SignatureCheck::Wrong)
@@ -401,6 +407,6 @@ fn path_to(steps: &[Step], end: usize, is_complete: bool) -> Path {
     }
 }
 
-/// What a chain of 32 takes, whose certificates name the keys that signed them, and one of nine that share a name and
-/// do not.
+/// What a chain of 32 takes, whose certificates name the keys that signed them, and one of nine
+/// that share a name and do not.
 const SIGNATURE_CHECKS_MAX: u32 = 96;

@@ -103,8 +103,8 @@ impl Member {
     }
 }
 
-/// While a CA renews its root: the old and the new one, each signed by the other as well, with an expired twin, an old
-/// and a renewed certificate of the key, and strangers.
+/// While a CA renews its root: the old and the new one, each signed by the other as well, with an
+/// expired twin, an old and a renewed certificate of the key, and strangers.
 fn cross_signed() -> Vec<(Member, Certificate)> {
     let members = [
         Member::leaf((25, 28)),
@@ -163,7 +163,8 @@ fn all_paths<'a>(
     }
 }
 
-/// Returns the best of all paths: of the newest certificate, the shortest, the one that is valid longest.
+/// Returns the best of all paths: of the newest certificate, the shortest, the one that is valid
+/// longest.
 fn best_path(set: &[&(Member, Certificate)]) -> Option<Vec<Certificate>> {
     let mut found = Vec::new();
     for leaf in set.iter().filter(|one| one.0.subject == "leaf") {

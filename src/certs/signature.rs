@@ -21,8 +21,8 @@ pub(super) enum SignatureCheck {
 
 /// Verifies the signature of a certificate once, with the key of another.
 ///
-/// Our own code does so for the kinds of keys that we keep and for RSASSA-PSS, and webpki for all others. webpki takes
-/// RSA keys of up to 8,192 bits with public exponents of up to 33.
+/// Our own code does so for the kinds of keys that we keep and for RSASSA-PSS, and webpki for all
+/// others. webpki takes RSA keys of up to 8,192 bits with public exponents of up to 33.
 pub(super) fn check(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> SignatureCheck {
     let algorithm = parsed.signature_algorithm();
     // RFC 5280 section 4.1.1.2.
@@ -41,7 +41,8 @@ pub(super) fn check(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> 
     }
 }
 
-/// Tells whether an RSA key has certified itself with SHA-1, as old systems did. A link of a chain is nothing like that.
+/// Tells whether an RSA key has certified itself with SHA-1, as old systems did. A link of a chain
+/// is nothing like that.
 pub(super) fn is_own_with_sha_1(certificate: &Certificate, parsed: &Parsed) -> bool {
     let check = || {
         let algorithm = parsed.signature_algorithm();
@@ -60,14 +61,16 @@ pub(super) fn is_own_with_sha_1(certificate: &Certificate, parsed: &Parsed) -> b
     check() == Some(true)
 }
 
-/// Returns the part of a certificate that is signed, as it was signed: an encoder of ours might write it otherwise.
+/// Returns the part of a certificate that is signed, as it was signed: an encoder of ours might
+/// write it otherwise.
 pub(super) fn to_be_signed(certificate: &Certificate) -> Option<Vec<u8>> {
     let sequence = AnyRef::from_der(certificate.der()).ok()?;
     let mut parts = SliceReader::new(sequence.value()).ok()?;
     Some(parts.tlv_bytes().ok()?.to_vec())
 }
 
-/// Tells whether a key may have made signatures of an algorithm, as far as their families are known.
+/// Tells whether a key may have made signatures of an algorithm, as far as their families are
+/// known.
 fn fits(algorithm: ObjectIdentifier, by: &Parsed) -> bool {
     let family = |oid: ObjectIdentifier| {
         let oid = oid.to_string();
@@ -125,7 +128,8 @@ fn is_signed_by_pss(
     Some(verified.is_ok())
 }
 
-/// Reads the parameters of RSASSA-PSS. None when they are damaged, or name a function that is not known.
+/// Reads the parameters of RSASSA-PSS. None when they are damaged, or name a function that is not
+/// known.
 ///
 /// # Source
 /// RFC 4055 section 3.1, with the defaults of what is left out.
@@ -210,7 +214,8 @@ const HASHES: [(ObjectIdentifier, PssHash); 5] = [
         PssHash::Sha512,
     ),
 ];
-/// How the identifiers of signatures begin, and those of the keys that make them: RSA, ECDSA, Ed25519, Ed448.
+/// How the identifiers of signatures begin, and those of the keys that make them: RSA, ECDSA,
+/// Ed25519, Ed448.
 const FAMILIES: [(&str, &str); 4] = [
     ("1.2.840.113549.1.1.", "1.2.840.113549.1.1.1"),
     ("1.2.840.10045.4.", "1.2.840.10045.2.1"),

@@ -1,4 +1,5 @@
-//! Elliptic curves by their numbers: which curve explicit parameters describe, and points in short form.
+//! Elliptic curves by their numbers: which curve explicit parameters describe, and points in short
+//! form.
 //!
 //! All of it is public, so nothing here has to take the same time for all numbers.
 
@@ -8,7 +9,8 @@ use num_bigint::BigUint;
 
 use super::Curve;
 
-/// Returns the curve that explicit parameters describe, by their numbers and whatever form they are written in.
+/// Returns the curve that explicit parameters describe, by their numbers and whatever form they are
+/// written in.
 ///
 /// # Source
 /// `ECParameters` of RFC 3279 section 2.3.5; curves of FIPS 186-5.
@@ -33,8 +35,8 @@ pub(super) fn curve_of_parameters(parameters: &Any) -> Option<Curve> {
     })
 }
 
-/// Returns a point of a curve in its long form, which begins with 4. None when it is on no such curve, or written
-/// otherwise.
+/// Returns a point of a curve in its long form, which begins with 4. None when it is on no such
+/// curve, or written otherwise.
 ///
 /// # Source
 /// SEC 1 section 2.3.4; the hybrid form, 6 and 7, is that of X9.62.
@@ -55,7 +57,8 @@ pub(super) fn point(curve: Curve, octets: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Computes y of y² = x³ - 3x + b. The primes are 3 modulo 4, so that a root is a power (FIPS 186-5 appendix B.4).
+/// Computes y of y² = x³ - 3x + b. The primes are 3 modulo 4, so that a root is a power (FIPS 186-5
+/// appendix B.4).
 fn y_of(curve: Curve, x: &[u8], is_odd: bool) -> Option<Vec<u8>> {
     let Numbers { prime, b, .. } = &Numbers::of(curve);
     let x = BigUint::from_bytes_be(x);

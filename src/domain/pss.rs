@@ -1,5 +1,6 @@
-//! RSASSA-PSS as others sign with it (RFC 8017 section 8.1.2): a salt of any length, and another hash in the mask than
-//! for the message. aws-lc verifies one salt length for each hash, and no other hash in the mask.
+//! RSASSA-PSS as others sign with it (RFC 8017 section 8.1.2): a salt of any length, and another
+//! hash in the mask than for the message. aws-lc verifies one salt length for each hash, and no
+//! other hash in the mask.
 //!
 //! Keys and signatures are public, so nothing here has to take the same time for all of them.
 
@@ -89,7 +90,8 @@ impl PssParameters {
         }
     }
 
-    /// Checks a signature over a digest with a key of 1024 to 8192 bits, by its numbers, big-endian.
+    /// Checks a signature over a digest with a key of 1024 to 8192 bits, by its numbers,
+    /// big-endian.
     pub fn verify(
         &self,
         modulus: &[u8],

@@ -1,5 +1,6 @@
-//! Public keys as certificates have them: SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7), in all the forms that one
-//! key can have. What is read is always the same for the same key, so that keys are compared by value.
+//! Public keys as certificates have them: SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7), in all
+//! the forms that one key can have. What is read is always the same for the same key, so that keys
+//! are compared by value.
 
 use der::asn1::{ObjectIdentifier, UintRef};
 use der::{Decode, Sequence};

@@ -63,7 +63,8 @@ fn key_pair(algorithm: &str, size: i32) -> NewKeyPairSettings {
     }
 }
 
-/// Has OpenSSL verify the chain that a view shows, from its first certificate to the root in a file.
+/// Has OpenSSL verify the chain that a view shows, from its first certificate to the root in a
+/// file.
 fn openssl_verifies(folder: &Path, certificate_pem: &str, root: &str) {
     fs::write(folder.join("chain.pem"), certificate_pem).unwrap();
     let command = format!("openssl verify -CAfile {root} -untrusted chain.pem chain.pem");
