@@ -1,5 +1,8 @@
 //! Key pairs that come in files, and leave in files, of the programs that others use.
 
+#[path = "import/as_left.rs"]
+mod as_left;
+
 use std::fs;
 use std::path::Path;
 use std::time::Instant;

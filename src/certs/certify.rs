@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use time::OffsetDateTime;
 
-use super::chain::refuse_too_much;
+use super::file::refuse_too_much;
 use super::path::{Candidate, Graph, Path};
 use super::{read, signature};
 use crate::domain::{

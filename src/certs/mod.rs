@@ -8,9 +8,10 @@
 
 mod alternative_names;
 mod certify;
-mod chain;
 mod csr;
+mod dates;
 mod error;
+mod file;
 mod lint;
 mod names;
 mod path;
@@ -19,11 +20,12 @@ mod read;
 mod signature;
 mod signer;
 mod tls;
+mod unread;
 
 pub use certify::{Certified, IgnoredCertificate, certify, certify_by_ca, certify_even_expired};
-pub use chain::read_certificates;
 pub use csr::{CsrProfile, LintedCsr};
 pub use error::CertError;
+pub use file::read_certificates;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
 pub use read::{is_not_for_signatures, is_self_signed, read, subject_and_names};

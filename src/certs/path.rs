@@ -14,6 +14,7 @@ use der::Encode;
 use time::OffsetDateTime;
 
 use super::names::CanonicalName;
+use super::dates;
 use super::read::{self, Parsed, dn};
 use super::signature::{self, SignatureCheck};
 use crate::domain::{Certificate, CertificateValidity, END_OF_TIME, PublicKey, Refusal, Validity};
@@ -40,7 +41,7 @@ impl Candidate {
         let spki = tbs.subject_public_key_info().to_der().ok();
         Ok(Self {
             public_key: spki.and_then(|spki| PublicKey::from_spki_der(&spki).ok()),
-            validity: read::validity(&parsed),
+            validity: dates::validity(certificate.der()),
             subject: CanonicalName::of(tbs.subject()),
             issuer: CanonicalName::of(tbs.issuer()),
             certificate,

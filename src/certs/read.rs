@@ -3,7 +3,6 @@
 use const_oid::AssociatedOid;
 use der::asn1::ObjectIdentifier;
 use der::{Decode, Encode};
-use time::OffsetDateTime;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::certificate::{CertificateInner, Raw, Version};
 use x509_cert::ext::pkix::{
@@ -15,9 +14,10 @@ use x509_cert::spki::AlgorithmIdentifierOwned;
 use super::alternative_names::{AlternativeName, alternative_names};
 use super::names::{self, CanonicalName};
 use super::signature::{self, RSASSA_PSS, SignatureCheck};
+use super::{dates, unread};
 use crate::domain::{
     Certificate, IssuedCertificate, PublicKey, Refusal, Subject, SubjectAlternativeName,
-    SubjectSettings, Validity, Violations, dn_part,
+    SubjectSettings, Violations, dn_part,
 };
 
 /// A certificate as a lenient parser reads it: that others break a rule of RFC 5280 in it is their affair.
@@ -50,7 +50,7 @@ pub(super) fn read_parsed(
             .iter()
             .map(AlternativeName::shown)
             .collect(),
-        validity: validity(parsed).ok_or_else(damaged)?,
+        validity: dates::validity(certificate.der()).ok_or_else(damaged)?,
     })
 }
 
@@ -109,7 +109,7 @@ pub(super) fn parse(certificate: &Certificate) -> Result<Parsed, Refusal> {
 
 /// Does the same with the bytes of a certificate.
 pub(super) fn parse_der(der: &[u8]) -> Result<Parsed, Refusal> {
-    let parsed = Parsed::from_der(der).map_err(|_| damaged())?;
+    let parsed = Parsed::from_der(&dates::from_1970_on(der)).map_err(|_| unread::refusal(der))?;
     let serial_number = parsed.tbs_certificate().serial_number().as_bytes().len();
     match serial_number {
         ..=SERIAL_NUMBER_BYTES_MAX => Ok(parsed),
@@ -227,19 +227,6 @@ fn decimal(bytes: &[u8]) -> String {
         digits.push('-');
     }
     digits.iter().rev().collect()
-}
-
-/// Returns the validity of a certificate. None when its dates cannot be told.
-pub(super) fn validity(parsed: &Parsed) -> Option<Validity> {
-    let validity = parsed.tbs_certificate().validity();
-    let time = |time: x509_cert::time::Time| {
-        let seconds = i64::try_from(time.to_unix_duration().as_secs()).ok()?;
-        OffsetDateTime::from_unix_timestamp(seconds).ok()
-    };
-    Some(Validity {
-        not_before: time(validity.not_before)?,
-        not_after: time(validity.not_after)?,
-    })
 }
 
 /// Returns the name on the wire of what a certificate is signed with.

@@ -6,16 +6,20 @@
 
 mod encryption;
 mod error;
-mod pem;
+mod open;
 mod pkcs12;
 mod private_key;
+mod rsa;
+mod write_pem;
 
 pub use error::KeyFileError;
-pub use pem::write_pem;
 pub use pkcs12::write_pkcs12;
+pub use write_pem::write_pem;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::domain::contents::Contents;
+use crate::domain::pem::{self, Part, PemError};
 use crate::domain::{Certificate, PrivateKey, Refusal};
 
 /// The kinds of key files.
@@ -42,14 +46,6 @@ impl KeyFileFormat {
             .into_iter()
             .find(|format| format.name() == name)
             .ok_or_else(|| Refusal::of(name, "must be PKCS12 or PEM"))
-    }
-
-    /// Tells what a file is: PKCS#12 is a SEQUENCE in DER or BER, and PEM is text.
-    fn of(file: &[u8]) -> Self {
-        match file.first() {
-            Some(0x30) => Self::Pkcs12,
-            _ => Self::Pem,
-        }
     }
 }
 
@@ -81,26 +77,13 @@ pub fn read(
             file.len()
         )));
     }
-    if file.starts_with(&JKS_MAGIC) {
-        return Err(KeyFileError::file(
-            "is a Java keystore (JKS); convert it with `keytool -importkeystore -srckeystore OLD -destkeystore NEW -deststoretype PKCS12`".to_owned(),
-        ));
+    if let Some((_, sentence)) = FOREIGN.iter().find(|(magic, _)| file.starts_with(magic)) {
+        return Err(KeyFileError::file((*sentence).to_owned()));
     }
-    let found = KeyFileFormat::of(file);
-    if let Some(wanted) = format.filter(|wanted| *wanted != found) {
-        return Err(KeyFileError::Refused(
-            "format",
-            Refusal::new(format!(
-                "is {}, and the file is {}; leave it out to have it found out",
-                wanted.name(),
-                found.name()
-            )),
-        ));
-    }
-    let read = match found {
-        KeyFileFormat::Pem => pem::read(file, password.expose_secret())?,
-        KeyFileFormat::Pkcs12 => pkcs12::read(file, password.expose_secret())?,
-    };
+    let parts = pem::parts(file);
+    refuse_other_format(file, &parts, format)?;
+    let parts = parts.map_err(not_read)?;
+    let read = open::open(&parts, password.expose_secret())?;
     match read.certificates.len() {
         0 => Err(KeyFileError::file(
             "has no certificate; add the one of the key, behind the key in a PEM file".to_owned(),
@@ -109,6 +92,49 @@ pub fn read(
         count => Err(KeyFileError::file(format!(
             "has {count} certificates, and may have {CERTIFICATES_MAX}"
         ))),
+    }
+}
+
+/// Refuses a file of another format than the caller named. PKCS#12 in base64 is both.
+fn refuse_other_format(
+    file: &[u8],
+    parts: &Result<Vec<Part>, PemError>,
+    wanted: Option<KeyFileFormat>,
+) -> Result<(), KeyFileError> {
+    let found = match parts.as_deref() {
+        Ok([part]) if Contents::of(part) == Contents::Pkcs12 => match file.first() {
+            Some(0x30) if part.label.is_empty() => KeyFileFormat::Pkcs12,
+            _ => return Ok(()),
+        },
+        Ok([part]) if part.label.is_empty() => return Ok(()),
+        Ok(_) => KeyFileFormat::Pem,
+        Err(_) if file.first() == Some(&0x30) => KeyFileFormat::Pkcs12,
+        Err(_) => KeyFileFormat::Pem,
+    };
+    match wanted.filter(|wanted| *wanted != found) {
+        None => Ok(()),
+        Some(wanted) => Err(KeyFileError::Refused(
+            "format",
+            Refusal::new(format!(
+                "is {}, and the file is {}; leave it out to have it found out",
+                wanted.name(),
+                found.name()
+            )),
+        )),
+    }
+}
+
+fn not_read(error: PemError) -> KeyFileError {
+    match error {
+        PemError::Neither => KeyFileError::Unreadable(
+            "fileData",
+            Refusal::new("is neither PKCS#12 nor PEM, or is damaged"),
+        ),
+        PemError::NotWhole => KeyFileError::damaged("it is not PKCS#12"),
+        PemError::NoEnd => KeyFileError::damaged("a block has no end"),
+        PemError::TooManyBlocks => {
+            KeyFileError::file(format!("has more than {} blocks", pem::BLOCKS_MAX))
+        }
     }
 }
 
@@ -144,8 +170,25 @@ fn password_too_long() -> Refusal {
 
 /// Far more than a key and a chain of any size take.
 const FILE_LEN_MAX: usize = 64 * 1024;
-/// What files of Java's own format begin with.
-const JKS_MAGIC: [u8; 4] = [0xfe, 0xed, 0xfe, 0xed];
+/// What files of other programs begin with, and what to do with them.
+const FOREIGN: [(&[u8], &str); 4] = [
+    (
+        b"\xfe\xed\xfe\xed",
+        "is a Java keystore (JKS); convert it with `keytool -importkeystore -srckeystore OLD -destkeystore NEW -deststoretype PKCS12`",
+    ),
+    (
+        b"\xce\xce\xce\xce",
+        "is a Java keystore (JCEKS); convert it with `keytool -importkeystore -srckeystore OLD -srcstoretype JCEKS -destkeystore NEW -deststoretype PKCS12`",
+    ),
+    (
+        b"PuTTY-User-Key-File-",
+        "is a key file of PuTTY; export the key from PuTTYgen as an OpenSSH key, and convert that with `ssh-keygen -p -m PKCS8`",
+    ),
+    (
+        b"SQLite format 3\0",
+        "is a database, such as NSS keeps keys in; export the key with `pk12util -o NEW -n NAME -d FOLDER`",
+    ),
+];
 const CERTIFICATES_MAX: usize = 32;
 const PASSWORD_LEN_MIN: usize = 8;
 const PASSWORD_BYTES_MAX: usize = 1024;

@@ -1,6 +1,8 @@
 //! The key derivation of PKCS#12 itself (RFC 7292 appendices B and C): of its MAC, and of what programs encrypted with
 //! before PBES2.
 
+use std::cell::Cell;
+
 use aws_lc_rs::{digest, hmac};
 use cbc::Decryptor;
 use cbc::cipher::block_padding::Pkcs7;
@@ -9,13 +11,19 @@ use des::{TdesEde2, TdesEde3};
 use rc2::Rc2;
 use zeroize::Zeroizing;
 
-/// A password, in both forms that the keys of a file are derived from.
+/// A password, in the forms that the keys of a file are derived from.
 pub(super) struct Password<'a> {
     /// As it was given.
     pub(super) text: &'a str,
     /// A `BMPString` with a zero behind it (appendix B.1).
     bmp: Zeroizing<Vec<u8>>,
+    /// Whether the MAC was made without even the zero at the end of the empty password.
+    is_none: Cell<bool>,
 }
+
+/// One form of a password, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct PasswordForm<'a>(&'a [u8]);
 
 impl<'a> Password<'a> {
     /// Makes the form of PKCS#12 itself: once for a file, which may have many keys.
@@ -25,7 +33,28 @@ impl<'a> Password<'a> {
         for unit in text.encode_utf16().chain([0]) {
             bmp.extend_from_slice(&unit.to_be_bytes());
         }
-        Self { text, bmp }
+        Self {
+            text,
+            bmp,
+            is_none: Cell::new(false),
+        }
+    }
+
+    /// Returns the forms to be tried in turn. Where there is no password, some programs derive keys
+    /// from the zero at the end of the empty one, and others from no bytes at all. The one that the
+    /// MAC was made with comes first, so that the other one is seldom work.
+    pub(super) fn forms(&self) -> impl Iterator<Item = PasswordForm<'_>> {
+        let (empty, none) = (PasswordForm(&self.bmp), PasswordForm(&[]));
+        let (first, second) = match self.is_none.get() {
+            true => (none, empty),
+            false => (empty, none),
+        };
+        std::iter::once(first).chain(self.text.is_empty().then_some(second))
+    }
+
+    /// Notes the form that a MAC was made with.
+    pub(super) fn prefer(&self, form: PasswordForm<'_>) {
+        self.is_none.set(form.0.is_empty());
     }
 }
 
@@ -34,7 +63,7 @@ pub(super) fn is_mac(
     hash: &[u8],
     mac: &[u8],
     data: &[u8],
-    password: &Password<'_>,
+    password: PasswordForm<'_>,
     salt: &[u8],
     iterations: u32,
 ) -> Option<bool> {
@@ -57,7 +86,7 @@ pub(super) fn is_mac(
 /// Derives a key from a password (appendix B.2), for a purpose, which is the ID of appendix B.3.
 fn derive(
     hash: &'static digest::Algorithm,
-    password: &Password<'_>,
+    PasswordForm(password): PasswordForm<'_>,
     salt: &[u8],
     purpose: u8,
     iterations: u32,
@@ -66,10 +95,10 @@ fn derive(
     let block = hash.block_len();
     let filled = |part: &[u8]| block * part.len().div_ceil(block);
     // With room for all, both: see above.
-    let room = block + filled(salt) + filled(&password.bmp);
+    let room = block + filled(salt) + filled(password);
     let mut input = Zeroizing::new(Vec::<u8>::with_capacity(room));
     input.resize(block, purpose);
-    for part in [salt, &password.bmp] {
+    for part in [salt, password] {
         input.extend(part.iter().cycle().take(filled(part)));
     }
     let mut derived = Zeroizing::new(Vec::<u8>::with_capacity(length + hash.output_len()));
@@ -127,7 +156,7 @@ impl Cipher {
     pub(super) fn decrypt(
         self,
         data: &[u8],
-        password: &Password<'_>,
+        password: PasswordForm<'_>,
         salt: &[u8],
         iterations: u32,
     ) -> Option<Zeroizing<Vec<u8>>> {

@@ -1,6 +1,7 @@
 //! PKCS#12 (RFC 7292).
 
 mod legacy;
+mod pbmac1;
 mod read;
 mod write;
 

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::check_password;
 use super::legacy::{Cipher, Password, is_mac};
+use super::pbmac1::{PBMAC1, Pbmac1};
 use crate::domain::ber::{CONTEXT_0, Element, Elements, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
 use crate::domain::{Certificate, PrivateKey};
 use crate::keyfiles::encryption::{Work, decrypt_pbes2};
@@ -61,18 +62,17 @@ fn authenticated_safe(
     }
     let mac = pfx.take(SEQUENCE).and_then(MacData::of);
     let mac = mac.ok_or_else(not_pkcs12)?;
-    work.take(mac.iterations)?;
-    let (hash, salt, iterations) = (mac.hash, &mac.salt, mac.iterations);
-    match is_mac(hash, &mac.digest, &safe, password, salt, iterations) {
-        Some(true) => Ok(Zeroizing::new(safe.into_owned())),
-        Some(false) => Err(KeyFileError::password()),
-        None => Err(unsupported()),
+    match mac.is_right(&safe, password, work)? {
+        true => Ok(Zeroizing::new(safe.into_owned())),
+        false => Err(KeyFileError::password()),
     }
 }
 
 /// `MacData`.
 struct MacData<'a> {
     hash: &'a [u8],
+    /// What PBMAC1 has beside its name.
+    parameters: Option<Element<'a>>,
     digest: Vec<u8>,
     salt: Vec<u8>,
     iterations: u32,
@@ -82,9 +82,10 @@ impl<'a> MacData<'a> {
     fn of(element: Element<'a>) -> Option<Self> {
         let mut parts = element.parts();
         let mut info = parts.take(SEQUENCE)?.parts();
-        let algorithm = info.take(SEQUENCE)?;
+        let mut algorithm = info.take(SEQUENCE)?.parts();
         Some(Self {
-            hash: algorithm.parts().take(OBJECT_IDENTIFIER)?.contents,
+            hash: algorithm.take(OBJECT_IDENTIFIER)?.contents,
+            parameters: algorithm.next(),
             digest: info.take_octets()?.into_owned(),
             salt: parts.take_octets()?.into_owned(),
             iterations: match parts.is_empty() {
@@ -92,6 +93,31 @@ impl<'a> MacData<'a> {
                 false => parts.take(INTEGER)?.number()?,
             },
         })
+    }
+
+    /// Tells whether it is that of what it protects.
+    fn is_right(
+        &self,
+        safe: &[u8],
+        password: &Password<'_>,
+        work: &mut Work,
+    ) -> Result<bool, KeyFileError> {
+        if self.hash == PBMAC1 {
+            let pbmac1 = self.parameters.and_then(Pbmac1::read);
+            let pbmac1 = pbmac1.ok_or_else(unsupported)?;
+            work.take(pbmac1.iterations.get())?;
+            return Ok(pbmac1.is_mac(&self.digest, safe, password.text));
+        }
+        for form in password.forms() {
+            work.take(self.iterations)?;
+            let (hash, salt) = (self.hash, &self.salt);
+            let is_right = is_mac(hash, &self.digest, safe, form, salt, self.iterations);
+            if is_right.ok_or_else(unsupported)? {
+                password.prefer(form);
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -177,9 +203,15 @@ impl Encrypted {
         let salt = parameters.take_octets().ok_or_else(undecodable)?;
         let iterations = parameters.take(INTEGER).and_then(Element::number);
         let iterations = iterations.ok_or_else(undecodable)?;
-        work.take(iterations)?;
-        let decrypted = cipher.decrypt(&self.data, password, &salt, iterations);
-        decrypted.ok_or_else(KeyFileError::password)
+        for form in password.forms() {
+            work.take(iterations)?;
+            let decrypted = cipher.decrypt(&self.data, form, &salt, iterations);
+            // Under another key the padding is right once in 256 times.
+            if let Some(plain) = decrypted.filter(|plain| whole(plain).is_ok()) {
+                return Ok(plain);
+            }
+        }
+        Err(KeyFileError::password())
     }
 }
 

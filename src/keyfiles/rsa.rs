@@ -1,0 +1,218 @@
+//! RSA keys as others wrote them: with all their numbers, or with those alone from which the rest
+//! can be computed.
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
+use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
+use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
+use crypto_bigint::{BoxedUint, ConcatenatingMul, Gcd, Resize};
+use der::Encode;
+use der::asn1::OctetStringRef;
+use pkcs8::PrivateKeyInfoRef;
+use zeroize::Zeroizing;
+
+use super::KeyFileError;
+use super::private_key::{RSA_ENCRYPTION, not_a_key, wiped};
+use crate::domain::ber::{Elements, INTEGER, SEQUENCE};
+use crate::domain::{KeyAlgorithm, KeySpec, PrivateKey, PublicKey};
+
+/// Reads an `RSAPrivateKey` (RFC 8017 appendix A.1.2). aws-lc checks that its numbers belong
+/// together.
+pub(super) fn from_pkcs1(der: &[u8]) -> Result<PrivateKey, KeyFileError> {
+    let numbers = Numbers::read(der).ok_or_else(|| KeyFileError::damaged("the private key"))?;
+    if numbers.has_other_primes {
+        return Err(KeyFileError::file(
+            "has an RSA key of more than two primes, which neither tokens nor this program sign with; make a new key".to_owned(),
+        ));
+    }
+    let bits = numbers.modulus().bit_width_vartime();
+    let spec = i32::try_from(bits).ok();
+    let spec = spec.and_then(|bits| KeyAlgorithm::Rsa.known_spec(bits));
+    let spec = spec.ok_or_else(|| {
+        KeyFileError::file(format!(
+            "has an RSA key of {bits} bits, and must have one of 2048, 3072 or 4096"
+        ))
+    })?;
+    numbers.refuse_exponent()?;
+    if spec.is_weak() {
+        return weak(spec, der, &numbers).ok_or_else(not_a_key);
+    }
+    let pair = RsaKeyPair::from_der(der).ok();
+    let pair = pair.or_else(|| numbers.complete()).ok_or_else(not_a_key)?;
+    let public_key = PublicKey::new(spec, pair.public_key().as_ref());
+    let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| not_a_key())?;
+    Ok(PrivateKey::new(public_key, wiped(pkcs8.as_ref())))
+}
+
+/// Reads an RSA key that aws-lc does not take. Whether its numbers belong together is seen when it
+/// signs.
+fn weak(spec: KeySpec, der: &[u8], numbers: &Numbers<'_>) -> Option<PrivateKey> {
+    let public_key = PublicKey::rsa(spec, numbers.number(N), numbers.number(E))?;
+    let info = PrivateKeyInfoRef::new(
+        pkcs8::AlgorithmIdentifierRef {
+            oid: RSA_ENCRYPTION,
+            parameters: Some(der::AnyRef::NULL),
+        },
+        OctetStringRef::new(der).ok()?,
+    );
+    let pkcs8 = Zeroizing::new(info.to_der().ok()?);
+    Some(PrivateKey::new(public_key, pkcs8))
+}
+
+/// The numbers of a key, big-endian, in the order of the standard. Those that are not there are
+/// empty.
+struct Numbers<'a> {
+    /// From the modulus on.
+    numbers: Vec<&'a [u8]>,
+    has_other_primes: bool,
+}
+
+impl<'a> Numbers<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let mut elements = Elements::of(der);
+        let mut parts = elements.take(SEQUENCE)?.parts();
+        let version = parts.take(INTEGER)?.number()?;
+        let mut numbers = Vec::new();
+        let mut has_other_primes = version == 1;
+        while !parts.is_empty() {
+            let part = parts.next()?;
+            match part.tag {
+                INTEGER if numbers.len() < COUNT => {
+                    // Some programs leave out the zero that tells a large number from a negative
+                    // one.
+                    let zeros = part.contents.iter().take_while(|byte| **byte == 0).count();
+                    numbers.push(&part.contents[zeros..]);
+                }
+                _ => has_other_primes = true,
+            }
+        }
+        let is_whole = elements.is_empty() && numbers.len() > D && !numbers[N].is_empty();
+        is_whole.then_some(Self {
+            numbers,
+            has_other_primes,
+        })
+    }
+
+    fn number(&self, index: usize) -> &'a [u8] {
+        self.numbers.get(index).copied().unwrap_or_default()
+    }
+
+    fn modulus(&self) -> BoxedUint {
+        BoxedUint::from_be_slice_vartime(self.number(N))
+    }
+
+    /// Refuses a public exponent that aws-lc takes for no key of its own.
+    fn refuse_exponent(&self) -> Result<(), KeyFileError> {
+        let exponent = self.number(E);
+        let bits = BoxedUint::from_be_slice_vartime(exponent).bit_width_vartime();
+        let is_odd = exponent.last().is_some_and(|byte| byte % 2 == 1);
+        match (bits, is_odd) {
+            (2..=EXPONENT_BITS_MAX, true) => Ok(()),
+            (..=EXPONENT_BITS_MAX, _) => Err(KeyFileError::file(
+                "has an RSA key whose public exponent is even, or less than 3".to_owned(),
+            )),
+            (bits, _) => Err(KeyFileError::file(format!(
+                "has an RSA key with a public exponent of {bits} bits, and may have one of {EXPONENT_BITS_MAX}, such as 65537"
+            ))),
+        }
+    }
+
+    /// Computes what is missing: the exponents and the coefficient of the Chinese remainder
+    /// theorem, and the primes (RFC 8017 section 3.2).
+    fn complete(&self) -> Option<RsaKeyPair> {
+        let bits = u32::try_from(8 * self.number(N).len()).ok()?;
+        let read = |bytes| BoxedUint::from_be_slice(bytes, bits).ok();
+        let d = Zeroizing::new(read(self.number(D))?);
+        let (p, q) = match (self.number(P), self.number(Q)) {
+            (&[], _) | (_, &[]) => self.factor(&d)?,
+            (p, q) => (read(p)?, read(q)?),
+        };
+        let (p, q) = (Zeroizing::new(p), Zeroizing::new(q));
+        let exponent = |prime: &BoxedUint| {
+            let less_one = prime.wrapping_sub(BoxedUint::one());
+            let exponent = d.rem(&Option::from(less_one.into_nz())?);
+            Some(Zeroizing::new(exponent.to_be_bytes()))
+        };
+        let given_or = |index, computed: Option<Zeroizing<Box<[u8]>>>| match self.number(index) {
+            &[] => computed,
+            given => Some(Zeroizing::new(given.into())),
+        };
+        let coefficient = || {
+            let inverse: Option<BoxedUint> = q.invert_odd_mod(&Option::from(p.to_odd())?).into();
+            Some(Zeroizing::new(inverse?.to_be_bytes()))
+        };
+        RsaKeyPair::from_components(&KeyPairComponents {
+            public_key: PublicKeyComponents {
+                n: wiped(self.number(N)),
+                e: wiped(self.number(E)),
+            },
+            d: Zeroizing::new(d.to_be_bytes()),
+            p: Zeroizing::new(p.to_be_bytes()),
+            q: Zeroizing::new(q.to_be_bytes()),
+            dP: given_or(DP, exponent(&p))?,
+            dQ: given_or(DQ, exponent(&q))?,
+            qInv: given_or(Q_INVERSE, coefficient())?,
+        })
+        .ok()
+    }
+
+    /// Finds the primes by a root of one (NIST SP 800-56B revision 2, appendix C).
+    ///
+    /// Numbers that do not belong together cost one exponentiation.
+    fn factor(&self, d: &BoxedUint) -> Option<(BoxedUint, BoxedUint)> {
+        let modulus = self.modulus();
+        let exponent = BoxedUint::from_be_slice_vartime(self.number(E));
+        let product = Zeroizing::new(
+            d.concatenating_mul(&exponent)
+                .wrapping_sub(BoxedUint::one()),
+        );
+        let halvings = product.trailing_zeros();
+        let odd = Zeroizing::new(product.overflowing_shr_vartime(halvings)?);
+        let params = BoxedMontyParams::new(Option::from(modulus.to_odd())?);
+        let one = BoxedMontyForm::one(&params);
+        let minus_one = one.neg();
+        for base in BASES {
+            let base = BoxedUint::from(base).resize(modulus.bits_precision());
+            let mut root = BoxedMontyForm::new(base, &params).pow(&odd);
+            if root == one || root == minus_one {
+                continue;
+            }
+            for _ in 0..halvings {
+                let square = root.square();
+                if square == one {
+                    let less_one = root.sub(&one).retrieve();
+                    let p = modulus.gcd(&less_one);
+                    let q = modulus.wrapping_div(&Option::from(p.to_nz())?);
+                    return Some((p, q));
+                }
+                root = square;
+                if root == minus_one {
+                    break;
+                }
+            }
+            if root != minus_one {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+/// Where the numbers are.
+const N: usize = 0;
+const E: usize = 1;
+const D: usize = 2;
+const P: usize = 3;
+const Q: usize = 4;
+const DP: usize = 5;
+const DQ: usize = 6;
+const Q_INVERSE: usize = 7;
+const COUNT: usize = 8;
+/// What aws-lc takes.
+const EXPONENT_BITS_MAX: u32 = 33;
+/// Half of all numbers find the primes: that none of these does has a chance of one in four
+/// thousand million.
+const BASES: [u32; 32] = [
+    2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
+    101, 103, 107, 109, 113, 127, 131,
+];
