@@ -282,11 +282,11 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
                 sealed: store.sealed_key(current.key_ref).await.unwrap(),
             };
             let signed = local
-                .sign(&stored, current.signature_algorithm(), &a_message())
+                .sign(&stored, current.signing_algorithm, &a_message())
                 .unwrap();
             current
                 .public_key
-                .verify(current.signature_algorithm(), &a_message(), &signed)
+                .verify(current.signing_algorithm, &a_message(), &signed)
                 .unwrap();
         } else {
             std::fs::write(&key, current.public_key.pem()).unwrap();

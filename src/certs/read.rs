@@ -17,7 +17,7 @@ use super::signature::{self, RSASSA_PSS, SignatureCheck};
 use super::{dates, unread};
 use crate::domain::{
     Certificate, IssuedCertificate, PublicKey, Refusal, Subject, SubjectAlternativeName,
-    SubjectSettings, Violations, dn_part,
+    SubjectSettings, Violations, dn_part, printable,
 };
 
 /// A certificate as a lenient parser reads it: that others break a rule of RFC 5280 in it is their affair.
@@ -48,7 +48,7 @@ pub(super) fn read_parsed(
         issuer_dn: dn(tbs.issuer()),
         subject_alternative_names: alternative_names(parsed)
             .iter()
-            .map(AlternativeName::shown)
+            .map(|name| printable(&name.shown()))
             .collect(),
         validity: dates::validity(certificate.der()).ok_or_else(damaged)?,
     })
@@ -176,19 +176,11 @@ fn part(attribute: &AttributeTypeAndValue) -> String {
     let name = name.map_or_else(|| attribute.oid.to_string(), |(_, name)| (*name).to_owned());
     let text = names::text(attribute);
     match text {
-        Some(text) => dn_part(&name, &text.chars().flat_map(printable).collect::<String>()),
+        Some(text) => dn_part(&name, &printable(&text)),
         None => format!(
             "{name}=#{}",
             hex(&attribute.value.to_der().unwrap_or_default())
         ),
-    }
-}
-
-/// Escapes what would break out of a line.
-fn printable(character: char) -> Vec<char> {
-    match character.is_control() {
-        true => character.escape_unicode().collect(),
-        false => vec![character],
     }
 }
 

@@ -11,6 +11,7 @@ use super::Context;
 use super::connect::Daemon;
 use super::error::Failure;
 use super::output::{Output, cell, time};
+use super::printable::printable_json;
 use crate::proto::{
     CertificateValidity, CryptoProviderState, CryptoProviderStatus, KeyPairFilter,
     ListCryptoProvidersRequest, ListSigningKeyPairsRequest, MissingAlgorithm,
@@ -108,11 +109,8 @@ impl Context<'_> {
                     json
                 })
                 .collect();
-            writeln!(
-                self.out,
-                "{:#}",
-                json!({"well": wrong == 0, "findings": checks})
-            )?;
+            let json = json!({"well": wrong == 0, "findings": checks});
+            writeln!(self.out, "{}", printable_json(&format!("{json:#}")))?;
             return Ok(());
         }
         let mut rows = Vec::new();

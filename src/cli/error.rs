@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::output::Output;
-use super::printable::printable;
+use super::printable::{printable, printable_json};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -84,7 +84,10 @@ impl Failure {
     pub(super) fn write(&self, err: &mut dyn Write, output: Output) -> io::Result<()> {
         match (output, self) {
             (_, Self::NotValid | Self::NotWell) => Ok(()),
-            (Output::Json, Self::Refused(status)) => writeln!(err, "{:#}", refused_json(status)),
+            (Output::Json, Self::Refused(status)) => {
+                let json = format!("{:#}", refused_json(status));
+                writeln!(err, "{}", printable_json(&json))
+            }
             (Output::Json, _) => {
                 let reason = match self {
                     Self::Usage(_) => "USAGE",
@@ -92,14 +95,11 @@ impl Failure {
                     Self::NotConfirmed(_) => "NOT_CONFIRMED",
                     _ => "CLIENT",
                 };
-                writeln!(
-                    err,
-                    "{:#}",
-                    json!({"reason": reason, "message": self.sentence()})
-                )
+                let json = json!({"reason": reason, "message": self.sentence()});
+                writeln!(err, "{}", printable_json(&format!("{json:#}")))
             }
             (Output::Table, Self::Refused(status)) => write_refused(err, status),
-            (Output::Table, _) => writeln!(err, "keypairctl: {}", self.sentence()),
+            (Output::Table, _) => writeln!(err, "keypairctl: {}", printable(&self.sentence())),
         }
     }
 

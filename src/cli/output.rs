@@ -11,7 +11,7 @@ use time::macros::format_description;
 
 use super::Context;
 use super::error::Failure;
-use super::printable::printable;
+use super::printable::{printable, printable_json};
 use crate::proto::{
     CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, GenerationState, KeyPairView,
 };
@@ -30,7 +30,7 @@ impl Context<'_> {
     /// RFC 3339. What is absent is left out.
     pub(super) fn json(&mut self, name: &str, message: &impl Message) -> Result<(), Failure> {
         let json = to_json(name, message).map_err(Failure::Answer)?;
-        writeln!(self.out, "{json}")?;
+        writeln!(self.out, "{}", printable_json(&json))?;
         Ok(())
     }
 

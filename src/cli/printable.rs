@@ -3,12 +3,13 @@
 //! A certificate that was imported may have anything in its names, and what answers at the address may
 //! not be keypaird at all.
 
-/// Returns a text in which control characters, and those that change the direction of text, are
-/// escaped.
+use std::fmt::Write as _;
+
+/// Returns a text in which every character that shows nothing of its own is escaped.
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match is_harmful(character) {
+        match is_unprintable(character) {
             true => shown.extend(character.escape_unicode()),
             false => shown.push(character),
         }
@@ -16,19 +17,56 @@ pub(super) fn printable(text: &str) -> String {
     shown
 }
 
-/// The characters with the property `Bidi_Control`, and the separators of lines and paragraphs
-/// (Unicode Standard Annex #9).
-fn is_harmful(character: char) -> bool {
+/// Returns a JSON text in which the same characters are escaped as JSON does: a terminal obeys
+/// those that JSON leaves as they are, such as C1, and a program reads the same text. Line ends are
+/// of the text itself; within strings they are escaped.
+pub(super) fn printable_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character != '\n' && is_unprintable(character) {
+            true => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    // Writing to a text does not fail.
+                    let _ = write!(shown, "\\u{unit:04x}");
+                }
+            }
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Tells whether a character shows nothing of its own: those of the general categories Cc (C0, DEL
+/// and C1), Cf (which change the direction of text, or join and separate what is around them), Zl
+/// and Zp.
+///
+/// # Source
+/// The general categories of the Unicode Standard, version 15.
+fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
-            '\u{61c}'
-                | '\u{200e}'
-                | '\u{200f}'
-                | '\u{2028}'
-                | '\u{2029}'
-                | '\u{202a}'..='\u{202e}'
-                | '\u{2066}'..='\u{2069}'
+            '\u{ad}'
+                | '\u{600}'..='\u{605}'
+                | '\u{61c}'
+                | '\u{6dd}'
+                | '\u{70f}'
+                | '\u{890}'..='\u{891}'
+                | '\u{8e2}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{2064}'
+                | '\u{2066}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{110bd}'
+                | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0001}'
+                | '\u{e0020}'..='\u{e007f}'
         )
 }
 
@@ -42,8 +80,25 @@ mod tests {
             ("CN=Zürich 東京, O=Acme", "CN=Zürich 東京, O=Acme"),
             ("a\u{1b}[2Jb\r\nc\u{9b}", "a\\u{1b}[2Jb\\u{d}\\u{a}c\\u{9b}"),
             ("x\u{202e}gpj.exe", "x\\u{202e}gpj.exe"),
+            ("a\u{2028}b\u{200b}\u{7f}", "a\\u{2028}b\\u{200b}\\u{7f}"),
+            ("\u{e0041}\u{feff}", "\\u{e0041}\\u{feff}"),
         ] {
             assert_eq!(printable(text), expected);
         }
+    }
+
+    #[test]
+    fn json_on_a_terminal_steers_nothing_and_reads_as_before() {
+        let value =
+            serde_json::json!({"name": "a\u{1b}\u{9b}2J\u{202e}\u{e0041}\n東", "list": [1, 2]});
+        let shown = printable_json(&format!("{value:#}"));
+        assert!(
+            !shown.chars().any(|c| c != '\n' && is_unprintable(c)),
+            "{shown}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
+        );
     }
 }

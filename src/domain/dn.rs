@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Refusal, Violations};
+use super::{Refusal, Violations, is_unprintable};
 
 /// The kinds of part a subject can have (X.520).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,9 @@ impl DnField {
         }
         if value.chars().any(char::is_control) {
             return Err(Refusal::new("must not contain control characters"));
+        }
+        if let Some(unseen) = value.chars().find(|c| is_unprintable(*c)) {
+            return Err(Refusal::unseen(unseen));
         }
         Ok(value.to_owned())
     }
@@ -297,7 +300,18 @@ mod tests {
                     len_max + 1
                 )
             );
-            for bad in ["", "  ", "a\0b", "a\nb", "\u{7f}"] {
+            for bad in [
+                "",
+                "  ",
+                "a\0b",
+                "a\nb",
+                "\u{7f}",
+                "a\u{9b}b",
+                "a\u{202e}b",
+                "a\u{2028}b",
+                "a\u{200b}b",
+                "a\u{feff}b",
+            ] {
                 assert!(field.check(bad).is_err(), "{field:?} {bad:?}");
             }
         }

@@ -18,6 +18,7 @@ mod labels;
 mod list;
 mod origin;
 pub(crate) mod pem;
+mod printable;
 mod private_key;
 mod provider;
 mod pss;
@@ -44,6 +45,7 @@ pub use key_pair::{
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
 pub use origin::{Origin, Peer};
+pub use printable::{is_unprintable, printable};
 pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
 pub use pss::{PssHash, PssParameters};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use fluent_uri::Iri;
 
-use super::{Refusal, Violations};
+use super::{Refusal, Violations, is_unprintable};
 
 /// A name of the subject beside its distinguished name (RFC 5280 section 4.2.1.6).
 ///
@@ -32,6 +32,12 @@ impl SubjectAlternativeName {
             return Err(Refusal::new(format!(
                 "must have at most {NAME_LEN_MAX} bytes"
             )));
+        }
+        // Those that join letters belong to the spelling of some domain names, and are not in their
+        // A-labels.
+        let is_refused = |c: &char| is_unprintable(*c) && !matches!(c, '\u{200c}' | '\u{200d}');
+        if let Some(unseen) = text.chars().find(is_refused) {
+            return Err(Refusal::unseen(unseen));
         }
         for (prefix, parse) in PREFIXES {
             if let Some(named) = strip_prefix_ignore_case(text, prefix) {
@@ -314,6 +320,11 @@ mod tests {
             "URI:urn:",
             "xn--a.example",
             "a\0.example",
+            "a\u{1b}.example",
+            "https://a.example/\u{202e}x",
+            "https://a.example/\u{2028}x",
+            "urn:a\u{200b}b",
+            "email:a\u{9b}@a.example",
             &"a".repeat(64),
             &format!("{}.example", "a.".repeat(130)),
             &"x".repeat(5000),

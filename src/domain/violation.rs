@@ -26,6 +26,14 @@ impl Refusal {
     pub fn of(value: &str, sentence: impl fmt::Display) -> Self {
         Self(Cow::Owned(format!("{} {sentence}", quoted(value))))
     }
+
+    /// Refuses a value for a character that shows nothing of its own.
+    pub fn unseen(character: char) -> Self {
+        let code = u32::from(character);
+        Self(Cow::Owned(format!(
+            "must not contain the character U+{code:04X}, which cannot be seen"
+        )))
+    }
 }
 
 impl fmt::Display for Refusal {

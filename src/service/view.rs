@@ -2,7 +2,7 @@
 
 use crate::domain::{
     CertificateValidity, Clock, KeyPair, KeyPairGeneration, KeyPairTemplate, Lifecycle,
-    ProviderKind, ProviderPolicy, Validity,
+    ProviderKind, ProviderPolicy, Validity, is_unprintable, printable,
 };
 
 /// A key pair as it is shown: what is stored, and what is true of it at this moment.
@@ -35,11 +35,24 @@ impl KeyPairView {
         if let Some(pending) = &mut key_pair.pending {
             pending.activate_time = activation_time;
         }
+        show(&mut key_pair.current);
         Self {
             status: key_pair.current.validity.at(now),
             crypto_provider: policy.shown(key_pair.provider()),
             exportable,
             key_pair,
+        }
+    }
+}
+
+/// Escapes what steers a terminal in the names of a certificate: stores of former versions have
+/// them as they were.
+fn show(generation: &mut KeyPairGeneration) {
+    let names = [&mut generation.subject_dn, &mut generation.issuer_dn];
+    let others = &mut generation.subject_alternative_names;
+    for name in names.into_iter().chain(others) {
+        if name.chars().any(is_unprintable) {
+            *name = printable(name);
         }
     }
 }

@@ -316,7 +316,7 @@ impl Stage {
                 .await
                 .unwrap(),
         };
-        let algorithm = generation.signature_algorithm();
+        let algorithm = generation.signing_algorithm;
         let provider = match generation.provider {
             ProviderKind::Hsm => &self.token,
             ProviderKind::Local => &self.software,

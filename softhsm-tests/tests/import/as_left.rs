@@ -1,6 +1,8 @@
 //! Key files as editors, scripts and other programs leave them.
 
 use keypaird::proto::{GenerateCsrRequest, ImportCsrResponseRequest};
+use softhsm_tests::http::get;
+use softhsm_tests::keypairctl::{json, succeeded};
 
 use super::*;
 
@@ -211,4 +213,82 @@ async fn an_answer_of_a_ca_comes_in_whatever_became_of_it() {
         count += 1;
     }
     assert_eq!(count, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_a_certificate_steers_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // A DNS name with a line end and an escape sequence, and a URI that clears the screen.
+    let names = [
+        ("82", "a\nstatus   REVOKED\x1b[2J"),
+        ("86", "urn:\x7f\x1b[31mred"),
+    ];
+    let names = names.map(|(tag, name)| {
+        let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!("{tag}{:02x}{digits}", name.len())
+    });
+    let names = names.concat();
+    let length = names.len() / 2;
+    shell(
+        folder,
+        &format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out cert.pem -utf8 -days 9 \\
+                -subj $'/C=CH/O=Acme\\u2028\\u200b/CN=x\\u202egpj.exe\\u009b2J' -addext subjectAltName=DER:30{length:02x}{names} 2>/dev/null
+            cat key.pem cert.pem > both.pem"
+        ),
+    );
+    let daemon = Home::local().start();
+    let client = daemon.client().await;
+    let settings = ImportSigningKeyPairSettings {
+        id: Some("x".into()),
+        file_data: fs::read(folder.join("both.pem")).unwrap(),
+        ..ImportSigningKeyPairSettings::default()
+    };
+    let view = import(&client, settings).await.unwrap();
+    assert_eq!(
+        view.subject_alternative_names,
+        [
+            "a\\u{a}status   REVOKED\\u{1b}[2J",
+            "urn:\\u{7f}\\u{1b}[31mred"
+        ]
+    );
+    let steers = |text: &str| {
+        text.chars()
+            .any(|c| c != '\n' && keypaird::domain::is_unprintable(c))
+    };
+    assert!(
+        !steers(&format!("{}{}", view.subject_dn, view.issuer_dn)),
+        "{view:?}"
+    );
+    tokio::task::block_in_place(|| {
+        let answer = get(&daemon, "/keyPairs/signing/x").json();
+        assert_eq!(answer["subjectDN"], *view.subject_dn);
+        assert!(
+            answer["subjectDN"].as_str().unwrap().contains("u{202e}"),
+            "{answer}"
+        );
+        assert_eq!(
+            answer["subjectAlternativeNames"][0],
+            *view.subject_alternative_names[0]
+        );
+        for arguments in [
+            &["get", "x"][..],
+            &["list"],
+            &["get", "x", "--output", "json"],
+        ] {
+            let shown = succeeded(&daemon, arguments);
+            assert!(!steers(&shown), "{arguments:?}: {shown:?}");
+            assert!(
+                !shown
+                    .lines()
+                    .any(|line| line.starts_with("status   REVOKED")),
+                "{shown}"
+            );
+        }
+        assert_eq!(
+            json(&daemon, &["get", "x", "--output", "json"])["keyPair"]["subjectDN"],
+            *view.subject_dn
+        );
+    });
 }

@@ -1,0 +1,69 @@
+//! Text of others on a terminal, in a log and in a page: what would steer the terminal, or change
+//! how the text around it is read, is escaped.
+
+/// Returns a text in which every character that [`is_unprintable`] is escaped, as `\u{202e}`.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_unprintable(character) {
+            true => shown.extend(character.escape_unicode()),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Tells whether a character shows nothing of its own: those of the general categories Cc (C0, DEL
+/// and C1), Cf (which change the direction of text, or join and separate what is around them), Zl
+/// and Zp.
+///
+/// # Source
+/// The general categories of the Unicode Standard, version 15.
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{600}'..='\u{605}'
+                | '\u{61c}'
+                | '\u{6dd}'
+                | '\u{70f}'
+                | '\u{890}'..='\u{891}'
+                | '\u{8e2}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{2064}'
+                | '\u{2066}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{110bd}'
+                | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0001}'
+                | '\u{e0020}'..='\u{e007f}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped_and_all_else_stays() {
+        for (text, expected) in [
+            ("CN=Zürich 東京, O=Acme", "CN=Zürich 東京, O=Acme"),
+            ("a\u{1b}[2Jb\r\nc\u{9b}", "a\\u{1b}[2Jb\\u{d}\\u{a}c\\u{9b}"),
+            ("x\u{202e}gpj.exe", "x\\u{202e}gpj.exe"),
+            ("\u{7f}\0", "\\u{7f}\\u{0}"),
+            ("a\u{2028}b\u{2029}c", "a\\u{2028}b\\u{2029}c"),
+            ("pay\u{200b}ments\u{ad}", "pay\\u{200b}ments\\u{ad}"),
+            ("\u{2066}x\u{2069}\u{feff}", "\\u{2066}x\\u{2069}\\u{feff}"),
+            ("tag \u{e0041}", "tag \\u{e0041}"),
+        ] {
+            assert_eq!(printable(text), expected);
+        }
+    }
+}
