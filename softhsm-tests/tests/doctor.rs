@@ -14,7 +14,7 @@ use softhsm_tests::client::settings;
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::faults::FaultyModule;
 use softhsm_tests::keypairctl;
-use softhsm_tests::token::{LABEL, Token};
+use softhsm_tests::token::{LABEL, PIN, Token};
 
 /// Runs `check-config --connect`, and returns the exit code and what it says of what it tried, without what differs from run to run.
 fn check_with(home: &Home, arguments: &[&str]) -> (i32, String) {
@@ -379,6 +379,16 @@ fn a_pin_file_that_cannot_be_used_is_told_before_the_token_is_asked() {
         &[
             "WRONG PIN the file with the PIN has nothing in its first line",
             "-> put the PIN into the first line of crypto.pkcs11.pin_file",
+        ],
+    );
+    token.write_pin(&format!("\u{feff}{PIN}\r"));
+    says(
+        &check(&home),
+        1,
+        "PIN",
+        &[
+            "WRONG PIN the PIN begins with a byte order mark, as editors on Windows write it, which is not part of it",
+            "-> write the PIN as plain text, without a byte order mark, as by printf %s PIN > FILE; it is read again, and nothing was sent to the token",
         ],
     );
     fs::set_permissions(token.pin_file(), fs::Permissions::from_mode(0o644)).unwrap();

@@ -47,6 +47,8 @@ pub enum Finding {
     PinExposed(u32),
     /// There is nothing in the first line of the file with the PIN.
     PinEmpty,
+    /// What is in the first line of the file with the PIN is no PIN: a sentence about it.
+    PinMalformed(String),
     /// The token refused the PIN.
     PinRefused(TriesLeft),
     /// The token refused the PIN for its age, and not for what it is.
@@ -110,6 +112,9 @@ impl Finding {
             }
             Self::PinExposed(_) => "run chmod o= on crypto.pkcs11.pin_file",
             Self::PinEmpty => "put the PIN into the first line of crypto.pkcs11.pin_file",
+            Self::PinMalformed(_) => {
+                "write the PIN as plain text, without a byte order mark, as by printf %s PIN > FILE; it is read again, and nothing was sent to the token"
+            }
             Self::PinRefused(_) => {
                 "put the right PIN into crypto.pkcs11.pin_file; it is read again, and this one is not tried again (with pin_env, set it and start anew)"
             }
@@ -160,7 +165,7 @@ impl Finding {
     pub const fn is_of_pin_file(&self) -> bool {
         matches!(
             self,
-            Self::PinUnreadable(_) | Self::PinExposed(_) | Self::PinEmpty
+            Self::PinUnreadable(_) | Self::PinExposed(_) | Self::PinEmpty | Self::PinMalformed(_)
         )
     }
 
@@ -171,6 +176,7 @@ impl Finding {
             Self::PinUnreadable(_)
                 | Self::PinExposed(_)
                 | Self::PinEmpty
+                | Self::PinMalformed(_)
                 | Self::PinRefused(_)
                 | Self::PinExpired
                 | Self::PinNotSet
@@ -214,6 +220,7 @@ impl fmt::Display for Finding {
                 "the file with the PIN is accessible to everybody (mode {mode:03o}), and so is not used"
             ),
             Self::PinEmpty => f.write_str("the file with the PIN has nothing in its first line"),
+            Self::PinMalformed(why) => write!(f, "the PIN {why}"),
             Self::PinRefused(tries) => write!(f, "the token refused the PIN; {tries}"),
             Self::PinExpired => f.write_str("the token refused the PIN because it has expired"),
             Self::PinNotSet => f.write_str("the token has no user PIN yet"),

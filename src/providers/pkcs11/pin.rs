@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use crate::domain::is_unprintable;
 use crate::providers::{Finding, ProviderErrorKind};
 
 /// Where a PIN comes from. It is read anew for each connection, so that a changed file takes effect.
@@ -24,7 +25,10 @@ impl PinSource {
     /// Reads the PIN.
     pub fn read(&self) -> Result<SecretString, PinError> {
         let path = match self {
-            Self::Value(pin) => return Ok(pin.clone()),
+            Self::Value(pin) => {
+                check(pin.expose_secret().as_bytes())?;
+                return Ok(pin.clone());
+            }
             Self::File(path) => path,
         };
         let io = |source| PinError::Read {
@@ -40,15 +44,36 @@ impl PinSource {
             });
         }
         // One allocation of fixed size, so that no copy of the PIN is left behind by growing.
-        let mut text = Zeroizing::new(String::with_capacity(PIN_FILE_LEN_MAX + 1));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(PIN_FILE_LEN_MAX + 1));
         let limit = u64::try_from(PIN_FILE_LEN_MAX).unwrap_or(u64::MAX);
-        file.take(limit).read_to_string(&mut text).map_err(io)?;
-        let pin = text.lines().next().unwrap_or_default();
-        if pin.is_empty() {
-            return Err(PinError::Empty(path.clone()));
+        file.take(limit).read_to_end(&mut bytes).map_err(io)?;
+        // The end of a line is LF, CR LF or CR.
+        let line = bytes.split(|byte| matches!(byte, b'\n' | b'\r')).next();
+        match check(line.unwrap_or_default())? {
+            "" => Err(PinError::Empty(path.clone())),
+            pin => Ok(SecretString::from(pin)),
         }
-        Ok(SecretString::from(pin))
     }
+}
+
+/// Refuses what an editor left rather than a person: to try it would take one of the few tries that
+/// a token allows.
+fn check(pin: &[u8]) -> Result<&str, PinError> {
+    let why = match pin {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is written in UTF-16",
+        [0xef, 0xbb, 0xbf, ..] => {
+            "begins with a byte order mark, as editors on Windows write it, which is not part of it"
+        }
+        _ if pin.contains(&0) => "has zero bytes in it, as UTF-16 has",
+        _ => match std::str::from_utf8(pin) {
+            Err(_) => "is not written in UTF-8",
+            Ok(text) if text.chars().any(is_unprintable) => {
+                "has a control character in it, or one that cannot be seen"
+            }
+            Ok(text) => return Ok(text),
+        },
+    };
+    Err(PinError::Malformed(why))
 }
 
 /// Why there is no PIN.
@@ -73,6 +98,9 @@ pub enum PinError {
     /// The file is empty.
     #[error("the PIN file {0} is empty")]
     Empty(PathBuf),
+    /// What is in it, or in the environment, is no PIN.
+    #[error("the PIN {0}; write it as plain text, as by printf %s PIN > FILE")]
+    Malformed(&'static str),
 }
 
 impl PinError {
@@ -82,6 +110,7 @@ impl PinError {
             Self::Read { source, .. } => Finding::PinUnreadable(source.kind().to_string()),
             Self::Exposed { mode, .. } => Finding::PinExposed(*mode),
             Self::Empty(_) => Finding::PinEmpty,
+            Self::Malformed(why) => Finding::PinMalformed((*why).to_owned()),
         }
     }
 }
@@ -186,6 +215,47 @@ const PIN_FILE_LEN_MAX: usize = 4096;
 mod tests {
     use super::*;
     use crate::providers::TriesLeft;
+
+    #[test]
+    fn what_an_editor_left_in_a_pin_file_is_not_sent_to_the_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            PinSource::File(path.clone()).read()
+        };
+        for (what, bytes) in [
+            ("no line end", &b"648219"[..]),
+            ("LF", b"648219\n"),
+            ("CR LF", b"648219\r\n"),
+            ("CR", b"648219\r"),
+            ("more lines", b"648219\n# the PIN\n"),
+        ] {
+            assert_eq!(read(bytes).unwrap().expose_secret(), "648219", "{what}");
+        }
+        // Blanks, and letters beyond ASCII, may be meant.
+        assert_eq!(
+            read("pä ss \n".as_bytes()).unwrap().expose_secret(),
+            "pä ss "
+        );
+        for (bytes, why) in [
+            (&b"\xef\xbb\xbf648219\r\n"[..], "byte order mark"),
+            (b"\xff\xfe6\x004\x008\x00\r\x00\n\x00", "UTF-16"),
+            (b"\xfe\xff\x006\x004\x008", "UTF-16"),
+            (b"6\x004\x008\x00\r\x00\n\x00", "zero bytes"),
+            (b"648219\0", "zero bytes"),
+            (b"648\x1b219", "control character"),
+            (b"648219\xe2\x80\x8b", "cannot be seen"),
+            (b"M\xfcller", "UTF-8"),
+        ] {
+            let said = read(bytes).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
+        }
+        assert!(matches!(read(b"\r\n648219"), Err(PinError::Empty(_))));
+        let value = PinSource::Value("\u{feff}648219".into());
+        assert!(matches!(value.read(), Err(PinError::Malformed(_))));
+    }
 
     #[test]
     fn a_refused_pin_stays_refused_whatever_is_tried_between() {
