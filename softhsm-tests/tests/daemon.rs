@@ -2,6 +2,8 @@
 
 #[path = "daemon/connection_ends.rs"]
 mod connection_ends;
+#[path = "daemon/hangup.rs"]
+mod hangup;
 #[path = "daemon/stops.rs"]
 mod stops;
 

@@ -135,6 +135,7 @@ impl App {
         );
         shutdown::notify_ready();
         let watchdog = tokio::spawn(shutdown::feed_watchdog());
+        let reading = tokio::spawn(shutdown::read_again_at_hangup(self.listeners.tls_reload()));
         let mut serving = tokio::spawn(self.listeners.serve(
             front,
             Arc::new(SystemClock),
@@ -174,6 +175,7 @@ impl App {
         };
         let drained = tokio::time::timeout(self.shutdown_grace, drained).await;
         watchdog.abort();
+        reading.abort();
         disconnect(&self.service).await;
         close(&self.store).await;
         if store_failed {

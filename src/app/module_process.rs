@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::shutdown::outlive_full_files;
+use super::shutdown::{outlive_full_files, outlive_hangup};
 use crate::providers::isolated::{self, WorkerCommand};
 use crate::telemetry::TelemetryConfig;
 
@@ -36,6 +36,7 @@ pub fn serve_module() -> io::Result<()> {
     let entered = runtime.enter();
     let _terminate = signal(SignalKind::terminate())?;
     let _interrupt = signal(SignalKind::interrupt())?;
+    outlive_hangup()?;
     // The module writes the files of a token in software.
     outlive_full_files()?;
     drop(entered);

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio_rustls::rustls::CommonState;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -102,6 +103,11 @@ impl Listeners {
     /// Returns where calls are answered.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Returns what has the TLS files read again when it is told; none without TLS.
+    pub fn tls_reload(&self) -> Option<Arc<Notify>> {
+        self.tls.as_ref().map(Tls::reload)
     }
 
     /// Answers calls on all addresses until `stop`, and returns when the last call has ended.

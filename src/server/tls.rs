@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConnection;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
@@ -32,6 +33,8 @@ pub struct Tls {
     config: TlsConfig,
     hosts: Arc<Hosts>,
     current: ArcSwap<Files>,
+    /// Told when the files are to be read again, changed or not.
+    reload: Arc<Notify>,
 }
 
 /// The files as they were read.
@@ -62,7 +65,13 @@ impl Tls {
             config,
             hosts,
             current,
+            reload: Arc::default(),
         })
+    }
+
+    /// Returns what has the files read again when it is told.
+    pub(super) fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
     }
 
     /// Reads the files, and does no more.
@@ -75,23 +84,38 @@ impl Tls {
         self.current.load_full()
     }
 
-    /// Reads the files again whenever one of them changes. What is not in order is not used.
+    /// Reads the files again whenever one of them changes, or on request. What is not in order is
+    /// not used.
     pub(super) async fn follow_files(&self) {
         let mut seen = self.stamps();
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            let asked = tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => false,
+                () = self.reload.notified() => true,
+            };
             let now = self.stamps();
-            if now == seen {
+            if now == seen && !asked {
                 continue;
             }
             match read(&self.config) {
                 Ok(files) => {
                     self.replace(files);
+                    match asked {
+                        true => info!("the TLS files were read again and are in use"),
+                        false => info!("the TLS files changed and are in use"),
+                    }
                     seen = now;
                 }
                 // Perhaps only one of two files was replaced yet.
-                Err(error) if self.stamps() == now => {
-                    error!(%error, "the TLS files changed and cannot be used; the former ones stay in use");
+                Err(error) if asked || self.stamps() == now => {
+                    match asked {
+                        true => {
+                            error!(%error, "the TLS files were read again and cannot be used; the former ones stay in use")
+                        }
+                        false => {
+                            error!(%error, "the TLS files changed and cannot be used; the former ones stay in use")
+                        }
+                    }
                     seen = now;
                 }
                 Err(_) => {}
@@ -112,7 +136,6 @@ impl Tls {
         }
         self.hosts.use_certificate(files.names.clone());
         self.current.store(Arc::new(files));
-        info!("the TLS files changed and are in use");
         if let Some(replaced) = replaced {
             info!("the client CA changed; connections of the former one end");
             replaced.cancel();
