@@ -1,5 +1,7 @@
 //! The daemon as an operator meets it: configuration, TLS, sockets, signals, logs, exit codes.
 
+#[path = "daemon/access.rs"]
+mod access;
 #[path = "daemon/connection_ends.rs"]
 mod connection_ends;
 #[path = "daemon/hangup.rs"]

@@ -34,7 +34,7 @@ use crate::rest::{self, RestConfig};
 use crate::server::{Addresses, Front, Listeners};
 use crate::service::{RotationConfig, Service, ServiceConfig};
 use crate::store::{EmbeddedStore, MetadataStore};
-use crate::telemetry::CallIds;
+use crate::telemetry::{AccessLog, CallIds};
 use system::{SystemClock, SystemEntropy};
 
 /// A daemon that is ready to answer.
@@ -46,6 +46,7 @@ pub struct App {
     grpc: GrpcConfig,
     rest: RestConfig,
     shutdown_grace: Duration,
+    access_log: AccessLog,
 }
 
 impl App {
@@ -98,6 +99,7 @@ impl App {
                 request_timeout: config.server.request_timeout,
             },
             shutdown_grace: config.server.shutdown_grace,
+            access_log: config.access_log,
         })
     }
 
@@ -112,7 +114,7 @@ impl App {
         let health = Health::new();
         let routes = grpc::routes(Arc::clone(&self.service), &self.grpc, &health)
             .map_err(StartError::Reflection)?;
-        let ids = call_ids();
+        let ids = call_ids().with_access_log(self.access_log);
         let calls = grpc::call_layer(&self.grpc, ids.clone());
         let rest = rest::routes(Arc::clone(&self.service), &self.rest, ids);
         let front = Front::new(&calls, routes, rest);

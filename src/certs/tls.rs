@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::alternative_names::{AlternativeName, alternative_names};
-use super::read::parse_der;
+use super::read::{dn, parse_der};
 use crate::domain::SubjectAlternativeName;
 
 /// Returns the DNS names that a certificate is for, wildcards as they are written. The common name
@@ -27,4 +27,10 @@ pub fn not_after(certificate_der: &[u8]) -> Option<OffsetDateTime> {
     let not_after = parsed.tbs_certificate().validity().not_after;
     let seconds = i64::try_from(not_after.to_unix_duration().as_secs()).ok()?;
     OffsetDateTime::from_unix_timestamp(seconds).ok()
+}
+
+/// Returns the subject of a certificate, as those of key pairs are shown. None when it is damaged.
+pub fn subject(certificate_der: &[u8]) -> Option<String> {
+    let parsed = parse_der(certificate_der).ok()?;
+    Some(dn(parsed.tbs_certificate().subject()))
 }

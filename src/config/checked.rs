@@ -9,7 +9,7 @@ use super::raw::{self, Leaf, Raw};
 use super::{Config, ConfigError, Environment, Fault};
 use crate::domain::{ProviderKind, ProviderMode, ProviderPolicy};
 use crate::providers::pkcs11::{PinSource, Pkcs11Config, TokenSelector, VerifySignatures};
-use crate::telemetry::{self, LogFormat, TelemetryConfig};
+use crate::telemetry::{self, AccessLog, LogFormat, TelemetryConfig};
 
 /// Which providers run.
 #[derive(Clone, Debug)]
@@ -77,7 +77,8 @@ pub(super) fn check(
     let rest = faults.rest(raw.rest);
     let crypto = faults.crypto(raw.crypto, environment);
     let store = faults.store(raw.store, environment);
-    let telemetry = faults.telemetry(raw.telemetry);
+    let access_log = faults.access_log(raw.telemetry.access_log);
+    let telemetry = faults.telemetry(raw.telemetry.log_format, raw.telemetry.log_filter);
     let rotation = faults.rotation(raw.rotation);
     if let Some(mode) = faults.given("auth.mode", raw.auth.mode)
         && mode != "none"
@@ -96,6 +97,7 @@ pub(super) fn check(
                 store,
                 rotation,
                 telemetry,
+                access_log,
             })
         }
         _ => Err(ConfigError::Faults(faults.0)),
@@ -376,15 +378,25 @@ impl Faults {
         }
     }
 
-    fn telemetry(&mut self, raw: raw::Telemetry) -> Option<TelemetryConfig> {
+    fn access_log(&mut self, raw: Leaf<String>) -> AccessLog {
+        let choices = AccessLog::ALL.map(|log| (log.name(), log));
+        let chosen = self.choice("telemetry.access_log", raw, AccessLog::default(), &choices);
+        chosen.unwrap_or_default()
+    }
+
+    fn telemetry(
+        &mut self,
+        log_format: Leaf<String>,
+        log_filter: Leaf<String>,
+    ) -> Option<TelemetryConfig> {
         let log_format = self.choice(
             "telemetry.log_format",
-            raw.log_format,
+            log_format,
             LogFormat::Text,
             &LogFormat::ALL.map(|form| (form.name(), form)),
         );
         let log_filter = self
-            .given("telemetry.log_filter", raw.log_filter)
+            .given("telemetry.log_filter", log_filter)
             .unwrap_or_else(|| "info".to_owned());
         if let Err(error) = telemetry::filter(&log_filter) {
             self.add(

@@ -20,7 +20,7 @@ pub use server::{ServerConfig, TlsConfig};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::telemetry::TelemetryConfig;
+use crate::telemetry::{AccessLog, TelemetryConfig};
 
 /// A configuration in which nothing is wrong.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Config {
     pub rotation: RotationConfig,
     /// `[telemetry]`.
     pub telemetry: TelemetryConfig,
+    /// `telemetry.access_log`.
+    pub access_log: AccessLog,
 }
 
 /// What the process was started with, as far as the configuration depends on it.

@@ -193,6 +193,8 @@ pub(super) struct Telemetry {
     pub(super) log_format: Leaf<String>,
     /// Directives of tracing-subscriber's `EnvFilter`; `info` when absent.
     pub(super) log_filter: Leaf<String>,
+    /// `off`, `changes`, `except-signing` or `all`; `except-signing` when absent.
+    pub(super) access_log: Leaf<String>,
 }
 
 /// One value: not there, of the right type, or of a wrong one.
@@ -326,6 +328,7 @@ const KEYS: &[&str] = &[
     "rest.cors_origins",
     "telemetry.log_format",
     "telemetry.log_filter",
+    "telemetry.access_log",
 ];
 /// Keys of the contract whose feature is not there yet: to ignore them would be to promise it.
 const PLANNED: &[&str] = &[

@@ -44,7 +44,7 @@ pub use key_pair::{
 };
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
-pub use origin::{Origin, Peer};
+pub use origin::{Client, ClientAddress, Origin, Peer};
 pub use printable::{is_unprintable, printable};
 pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};

@@ -1,6 +1,7 @@
 //! Where a call comes from: what is shared fairly is shared among connections and peers.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The origin of a call: its connection, and the peer at the other end of that.
 ///
@@ -43,6 +44,37 @@ impl Peer {
                 Ipv6Addr::from_bits(prefix).into()
             }
         })
+    }
+}
+
+/// The client at the other end of a connection, as the log names it.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// Where it is.
+    pub address: ClientAddress,
+    /// The subject of its client certificate, shown as others are; none without one.
+    pub certificate_subject: Option<String>,
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum ClientAddress {
+    /// At an address of TCP.
+    Tcp(SocketAddr),
+    /// On this machine, a user by its number.
+    User(u32),
+    /// The system does not tell.
+    #[default]
+    Unknown,
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::User(number) => write!(f, "unix:uid={number}"),
+            Self::Unknown => f.write_str("unknown"),
+        }
     }
 }
 

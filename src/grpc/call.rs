@@ -21,7 +21,7 @@ use tracing::{Level, debug, enabled, error};
 
 use super::status::{complete, internal, to_status};
 use super::streams::StreamLimits;
-use crate::domain::Origin;
+use crate::domain::{Client, Origin};
 use crate::service::ServiceError;
 use crate::telemetry::{Call, CallIds};
 
@@ -56,6 +56,7 @@ impl<S> Layer<S> for CallLayer {
             layer: self.clone(),
             stop: None,
             daemon_stop: None,
+            client: Arc::default(),
         }
     }
 }
@@ -69,9 +70,17 @@ pub struct CallService<S> {
     stop: Option<Arc<CancellationToken>>,
     /// Cancelled when the daemon stops.
     daemon_stop: Option<Arc<CancellationToken>>,
+    /// The client that makes the calls, for the access log.
+    client: Arc<Client>,
 }
 
 impl<S> CallService<S> {
+    /// Has the calls be those of a client.
+    pub fn made_by(mut self, client: Arc<Client>) -> Self {
+        self.client = client;
+        self
+    }
+
     /// Ends streams when `stop` is cancelled, as when the daemon stops, which `daemon_stop` tells.
     pub fn ended_by(
         mut self,
@@ -99,8 +108,9 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let given = request.headers().get(X_REQUEST_ID);
-        let id = self.layer.ids.next(given.map(HeaderValue::as_bytes));
-        let call = Call::new(request.uri().path(), id);
+        let given = given.map(HeaderValue::as_bytes);
+        let call = self.layer.ids.begin(request.uri().path(), given);
+        let client = call.has_line().then(|| Arc::clone(&self.client));
         let asked = request.headers().get(GRPC_TIMEOUT).and_then(parse_timeout);
         // Of a stream, only the beginning passes here.
         if is_stream(request.uri().path()) {
@@ -127,6 +137,11 @@ where
                 let took = begun.elapsed();
                 call.span()
                     .in_scope(|| debug!(code = %grpc_code(&response), ?took, "answered"));
+            }
+            if let Some(client) = client {
+                let (subject, code) = (client.certificate_subject.as_deref(), grpc_code(&response));
+                let took = begun.elapsed();
+                call.log_access(&client.address, subject, &code_name(code), took);
             }
             if let Some(id) = call
                 .known_id()
@@ -179,6 +194,29 @@ fn grpc_code(response: &Response<Body>) -> Code {
         .headers()
         .get(GRPC_STATUS)
         .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+/// Returns the name of a code in the specification of gRPC.
+pub(super) const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// Reads `grpc-timeout`: up to 8 digits and a unit, one of `HMSmun` (gRPC over HTTP/2, Requests).

@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout};
 use tracing::{Level, debug, enabled, error};
 
 use super::api_result::to_response;
+use crate::domain::Client;
 use crate::service::ServiceError;
-use crate::telemetry::{Call, CallIds};
+use crate::telemetry::CallIds;
 
 /// How requests are answered.
 #[derive(Clone, Debug)]
@@ -27,11 +28,11 @@ pub(super) struct Calls {
 /// Answers a request within its deadline.
 pub(super) async fn answer(State(calls): State<Calls>, request: Request, next: Next) -> Response {
     let given = request.headers().get(X_REQUEST_ID);
-    let id = calls.ids.next(given.map(HeaderValue::as_bytes));
-    let call = Call::new(
+    let call = calls.ids.begin(
         &format!("{} {}", request.method(), request.uri().path()),
-        id,
+        given.map(HeaderValue::as_bytes),
     );
+    let client = request.extensions().get::<Arc<Client>>().cloned();
     let answering = Arc::clone(&call);
     call.answer(async move {
         let begun = Instant::now();
@@ -50,6 +51,9 @@ pub(super) async fn answer(State(calls): State<Calls>, request: Request, next: N
             let span = answering.span();
             span.in_scope(|| debug!(status, ?took, "answered"));
         }
+        let client = client.unwrap_or_default();
+        let (subject, code) = (client.certificate_subject.as_deref(), response.status());
+        answering.log_access(&client.address, subject, &code.as_u16(), took);
         let id = answering.known_id();
         if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
             response.headers_mut().insert(X_REQUEST_ID, id);

@@ -11,6 +11,7 @@ use tonic::service::Routes;
 use tower::{Layer, Service};
 
 use super::gate::{Admission, Gate};
+use crate::domain::Client;
 use crate::grpc::{self, CallLayer, CallService};
 use crate::rest;
 use crate::service::ServiceError;
@@ -36,6 +37,7 @@ impl Front {
     /// Returns the front of one connection: which requests are let in, and what ends its streams.
     pub(super) fn of_connection(
         &self,
+        client: &Arc<Client>,
         gate: Gate,
         stop: CancellationToken,
         daemon_stop: CancellationToken,
@@ -44,6 +46,7 @@ impl Front {
             grpc: self
                 .grpc
                 .clone()
+                .made_by(Arc::clone(client))
                 .ended_by(Arc::new(stop), Arc::new(daemon_stop)),
             rest: self.rest.clone(),
             gate: Some(gate),

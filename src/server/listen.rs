@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio_rustls::rustls::CommonState;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -28,8 +29,9 @@ use super::hosts::Hosts;
 use super::lifetime::Lifetime;
 use super::serve::Http;
 use super::tls::Tls;
+use crate::certs;
 use crate::config::ServerConfig;
-use crate::domain::{Clock, Peer};
+use crate::domain::{Client, ClientAddress, Clock, Peer};
 
 /// The open addresses.
 #[derive(Debug)]
@@ -176,9 +178,24 @@ impl Door {
             let door = Arc::clone(self);
             self.tasks.spawn(async move {
                 let gate = door.gate.of_unix_socket();
+                let address = match place.connection().origin().peer {
+                    Peer::User(number) => ClientAddress::User(number),
+                    _ => ClientAddress::Unknown,
+                };
+                let client = Arc::new(Client {
+                    address,
+                    certificate_subject: None,
+                });
                 let lifetime = Lifetime::new(door.age_max);
                 door.http
-                    .serve(stream, gate, place.connection(), &lifetime, &door.stop)
+                    .serve(
+                        stream,
+                        gate,
+                        client,
+                        place.connection(),
+                        &lifetime,
+                        &door.stop,
+                    )
                     .await;
             });
         }
@@ -200,8 +217,15 @@ impl Door {
             self.tasks.spawn(async move {
                 let (http, connection, gate) = (&door.http, place.connection(), door.gate.clone());
                 let lifetime = Lifetime::new(door.age_max);
+                let address = stream.peer_addr();
+                let address = address.map_or(ClientAddress::Unknown, ClientAddress::Tcp);
+                let mut client = Client {
+                    address,
+                    certificate_subject: None,
+                };
                 let Some(tls) = tls else {
-                    http.serve(stream, gate, connection, &lifetime, &door.stop)
+                    let client = Arc::new(client);
+                    http.serve(stream, gate, client, connection, &lifetime, &door.stop)
                         .await;
                     return;
                 };
@@ -214,8 +238,9 @@ impl Door {
                     Ok(stream) => stream,
                     Err(error) => return debug!(%error, "a TLS handshake failed"),
                 };
-                if let Some(peer) = tls_peer(stream.get_ref().1) {
-                    connection.identify(peer);
+                if let Some(certificate) = shown(stream.get_ref().1) {
+                    connection.identify(tls_peer(certificate));
+                    client.certificate_subject = certs::subject(certificate);
                 }
                 let lifetime = match tls.client(stream.get_ref().1, &door.clock) {
                     Ok(client) => lifetime.with_client(client),
@@ -223,7 +248,8 @@ impl Door {
                 };
                 // Others may follow while this one lasts.
                 drop(tls);
-                http.serve(stream, gate, connection, &lifetime, &door.stop)
+                let client = Arc::new(client);
+                http.serve(stream, gate, client, connection, &lifetime, &door.stop)
                     .await;
             });
         }
@@ -265,11 +291,14 @@ fn unix_peer(stream: &UnixStream) -> Peer {
         .map_or(Peer::Unknown, |credentials| Peer::User(credentials.uid()))
 }
 
+/// Returns the client certificate that the peer has proved.
+fn shown(tls: &CommonState) -> Option<&CertificateDer<'static>> {
+    tls.peer_certificates()?.first()
+}
+
 /// Returns the peer that has proved a client certificate.
-fn tls_peer(tls: &CommonState) -> Option<Peer> {
-    let chain = tls.peer_certificates()?;
-    let certificate = chain.first()?;
-    Some(Peer::Certificate(Sha256::digest(certificate).into()))
+fn tls_peer(certificate: &CertificateDer<'_>) -> Peer {
+    Peer::Certificate(Sha256::digest(certificate).into())
 }
 
 /// Tells whether a connection waits to be accepted.

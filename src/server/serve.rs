@@ -27,6 +27,7 @@ use super::eviction::SLOW;
 use super::front::{Answered, Front, Transport};
 use super::gate::Gate;
 use super::lifetime::{Lifetime, Over};
+use crate::domain::Client;
 use crate::service::ServiceError;
 
 /// How HTTP is spoken, and who answers.
@@ -72,6 +73,7 @@ impl Http {
         &self,
         io: Io,
         gate: Gate,
+        client: Arc<Client>,
         connection: &Arc<Connection>,
         lifetime: &Lifetime,
         stop: &CancellationToken,
@@ -87,7 +89,10 @@ impl Http {
         let leaves = stop.child_token();
         let (refuses, closes) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let answering = Answering {
-            front: self.front.of_connection(gate, leaves.clone(), stop.clone()),
+            front: self
+                .front
+                .of_connection(&client, gate, leaves.clone(), stop.clone()),
+            client,
             refuses: Arc::clone(&refuses),
             closes: Arc::clone(&closes),
             turns: self.turns,
@@ -195,6 +200,7 @@ fn tell(served: &Result<(), Box<dyn Error + Send + Sync>>) {
 /// Answers the calls of one connection.
 struct Answering {
     front: Front,
+    client: Arc<Client>,
     turns: Turns,
     connection: Arc<Connection>,
     /// Whether calls are told to connect again, since the daemon or the connection has to end.
@@ -224,6 +230,9 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
             false => self.turns.wait().ok_or(ServiceError::Overloaded),
         };
         request.extensions_mut().insert(self.connection.origin());
+        if !transport.is_grpc() {
+            request.extensions_mut().insert(Arc::clone(&self.client));
+        }
         // HTTP/2 has no such field (RFC 9113, section 8.2.2).
         let is_http1 = request.version() <= Version::HTTP_11;
         Reply {

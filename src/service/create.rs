@@ -69,9 +69,12 @@ impl Service {
         let service = Arc::clone(self);
         // Half a key pair is worse than a late one: the work goes on without its caller.
         let work = async move { service.create_whole(creation, gone).await };
-        self.tasks
-            .spawn(work.instrument(Call::current_span()))
-            .await?
+        let created = self.tasks.spawn(work.instrument(Call::current_span()));
+        let created = created.await?;
+        if let Ok(created) = &created {
+            Call::concerns(created.id.as_str());
+        }
+        created
     }
 
     pub(super) async fn refuse_taken(&self, id: &KeyPairId) -> Result<(), ServiceError> {

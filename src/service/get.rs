@@ -2,6 +2,7 @@
 
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{KeyPair, KeyPairId, Refusal};
+use crate::telemetry::Call;
 
 impl Service {
     /// Returns a key pair. The token is not asked.
@@ -29,6 +30,7 @@ impl Service {
 
 /// Reads the id a caller wrote: none when it cannot be one.
 pub(super) fn parse_id(id: &str) -> Result<Option<KeyPairId>, ServiceError> {
+    Call::concerns(id);
     if id.is_empty() {
         return Err(ServiceError::invalid("id", Refusal::new("is required")));
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -310,9 +311,10 @@ impl Service {
                 if self.store.note_warning(&key_pair, days, now).await? {
                     told += 1;
                     let expires = key_pair.current.validity.not_after;
+                    let expires = expires.format(&Rfc3339).unwrap_or_default();
                     match days {
-                        0 => warn!(key_pair = %id, %expires, "a certificate expired"),
-                        _ => info!(key_pair = %id, %expires, "a certificate expires soon"),
+                        0 => warn!(key_pair = %id, expires, "a certificate expired"),
+                        _ => info!(key_pair = %id, expires, "a certificate expires soon"),
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::ServiceError;
 use crate::domain::{CertificateValidity, GENERATIONS_MAX, ProviderKind, Violations};
@@ -53,7 +53,7 @@ pub enum Code {
 }
 
 /// Puts an error into the caller's terms, and logs it with all its causes: once, here. What there
-/// is no room for is counted, and logged once a second.
+/// is no room for is counted, and logged once a second. What the caller did wrong is no warning for the operator.
 pub fn report(error: &ServiceError) -> Report {
     let report = describe(error);
     if is_said_with_others(error, &report) {
@@ -66,7 +66,7 @@ pub fn report(error: &ServiceError) -> Report {
             debug!(reason = report.reason, error, "a call was ended");
         }
         code if is_ours(code) => error!(reason = report.reason, error, "a call failed"),
-        _ => warn!(reason = report.reason, error, "a call was refused"),
+        _ => info!(reason = report.reason, error, "a call was refused"),
     });
     report
 }
@@ -141,7 +141,7 @@ impl ItemReports {
         };
         Call::current_span().in_scope(|| match is_ours(code) {
             true => error!(refused, reason, error, "items of a call failed"),
-            false => warn!(refused, reason, error, "items of a call were refused"),
+            false => info!(refused, reason, error, "items of a call were refused"),
         });
     }
 }

@@ -12,6 +12,7 @@ use crate::domain::{
     SignatureAlgorithm, Validity,
 };
 use crate::providers::{KeyName, ProviderHandle, StoredKey};
+use crate::telemetry::Call;
 
 /// What signing needs to know of a key pair.
 #[derive(Debug)]
@@ -82,6 +83,7 @@ impl Service {
     /// Returns the key of a key pair by the id a caller wrote.
     pub(super) async fn signing_key(&self, id: &str) -> Result<Arc<SigningKey>, ServiceError> {
         if let Some(kept) = self.signing_keys.kept.get(id) {
+            Call::concerns(id);
             return Ok(kept);
         }
         let forgotten_before = *self.signing_keys.forgotten.lock();

@@ -1,11 +1,14 @@
 //! What the log lines of one call have in common.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tracing::{Span, info_span};
+use tracing::{Span, info, info_span};
+
+use super::AccessLog;
 
 /// A call that is being answered.
 ///
@@ -16,6 +19,10 @@ pub struct Call {
     method: Box<str>,
     id: CallId,
     mentioned: OnceLock<(Box<str>, Span)>,
+    /// Whether it has a line in the access log.
+    has_line: bool,
+    /// What the line says that it was about.
+    key_pair: OnceLock<Box<str>>,
 }
 
 /// What a call is known by in the log.
@@ -33,6 +40,7 @@ pub struct CallIds {
     /// Tells the ids that are made here from those of other runs of the daemon.
     run: Arc<str>,
     calls: Arc<AtomicU64>,
+    access_log: AccessLog,
 }
 
 impl CallIds {
@@ -41,11 +49,23 @@ impl CallIds {
         Self {
             run: run.into(),
             calls: Arc::default(),
+            access_log: AccessLog::Off,
         }
     }
 
+    /// Has calls have a line in the access log.
+    #[must_use]
+    pub fn with_access_log(self, access_log: AccessLog) -> Self {
+        Self { access_log, ..self }
+    }
+
+    /// Begins a call of a method, with the caller's `x-request-id` or a number.
+    pub fn begin(&self, method: &str, given: Option<&[u8]>) -> Arc<Call> {
+        Call::new(method, self.next(given), self.access_log.has(method))
+    }
+
     /// Takes the caller's `x-request-id` when it is of use in a log, or a number.
-    pub fn next(&self, given: Option<&[u8]>) -> CallId {
+    fn next(&self, given: Option<&[u8]>) -> CallId {
         let given = given.filter(|id| {
             (1..=ID_LEN_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
         });
@@ -64,13 +84,52 @@ tokio::task_local! {
 }
 
 impl Call {
-    /// Makes a call of a method.
-    pub fn new(method: &str, id: CallId) -> Arc<Self> {
+    fn new(method: &str, id: CallId, has_line: bool) -> Arc<Self> {
         Arc::new(Self {
             method: method.into(),
             id,
             mentioned: OnceLock::new(),
+            has_line,
+            key_pair: OnceLock::new(),
         })
+    }
+
+    /// Notes which key pair the call that is being answered is about, for its line in the access
+    /// log.
+    pub fn concerns(key_pair: &str) {
+        // Outside of a call, there is no line.
+        let _ = CURRENT.try_with(|call| {
+            if call.has_line {
+                let short: String = key_pair.chars().take(KEY_PAIR_LEN_MAX).collect();
+                let _ = call.key_pair.set(short.into());
+            }
+        });
+    }
+
+    /// Tells whether it has a line in the access log.
+    pub const fn has_line(&self) -> bool {
+        self.has_line
+    }
+
+    /// Writes its line in the access log, if it has one.
+    ///
+    /// `peer` is where it came from, `client` the subject of the client certificate, and `code` the name or the number
+    /// of the answer's status.
+    pub fn log_access(
+        &self,
+        peer: &dyn fmt::Display,
+        client: Option<&str>,
+        code: &dyn fmt::Display,
+        took: Duration,
+    ) {
+        if !self.has_line {
+            return;
+        }
+        let key_pair = self.key_pair.get().map(|id| &**id);
+        let method = &*self.method;
+        self.span().in_scope(|| {
+            info!(target: ACCESS, %peer, client, method, key_pair, %code, ?took, "call");
+        });
     }
 
     /// Does the work of the call: within it, [`Call::current_span`] is the span of this call.
@@ -119,3 +178,6 @@ impl Call {
 }
 
 const ID_LEN_MAX: usize = 128;
+const KEY_PAIR_LEN_MAX: usize = 64;
+/// What the lines of the access log can be told from others by.
+const ACCESS: &str = "keypaird::access";

@@ -5,6 +5,7 @@
 //!
 //! Secrets are of types whose `Debug` says nothing, so none can be logged by mistake.
 
+mod access_log;
 mod call;
 mod log_queue;
 mod log_writer;
@@ -13,6 +14,7 @@ mod seldom;
 use std::error::Error;
 use std::io;
 
+pub use access_log::AccessLog;
 pub use call::{Call, CallId, CallIds};
 pub use log_writer::{FlushOnDrop, flush, log_pipe, lost_log_lines, print};
 pub use seldom::Seldom;
