@@ -2,6 +2,8 @@
 
 #[path = "daemon/access.rs"]
 mod access;
+#[path = "daemon/compression.rs"]
+mod compression;
 #[path = "daemon/connection_ends.rs"]
 mod connection_ends;
 #[path = "daemon/hangup.rs"]

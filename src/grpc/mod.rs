@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use http::Response;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 pub use call::{CallLayer, CallService};
@@ -46,12 +47,20 @@ pub fn routes(
     config: &GrpcConfig,
     health: &Health,
 ) -> Result<Routes, tonic_reflection::server::Error> {
+    // Of a compressed message, no more is taken than of a plain one, and the server counts it as
+    // that.
+    let gzip = CompressionEncoding::Gzip;
     let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(Arc::clone(&service)))
+        .accept_compressed(gzip)
         .max_decoding_message_size(config.max_message_bytes);
     let events = EventServiceServer::new(EventGrpc::new(Arc::clone(&service)))
+        .accept_compressed(gzip)
         .max_decoding_message_size(config.max_message_bytes);
     let signing = SigningServiceServer::new(SigningGrpc::new(service, config.max_message_bytes))
+        .accept_compressed(gzip)
         .max_decoding_message_size(config.max_message_bytes);
+    // What tonic allows by itself, for services whose requests are a line.
+    let small = config.max_message_bytes.min(SMALL_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -62,10 +71,25 @@ pub fn routes(
     Ok(Routes::new(signing)
         .add_service(key_pairs)
         .add_service(events)
-        .add_service(health.server())
-        .add_service(Limited(reflection().build_v1()?))
+        .add_service(
+            health
+                .server()
+                .accept_compressed(gzip)
+                .max_decoding_message_size(small),
+        )
+        .add_service(Limited(
+            reflection()
+                .build_v1()?
+                .accept_compressed(gzip)
+                .max_decoding_message_size(small),
+        ))
         // Older grpcurl and Python know this one only.
-        .add_service(Limited(reflection().build_v1alpha()?))
+        .add_service(Limited(
+            reflection()
+                .build_v1alpha()?
+                .accept_compressed(gzip)
+                .max_decoding_message_size(small),
+        ))
         .prepare())
 }
 
@@ -78,3 +102,6 @@ pub fn refuse(error: &ServiceError) -> Response<Body> {
 pub const fn call_layer(config: &GrpcConfig, ids: CallIds) -> CallLayer {
     CallLayer::new(config.request_timeout, config.max_message_bytes, ids)
 }
+
+/// 4 MiB.
+const SMALL_MAX: usize = 4 * 1024 * 1024;

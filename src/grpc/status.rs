@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use prost::Message as _;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Response, Status};
 use tonic_types::{BadRequest, ErrorDetails, FieldViolation, StatusExt};
 
@@ -67,6 +68,9 @@ pub(super) fn complete(status: &Status, max_message_bytes: usize) -> Status {
         let violations = Violations::one(field.to_owned(), refusal);
         return to_status(&ServiceError::Invalid(violations));
     }
+    if let Some(accepted) = status.metadata().get(ACCEPT_ENCODING) {
+        return other_encoding(status, accepted);
+    }
     let (code, reason, message) = match status.code() {
         // What is left of INTERNAL without details is that the request could not be decoded.
         Code::Internal | Code::InvalidArgument => (
@@ -87,11 +91,25 @@ pub(super) fn complete(status: &Status, max_message_bytes: usize) -> Status {
         Code::Unimplemented => (
             Code::Unimplemented,
             "UNIMPLEMENTED",
-            "there is no such method, or it does not take this encoding".to_owned(),
+            "there is no such method".to_owned(),
         ),
         other => (other, reason_of(other), status.message().to_owned()),
     };
     Status::with_error_details(code, message, details(reason))
+}
+
+/// Refuses messages in a compression that is not taken, with the header that names those that are
+/// (gRPC, Compression).
+fn other_encoding(status: &Status, accepted: &AsciiMetadataValue) -> Status {
+    let said: String = status.message().chars().take(ENCODING_LEN_MAX).collect();
+    let mut refused = Status::with_error_details(
+        Code::Unimplemented,
+        format!("{said}; send messages by gzip, or as they are"),
+        details("UNIMPLEMENTED"),
+    );
+    let metadata = refused.metadata_mut();
+    metadata.insert(ACCEPT_ENCODING, accepted.clone());
+    refused
 }
 
 /// Says that something went wrong inside, and no more.
@@ -129,6 +147,9 @@ const fn code(code: report::Code) -> Code {
 }
 
 const DOMAIN: &str = "keypaird";
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+/// More than the sentence of tonic and the names of all encodings there are.
+const ENCODING_LEN_MAX: usize = 120;
 
 #[cfg(test)]
 mod tests {

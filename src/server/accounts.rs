@@ -274,8 +274,9 @@ pub(super) struct Asked<B = Incoming> {
 impl<B> Asked<B> {
     /// Counts the body of a call of gRPC, which may be a stream and say nothing for so long.
     pub(super) fn messages(body: B, call: Arc<CallUnderWay>, silence_max: Duration) -> Self {
+        let messages = Messages::new(call.connection.message_max());
         let mut asked = Self::whole(body, call);
-        asked.messages = Some(Messages::default());
+        asked.messages = Some(messages);
         asked.silence_max = silence_max;
         asked
     }

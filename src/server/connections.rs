@@ -31,6 +31,8 @@ use room::Room;
 pub(super) struct Connections {
     max: usize,
     kept_max: usize,
+    /// How many bytes a request may have.
+    message_max: usize,
     begun: Instant,
     open: Mutex<Open>,
     opened: AtomicU64,
@@ -58,6 +60,7 @@ impl Connections {
         Arc::new(Self {
             max,
             kept_max: KEPT_MAX.max(max_message_bytes.saturating_mul(2)),
+            message_max: max_message_bytes,
             begun: Instant::now(),
             open: Mutex::default(),
             opened: AtomicU64::new(0),
@@ -271,6 +274,11 @@ impl Connection {
             connection: self.number,
             peer: *self.identity.get().unwrap_or(&self.address),
         }
+    }
+
+    /// Returns how many bytes a request may have.
+    pub(super) fn message_max(&self) -> usize {
+        self.all.message_max
     }
 
     /// Notes that it speaks HTTP.
