@@ -147,8 +147,8 @@ async fn signatures_of_every_algorithm_provider_and_form_verify_with_openssl() {
             }
             // What is used when nothing is asked for.
             let signed = client.sign(message(&view.id, text)).await.unwrap();
-            assert_eq!(signed.signature_algorithm, view.signature_algorithm);
-            let algorithm = SignatureAlgorithm::parse(&view.signature_algorithm).unwrap();
+            assert_eq!(signed.signature_algorithm, view.signing_algorithm);
+            let algorithm = SignatureAlgorithm::parse(&view.signing_algorithm).unwrap();
             openssl.accepts(algorithm, text, &signed.signature);
         }
     }

@@ -137,11 +137,11 @@ impl LintedCsr {
 
     /// Completes the request with its signature, which must be one of its own key, and returns it
     /// in PEM.
-    pub fn complete(self, signature: Vec<u8>) -> Result<String, CertError> {
+    pub fn complete(self, signature: &[u8]) -> Result<String, CertError> {
         let algorithm = self.signature_algorithm();
         self.public_key
-            .verify(algorithm, &self.to_be_signed(), &signature)?;
-        let request = self.with_signature(&signature)?;
+            .verify(algorithm, &self.to_be_signed(), signature)?;
+        let request = self.with_signature(signature)?;
         let label = "CERTIFICATE REQUEST";
         encoded(
             der::pem::encode_string(label, der::pem::LineEnding::LF, &request).map_err(Into::into),

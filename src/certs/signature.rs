@@ -35,9 +35,8 @@ pub(super) fn check(certificate: &Certificate, parsed: &Parsed, by: &Parsed) -> 
     };
     match verified {
         Some(true) => SignatureCheck::Good,
-        Some(false) => SignatureCheck::Wrong,
         None if fits(algorithm.oid, by) => SignatureCheck::Unknown,
-        None => SignatureCheck::Wrong,
+        Some(false) | None => SignatureCheck::Wrong,
     }
 }
 

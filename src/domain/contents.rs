@@ -122,20 +122,20 @@ fn is_certificate(element: Element<'_>) -> bool {
         return false;
     }
     let signed = element.parts().next();
-    match &*signed.map(tags).unwrap_or_default() {
-        [CONTEXT_0, INTEGER, ..] => true,
-        // Of version 1, which is not written.
-        [
-            INTEGER,
-            SEQUENCE,
-            SEQUENCE,
-            SEQUENCE,
-            SEQUENCE,
-            SEQUENCE,
-            ..,
-        ] => true,
-        _ => false,
-    }
+    // A certificate of version 1 does not write its version.
+    matches!(
+        &*signed.map(tags).unwrap_or_default(),
+        [CONTEXT_0, INTEGER, ..]
+            | [
+                INTEGER,
+                SEQUENCE,
+                SEQUENCE,
+                SEQUENCE,
+                SEQUENCE,
+                SEQUENCE,
+                ..
+            ]
+    )
 }
 
 /// Returns the tags of what an element consists of, at most [`TAGS_MAX`]; of a damaged one those

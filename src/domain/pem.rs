@@ -23,7 +23,7 @@ pub(crate) struct Part {
 }
 
 /// Why a file has no parts.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PemError {
     /// It begins like DER, and is not one whole value.
     #[error("it is not one whole value in DER")]
@@ -236,7 +236,10 @@ mod tests {
         format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
     }
 
-    fn found(file: &[u8]) -> Result<Vec<(String, Option<Vec<u8>>)>, PemError> {
+    /// A label, and what is in the block.
+    type Found = (String, Option<Vec<u8>>);
+
+    fn found(file: &[u8]) -> Result<Vec<Found>, PemError> {
         let parts = parts(file)?.into_iter();
         Ok(parts
             .map(|part| (part.label, part.bytes.map(|bytes| bytes.to_vec())))

@@ -177,6 +177,10 @@ mod tests {
     use super::*;
     use crate::domain::{KeySpec, PublicKey, RsaSize};
 
+    const MAX: RsaPssSaltLength = RsaPssSaltLength::Max;
+    const NONE: RsaPssSaltLength = RsaPssSaltLength::Custom(0);
+    const ODD: RsaPssSaltLength = RsaPssSaltLength::Custom(17);
+
     #[test]
     fn a_signature_with_any_salt_verifies_and_a_changed_one_does_not() {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
@@ -184,9 +188,6 @@ mod tests {
         let key = PublicKey::new(spec, pair.public_key().as_ref());
         let (n, e) = key.rsa_numbers().unwrap();
         let random = SystemRandom::new();
-        const MAX: RsaPssSaltLength = RsaPssSaltLength::Max;
-        const NONE: RsaPssSaltLength = RsaPssSaltLength::Custom(0);
-        const ODD: RsaPssSaltLength = RsaPssSaltLength::Custom(17);
         let rows: [(PssHash, usize, &'static RsaSignatureEncoding); 8] = [
             (PssHash::Sha256, 32, &RSA_PSS_SHA256),
             (

@@ -305,8 +305,11 @@ mod tests {
         assert!(PublicKey::from_spki_der(&form).is_err());
     }
 
+    /// Writes an element of a tag and parts.
+    type Tlv = dyn Fn(u8, &[&[u8]]) -> Vec<u8>;
+
     /// Writes the parameters of P-384 one by one, with the seed (RFC 3279 section 2.3.5, SP 800-186).
-    fn explicit_p_384(tlv: &dyn Fn(u8, &[&[u8]]) -> Vec<u8>) -> Vec<u8> {
+    fn explicit_p_384(tlv: &Tlv) -> Vec<u8> {
         let hex = |digits: &str| -> Vec<u8> {
             let pairs = digits.as_bytes().chunks(2);
             pairs

@@ -107,9 +107,8 @@ fn refuse_other_format(
             _ => return Ok(()),
         },
         Ok([part]) if part.label.is_empty() => return Ok(()),
-        Ok(_) => KeyFileFormat::Pem,
         Err(_) if file.first() == Some(&0x30) => KeyFileFormat::Pkcs12,
-        Err(_) => KeyFileFormat::Pem,
+        Ok(_) | Err(_) => KeyFileFormat::Pem,
     };
     match wanted.filter(|wanted| *wanted != found) {
         None => Ok(()),

@@ -347,7 +347,7 @@ fn ec_keys_are_read_as_others_wrote_them() {
         (
             "under another label",
             "PRIVATE KEY",
-            sec1(&number, &[named.clone()]),
+            sec1(&number, std::slice::from_ref(&named)),
         ),
         (
             "a short number",
@@ -357,7 +357,7 @@ fn ec_keys_are_read_as_others_wrote_them() {
         (
             "a long number",
             "EC PRIVATE KEY",
-            sec1(&[&[0], &number[..]].concat(), &[named.clone()]),
+            sec1(&[&[0], &number[..]].concat(), std::slice::from_ref(&named)),
         ),
         (
             "a compressed point",

@@ -87,17 +87,9 @@ impl Http {
             is_http1: false,
         };
         let leaves = stop.child_token();
-        let (refuses, closes) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-        let answering = Answering {
-            front: self
-                .front
-                .of_connection(&client, gate, leaves.clone(), stop.clone()),
-            client,
-            refuses: Arc::clone(&refuses),
-            closes: Arc::clone(&closes),
-            turns: self.turns,
-            connection: Arc::clone(connection),
-        };
+        let answering = self.answering(gate, client, connection, &leaves, stop);
+        let refuses = Arc::clone(&answering.refuses);
+        let closes = Arc::clone(&answering.closes);
         let serving = self
             .protocol
             .serve_connection(TokioIo::new(watched), answering);
@@ -187,6 +179,26 @@ impl Http {
                     tell(&served);
                 }
             }
+        }
+    }
+
+    /// Returns what answers the calls of a connection: its streams end by `leaves`, and all by `stop`.
+    fn answering(
+        &self,
+        gate: Gate,
+        client: Arc<Client>,
+        connection: &Arc<Connection>,
+        leaves: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> Answering {
+        let front = &self.front;
+        Answering {
+            front: front.of_connection(&client, gate, leaves.clone(), stop.clone()),
+            client,
+            refuses: Arc::default(),
+            closes: Arc::default(),
+            turns: self.turns,
+            connection: Arc::clone(connection),
         }
     }
 }

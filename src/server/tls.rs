@@ -97,25 +97,18 @@ impl Tls {
             if now == seen && !asked {
                 continue;
             }
+            let what = match asked {
+                true => "the TLS files were read again",
+                false => "the TLS files changed",
+            };
             match read(&self.config) {
                 Ok(files) => {
-                    self.replace(files);
-                    match asked {
-                        true => info!("the TLS files were read again and are in use"),
-                        false => info!("the TLS files changed and are in use"),
-                    }
+                    self.replace(files, what);
                     seen = now;
                 }
                 // Perhaps only one of two files was replaced yet.
                 Err(error) if asked || self.stamps() == now => {
-                    match asked {
-                        true => {
-                            error!(%error, "the TLS files were read again and cannot be used; the former ones stay in use")
-                        }
-                        false => {
-                            error!(%error, "the TLS files changed and cannot be used; the former ones stay in use")
-                        }
-                    }
+                    error!(%error, "{what} and cannot be used; the former ones stay in use");
                     seen = now;
                 }
                 Err(_) => {}
@@ -125,7 +118,7 @@ impl Tls {
 
     /// Uses other files. If their client CA is another one, connections that the former one
     /// admitted end.
-    fn replace(&self, mut files: Files) {
+    fn replace(&self, mut files: Files, what: &str) {
         let former = self.current.load().client_ca.clone();
         let mut replaced = None;
         if let (Some(former), Some(new)) = (former, &mut files.client_ca) {
@@ -136,6 +129,7 @@ impl Tls {
         }
         self.hosts.use_certificate(files.names.clone());
         self.current.store(Arc::new(files));
+        info!("{what} and are in use");
         if let Some(replaced) = replaced {
             info!("the client CA changed; connections of the former one end");
             replaced.cancel();

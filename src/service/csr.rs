@@ -76,7 +76,7 @@ impl Service {
                 input: linted.to_be_signed(),
             })
             .await?;
-        Ok(linted.complete(signature)?)
+        Ok(linted.complete(&signature)?)
     }
 
     /// Puts the certificate of a CA in the place of the current one. What is returned is durable; the token's

@@ -225,7 +225,8 @@ async fn nothing_in_a_certificate_steers_a_terminal() {
         ("86", "urn:\x7f\x1b[31mred"),
     ];
     let names = names.map(|(tag, name)| {
-        let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let digits: Vec<_> = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let digits = digits.concat();
         format!("{tag}{:02x}{digits}", name.len())
     });
     let names = names.concat();
