@@ -111,21 +111,11 @@ pub enum SignatureEncoding {
     /// As X.509 has it: for ECDSA, `Ecdsa-Sig-Value` in DER (RFC 3279 section 2.2.3).
     #[default]
     Der,
-    /// As IEEE P1363 and JOSE have it: for ECDSA, r and s side by side, each as long as the field.
+    /// As JWS has it: for ECDSA, r and s side by side, each as long as the field (IEEE P1363).
     P1363,
 }
 
 impl SignatureEncoding {
-    /// Refuses the form that exists for ECDSA only, for other keys.
-    pub fn check(self, spec: KeySpec) -> Result<Self, Refusal> {
-        match (self, spec) {
-            (Self::P1363, KeySpec::Rsa(_) | KeySpec::Ed25519) => Err(Refusal::new(format!(
-                "P1363 is a form of ECDSA signatures, and the key is {spec}; leave it out"
-            ))),
-            _ => Ok(self),
-        }
-    }
-
     /// Brings a signature of a key into this form. None when it is no ECDSA signature of the curve in DER.
     pub fn from_der(self, spec: KeySpec, signature: Vec<u8>) -> Option<Vec<u8>> {
         match (self, spec) {

@@ -143,7 +143,6 @@ impl Service {
             key.algorithm,
             request.input,
             &request.signature_algorithm,
-            request.encoding,
         )?;
         let status = key.validity.at(self.clock.now());
         if status != CertificateValidity::Valid && !request.allow_outside_validity {
@@ -174,14 +173,12 @@ pub(super) fn check_against(
     default: SignatureAlgorithm,
     input: Option<SigningInput>,
     algorithm: &str,
-    encoding: SignatureEncoding,
 ) -> Result<(SignatureAlgorithm, SigningInput), ServiceError> {
     let mut violations = Violations::new();
     let algorithm = match algorithm {
         "" => Some(default),
         name => violations.check("signatureAlgorithm", spec.signing_algorithm(name)),
     };
-    violations.check("encoding", encoding.check(spec));
     match (&input, algorithm) {
         (None, _) => violations.add(
             "message",

@@ -59,7 +59,6 @@ impl Service {
                 generation.algorithm,
                 request.input.clone(),
                 &request.signature_algorithm,
-                request.encoding,
             );
             let checked = checked.and_then(|(algorithm, input)| {
                 let salt = salt(algorithm, request.pss_salt_length)?;
