@@ -7,6 +7,7 @@ use tracing::{Instrument, info, warn};
 use super::create::stored_precision;
 use super::get::parse_id;
 use super::intents::several_keys;
+use super::name_lock::NameLock;
 use super::{Service, ServiceError};
 use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId, KeyRef};
 use crate::providers::{Lane, LinkedKey, Operation, ProviderHandle};
@@ -45,9 +46,10 @@ impl Service {
     /// that are its own, and nothing else.
     ///
     /// # Errors
-    /// [`ServiceError::KeyPairNotFound`], also for a second delete; [`ServiceError::EtagMismatch`] when
-    /// `etag` is not empty and not the key pair's; [`ServiceError::Invalid`] when a linked key cannot be told
-    /// from another one; [`ServiceError::ProviderOff`]; [`ServiceError::Provider`].
+    /// [`ServiceError::KeyPairNotFound`], also for a second delete, and for all but one of several
+    /// at once; [`ServiceError::EtagMismatch`] when `etag` is not empty and not the key pair's;
+    /// [`ServiceError::Invalid`] when a linked key cannot be told from another one;
+    /// [`ServiceError::ProviderOff`]; [`ServiceError::Provider`].
     pub async fn delete(
         self: &Arc<Self>,
         request: DeleteRequest,
@@ -57,10 +59,21 @@ impl Service {
             etag,
             destroy_linked_key,
         } = request;
+        let turn = match parse_id(&id)? {
+            Some(id) => Some(self.deletions.lock(id).await),
+            None => None,
+        };
         let deleted = self.change_found(&id, &etag, |service, was| async move {
             service.delete_found(&was, destroy_linked_key).await
         });
         match deleted.await {
+            // Another call has deleted it while this one waited: that one is told what became of
+            // it.
+            Err(not_found @ ServiceError::KeyPairNotFound(_))
+                if turn.as_ref().is_some_and(NameLock::has_waited) =>
+            {
+                Err(not_found)
+            }
             Err(ServiceError::KeyPairNotFound(_)) => {
                 let service = Arc::clone(self);
                 let work = async move { service.finish_deletion(&id).await };

@@ -141,6 +141,8 @@ pub struct Service {
     request_locks: NameLocks<RequestId>,
     /// One creation under an id goes on at a time.
     id_locks: NameLocks<KeyPairId>,
+    /// One deletion of an id goes on at a time.
+    deletions: NameLocks<KeyPairId>,
     signing_keys: SigningKeys,
     events: EventHub,
     /// The right to have a page of a list in memory.
@@ -176,6 +178,7 @@ impl Service {
             entropy,
             request_locks: NameLocks::default(),
             id_locks: NameLocks::default(),
+            deletions: NameLocks::default(),
             signing_keys: SigningKeys::default(),
             events: EventHub::default(),
             lists: Turns::new(LISTS),

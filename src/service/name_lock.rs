@@ -26,6 +26,7 @@ pub(super) struct NameLock<Name: Eq + Hash> {
     locks: Locks<Name>,
     name: Name,
     guard: Option<OwnedMutexGuard<()>>,
+    has_waited: bool,
 }
 
 impl<Name: Clone + Eq + Hash> NameLocks<Name> {
@@ -37,9 +38,23 @@ impl<Name: Clone + Eq + Hash> NameLocks<Name> {
             guard: None,
             locks: Arc::clone(&self.0),
             name,
+            has_waited: false,
         };
-        waiting.guard = Some(lock.lock_owned().await);
+        waiting.guard = Some(match Arc::clone(&lock).try_lock_owned() {
+            Ok(guard) => guard,
+            Err(_) => {
+                waiting.has_waited = true;
+                lock.lock_owned().await
+            }
+        });
         waiting
+    }
+}
+
+impl<Name: Eq + Hash> NameLock<Name> {
+    /// Tells whether other work of this name was under way when this was asked for.
+    pub(super) const fn has_waited(&self) -> bool {
+        self.has_waited
     }
 }
 
@@ -71,12 +86,13 @@ mod tests {
         let first = locks.lock(id.clone()).await;
         let second = tokio::spawn({
             let (locks, id) = (Arc::clone(&locks), id.clone());
-            async move { drop(locks.lock(id).await) }
+            async move { locks.lock(id).await.has_waited() }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
+        assert!(!first.has_waited());
         drop(first);
-        second.await.unwrap();
+        assert!(second.await.unwrap());
         assert!(locks.0.lock().is_empty());
     }
 
