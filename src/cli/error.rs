@@ -219,8 +219,9 @@ pub(super) fn code_name(code: Code) -> String {
 
 /// Returns the flag that sets a field of a request: `commonName` is `--common-name`.
 fn flag(field: &str) -> Option<String> {
+    let field = field.strip_prefix("filter.").unwrap_or(field);
     let name = field.split(['[', '.']).next_back().filter(|_| {
-        let parts = ["filter.", "rotationSettings.", "subject."];
+        let parts = ["rotationSettings.", "subject."];
         parts.iter().any(|part| field.starts_with(part))
     });
     let name = name.unwrap_or_else(|| field.split(['[', '.']).next().unwrap_or_default());
@@ -264,6 +265,7 @@ mod tests {
             ("commonName", Some("--common-name")),
             ("subjectAlternativeNames[3]", Some("--san")),
             ("labels.team", Some("--label")),
+            ("filter.labels.team", Some("--label")),
             ("filter.expiresBefore", Some("--expires-before")),
             (
                 "rotationSettings.creationBufferDays",

@@ -9,7 +9,7 @@ use time::{Date, OffsetDateTime};
 use tonic::transport::Channel;
 
 use super::error::Failure;
-use super::generate::parse_provider;
+use super::generate::{parse_label, parse_provider};
 use super::output::{Output, cell, days_left, key, provider, time};
 use super::{Context, output};
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
@@ -37,6 +37,9 @@ pub(super) struct List {
     /// Only those with this text in id or subject.
     #[arg(long)]
     query: Option<String>,
+    /// Only those with this label. May be repeated: all must hold.
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
     /// Order: create_time, id, expires or subject_dn; "expires desc" for the reverse.
     #[arg(long)]
     order_by: Option<String>,
@@ -110,6 +113,7 @@ impl List {
                 status: status.into(),
                 expires_before: self.expires_before,
                 query: self.query.unwrap_or_default(),
+                labels: self.labels.into_iter().collect(),
             }),
             order_by: self.order_by.unwrap_or_default(),
         }
@@ -209,6 +213,7 @@ const SOON_DAYS: i64 = 30;
 const EXAMPLES: &str = "\
 Examples:
   keypairctl list --order-by expires
+  keypairctl list -l team=pay
   keypairctl list --status expired --crypto-provider HSM
   keypairctl list --all --output json | jq -r '.keyPairs[].id'";
 

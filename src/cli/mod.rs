@@ -20,6 +20,7 @@ mod generate;
 mod get;
 mod import;
 mod input;
+mod label;
 mod latencies;
 mod link;
 mod list;
@@ -74,6 +75,7 @@ enum Command {
     Get(get::Get),
     List(list::List),
     Delete(delete::Delete),
+    Label(label::Label),
     Algorithms(algorithms::Algorithms),
     Certificate(certificate::Certificate),
     Import(import::Import),
@@ -135,6 +137,7 @@ impl Cli {
             Command::Get(command) => command.run(&mut context).await,
             Command::List(command) => command.run(&mut context).await,
             Command::Delete(command) => command.run(&mut context).await,
+            Command::Label(command) => command.run(&mut context).await,
             Command::Algorithms(command) => command.run(&mut context).await,
             Command::Certificate(command) => command.run(&mut context).await,
             Command::Import(command) => command.run(&mut context).await,

@@ -107,12 +107,6 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
             .collect();
         stated.join(", ")
     });
-    let mut labels: Vec<_> = view
-        .labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    labels.sort();
     let status = match view.status() {
         CertificateValidity::Unspecified => String::new(),
         status => status.as_str_name().to_owned(),
@@ -165,7 +159,8 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
         ("next generation", next),
         ("previous generation", previous),
         ("rotates", rotates),
-        ("labels", labels.join(", ")),
+        ("labels", labels(view)),
+        ("same key as", view.also_key_pair_ids.join(", ")),
         ("etag", view.etag.clone()),
     ];
     if view.issuer_dn != view.subject_dn {
@@ -181,6 +176,16 @@ pub(super) fn signing_algorithm(view: &KeyPairView) -> &str {
         "" => &view.signature_algorithm,
         named => named,
     }
+}
+
+/// Returns the labels in the order of their keys: `stage=prod, team=pay`.
+pub(super) fn labels(view: &KeyPairView) -> String {
+    let labels = view.labels.iter();
+    let mut labels: Vec<_> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    labels.sort();
+    labels.join(", ")
 }
 
 /// Returns algorithm and size: `EC-256`, `ED25519`.

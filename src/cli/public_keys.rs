@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::error::Failure;
+use super::generate::parse_label;
 use super::output::{Output, cell, generation_state, time};
 use crate::proto::{JsonWebKey, ListPublicKeysRequest, ListPublicKeysResponse, PublicKey};
 
@@ -15,6 +16,9 @@ use crate::proto::{JsonWebKey, ListPublicKeysRequest, ListPublicKeysResponse, Pu
 pub(super) struct PublicKeys {
     /// Only those of one key pair.
     id: Option<String>,
+    /// Only those of key pairs with this label. May be repeated: all must hold.
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
     /// Form of the keys. With `table`, --output json gives the whole answer.
     #[arg(long, default_value = "table")]
     format: Format,
@@ -41,6 +45,7 @@ impl PublicKeys {
             id: self.id.unwrap_or_default(),
             page_size: self.page_size,
             page_token: String::new(),
+            labels: self.labels.into_iter().collect(),
         };
         let mut answer = ListPublicKeysResponse::default();
         loop {

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::Context;
 use super::error::Failure;
-use super::output::{Output, time};
+use super::output::{Output, labels, time};
 use super::printable::printable;
 use crate::proto::key_pair_event::Type;
 use crate::proto::{CryptoProvider, KeyPairEvent, WatchKeyPairsRequest, WatchKeyPairsResponse};
@@ -108,6 +108,12 @@ fn what(event: &KeyPairEvent) -> String {
         Type::Activated => format!("{id}, generation {} signs", view.generation),
         Type::Expiring | Type::Expired => format!("{id}, at {}", time(view.expires)),
         Type::Deleted => id.clone(),
+        Type::Updated => match (&*labels(&view), view.rotation_settings.is_some()) {
+            ("", false) => id.clone(),
+            ("", true) => format!("{id}, rotates"),
+            (labels, false) => format!("{id}, {labels}"),
+            (labels, true) => format!("{id}, {labels}, rotates"),
+        },
         Type::ProviderUnavailable | Type::ProviderRecovered => match event.crypto_provider() {
             CryptoProvider::Unspecified => String::new(),
             provider => provider.as_str_name().to_owned(),

@@ -54,11 +54,13 @@ pub enum EventKind {
     ProviderUnavailable,
     /// A provider can be used again.
     ProviderRecovered,
+    /// Its labels or its rotation settings were changed.
+    Updated,
 }
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Created,
         Self::Imported,
         Self::CertificateUpdated,
@@ -69,5 +71,6 @@ impl EventKind {
         Self::Deleted,
         Self::ProviderUnavailable,
         Self::ProviderRecovered,
+        Self::Updated,
     ];
 }

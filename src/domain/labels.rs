@@ -45,6 +45,17 @@ impl Labels {
         Self(stored)
     }
 
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells whether these labels have all the others, with the same values.
+    pub fn contain(&self, others: &Self) -> bool {
+        let mut others = others.0.iter();
+        others.all(|(key, value)| self.0.get(key) == Some(value))
+    }
+
     /// Returns the pairs.
     pub fn as_map(&self) -> &BTreeMap<String, String> {
         &self.0

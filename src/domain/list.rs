@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::Digest as _;
 use time::OffsetDateTime;
 
-use super::{CertificateValidity, KeyAlgorithm, ProviderKind, Refusal};
+use super::{CertificateValidity, KeyAlgorithm, Labels, ProviderKind, Refusal};
 
 /// One page of a list.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct ListFilter {
     pub expires_before: Option<OffsetDateTime>,
     /// Their id or subject contains this text, letters of either case.
     pub text: Option<String>,
+    /// They have these labels, all of them with these values.
+    pub labels: Labels,
 }
 
 impl ListFilter {

@@ -21,10 +21,10 @@ use crate::proto::{
     ListDoubtfulKeysResponse, ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse,
     ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest,
     MigrateSigningKeyPairResponse, PlanRotationRequest, PlanRotationResponse,
-    RotateSigningKeyPairRequest, RotateSigningKeyPairResponse, UpdateRotationSettingsRequest,
-    UpdateRotationSettingsResponse,
+    RotateSigningKeyPairRequest, RotateSigningKeyPairResponse, UpdateLabelsRequest,
+    UpdateLabelsResponse, UpdateRotationSettingsRequest, UpdateRotationSettingsResponse,
 };
-use crate::service::{DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
+use crate::service::{self, DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
 
 /// The service.
 #[derive(Debug)]
@@ -93,6 +93,21 @@ impl KeyPairService for KeyPairGrpc {
         let deleted = deleted.await;
         answer(deleted.map(|fate| DeleteSigningKeyPairResponse {
             private_key: convert::private_key_fate(fate).into(),
+        }))
+    }
+
+    async fn update_labels(
+        &self,
+        request: Request<UpdateLabelsRequest>,
+    ) -> Result<Response<UpdateLabelsResponse>, Status> {
+        let request = request.into_inner();
+        let updated = self.service.update_labels(service::UpdateLabelsRequest {
+            id: request.id,
+            labels: request.labels.into_iter().collect(),
+            etag: request.etag,
+        });
+        answer(updated.await.map(|view| UpdateLabelsResponse {
+            key_pair: Some(convert::key_pair_view(view)),
         }))
     }
 

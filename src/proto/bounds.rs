@@ -17,6 +17,7 @@ enum List {
     Requests,
     Names,
     Labels,
+    FilterLabels,
 }
 
 /// A list with more elements than it may have.
@@ -40,12 +41,16 @@ impl Bounds {
         use Field::{List as L, Message};
         const SETTINGS: &[(u32, Field)] = &[(8, L(List::Names)), (15, L(List::Labels))];
         const IMPORT_SETTINGS: &[(u32, Field)] = &[(6, L(List::Labels))];
+        const FILTER: &[(u32, Field)] = &[(6, L(List::FilterLabels))];
         Self(match message {
             "BatchSignRequest" => &[(1, L(List::Requests))],
             "GenerateCsrRequest" => &[(3, L(List::Names))],
             "GenerateSigningKeyPairRequest" => &[(1, Message(SETTINGS))],
             "ImportSigningKeyPairRequest" => &[(1, Message(IMPORT_SETTINGS))],
             "LinkSigningKeyPairRequest" => &[(5, Message(SETTINGS))],
+            "ListPublicKeysRequest" => &[(4, L(List::Labels))],
+            "ListSigningKeyPairsRequest" => &[(3, Message(FILTER))],
+            "UpdateLabelsRequest" => &[(2, L(List::Labels))],
             _ => &[],
         })
     }
@@ -75,7 +80,12 @@ impl Bounds {
 }
 
 impl List {
-    const ALL: [Self; 3] = [Self::Requests, Self::Names, Self::Labels];
+    const ALL: [Self; 4] = [
+        Self::Requests,
+        Self::Names,
+        Self::Labels,
+        Self::FilterLabels,
+    ];
 
     /// Returns the JSON path of the list, and how many elements it may have, in words.
     const fn names(self) -> (&'static str, &'static str) {
@@ -84,6 +94,7 @@ impl List {
             Self::Names => ("subjectAlternativeNames", "at most 1000 names"),
             // Of those with the same key the last one counts, so that more than 64 may come.
             Self::Labels => ("labels", "at most 64"),
+            Self::FilterLabels => ("filter.labels", "at most 64"),
         }
     }
 
@@ -92,6 +103,7 @@ impl List {
             Self::Requests => 0,
             Self::Names => 1,
             Self::Labels => 2,
+            Self::FilterLabels => 3,
         }
     }
 }

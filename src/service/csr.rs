@@ -119,7 +119,7 @@ impl Service {
             })
             .await?;
         Ok(CaCertified {
-            view: self.view(becomes),
+            view: self.shown(becomes).await,
             rotation_ended,
             notes,
         })

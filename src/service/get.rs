@@ -1,5 +1,7 @@
 //! Shows a key pair.
 
+use tracing::warn;
+
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{KeyPair, KeyPairId, Refusal};
 use crate::telemetry::Call;
@@ -12,7 +14,25 @@ impl Service {
     pub async fn get(&self, id: &str) -> Result<KeyPairView, ServiceError> {
         let key_pair = self.find(id).await?;
         self.provider_of(&key_pair)?;
-        Ok(self.view(key_pair))
+        Ok(self.shown(key_pair).await)
+    }
+
+    /// Returns what a caller is shown of a key pair, with the others that have its key. When these
+    /// cannot be looked up now, they are left out: what the caller asked for is done.
+    pub(super) async fn shown(&self, key_pair: KeyPair) -> KeyPairView {
+        let others = self.store.sharing_a_key(std::slice::from_ref(&key_pair.id));
+        let others = others.await.map(|others| others.into_iter().flatten());
+        let also_key_pair_ids = match others {
+            Ok(others) => others.collect(),
+            Err(error) => {
+                warn!(key_pair = %key_pair.id, %error, "key pairs with the same key are not shown");
+                Vec::new()
+            }
+        };
+        KeyPairView {
+            also_key_pair_ids,
+            ..self.view(key_pair)
+        }
     }
 
     pub(super) fn view(&self, key_pair: KeyPair) -> KeyPairView {

@@ -66,10 +66,9 @@ impl Service {
         let key_pair = created.await?;
         let notes = CertificateNotes::of(None, &key_pair.current, ignored);
         notes.log(&key_pair.id);
-        Ok(Adopted {
-            view: self.view(key_pair),
-            notes,
-        })
+        let view = self.shown(key_pair).await;
+        view.say_shared_key();
+        Ok(Adopted { view, notes })
     }
 
     fn check_import(

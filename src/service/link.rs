@@ -69,10 +69,9 @@ impl Service {
         let work = async move { service.link_whole(request, &gone).await };
         let linked = self.tasks.spawn(work.instrument(Call::current_span()));
         let (key_pair, notes) = linked.await??;
-        Ok(Adopted {
-            view: self.view(key_pair),
-            notes,
-        })
+        let view = self.shown(key_pair).await;
+        view.say_shared_key();
+        Ok(Adopted { view, notes })
     }
 
     async fn link_whole(

@@ -1,11 +1,13 @@
 //! Lists key pairs.
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 
 use super::share::Turn;
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{
-    CertificateValidity, KeyAlgorithm, ListFilter, ListOrder, ListQuery, Origin, PageSize,
+    CertificateValidity, KeyAlgorithm, Labels, ListFilter, ListOrder, ListQuery, Origin, PageSize,
     PageToken, ProviderKind, ProviderMode, Violations,
 };
 
@@ -34,8 +36,12 @@ pub struct ListRequest {
     pub expires_before: Option<OffsetDateTime>,
     /// `filter.query`; empty for all.
     pub query: String,
-    /// Whether the total is needed; otherwise it may be too high.
+    /// `filter.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the total is needed; otherwise it is not exact.
     pub with_total: bool,
+    /// Whether the views name the other key pairs that have the same key.
+    pub with_shared_keys: bool,
 }
 
 /// One page of a list. As long as it is there, only few others are.
@@ -45,7 +51,8 @@ pub struct KeyPairPage {
     pub key_pairs: Vec<KeyPairView>,
     /// The token of the next page; empty after the last.
     pub next_page_token: String,
-    /// How many key pairs there are over all pages, or more where that was not asked for.
+    /// How many key pairs there are over all pages, where that was asked for. Elsewhere it is not
+    /// exact.
     pub total_size: u64,
     _turn: Turn,
 }
@@ -61,11 +68,20 @@ impl Service {
         let (filter, order) = (query.filter.clone(), query.order);
         let turn = self.lists.turn(request.origin).await;
         let page = self.store.list(query, self.clock.now()).await?;
+        let mut others = Vec::new();
+        if request.with_shared_keys {
+            let ids: Vec<_> = page.key_pairs.iter().map(|pair| pair.id.clone()).collect();
+            others = self.store.sharing_a_key(&ids).await?;
+        }
+        let mut others = others.into_iter();
         Ok(KeyPairPage {
             key_pairs: page
                 .key_pairs
                 .into_iter()
-                .map(|pair| self.view(pair))
+                .map(|pair| KeyPairView {
+                    also_key_pair_ids: others.next().unwrap_or_default(),
+                    ..self.view(pair)
+                })
                 .collect(),
             next_page_token: page
                 .next
@@ -76,8 +92,12 @@ impl Service {
         })
     }
 
-    fn list_query(&self, request: &ListRequest) -> Result<ListQuery, Violations> {
+    /// Reads what a caller asked for.
+    pub(super) fn list_query(&self, request: &ListRequest) -> Result<ListQuery, Violations> {
         let mut violations = Violations::new();
+        let mut of_labels = Violations::new();
+        let labels = Labels::check(request.labels.clone(), &mut of_labels);
+        violations.extend_under("filter.", of_labels);
         let v = &mut violations;
         let policy = self.registry.policy();
         let asked = v.check(
@@ -100,6 +120,7 @@ impl Service {
             status: request.status,
             expires_before: request.expires_before,
             text: text.flatten(),
+            labels,
         };
         let page_size = v.check("pageSize", PageSize::parse(request.page_size));
         let order = v.check("orderBy", ListOrder::parse(&request.order_by));

@@ -35,7 +35,7 @@ impl Service {
                 ProviderKind::Local => service.move_to_token(was).await,
             }
         });
-        Ok(self.view(becomes.await?))
+        Ok(self.shown(becomes.await?).await)
     }
 
     fn check_destination(&self, to: Option<ProviderKind>) -> Result<(), Refusal> {

@@ -44,7 +44,7 @@ impl Service {
         let rotated = self.change_found(&id, &etag, |service, was| async move {
             service.rotate_found(was, activate).await
         });
-        Ok(self.view(rotated.await?))
+        Ok(self.shown(rotated.await?).await)
     }
 
     async fn rotate_found(

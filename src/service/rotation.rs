@@ -7,7 +7,7 @@ use tracing::info;
 use super::{KeyPairView, Service, ServiceError};
 use crate::certs;
 use crate::domain::{
-    DueStep, KeyPair, KeySpec, Lifecycle, ProviderKind, Refusal, RotatedFrom, Rotation,
+    DueStep, EventKind, KeyPair, KeySpec, Lifecycle, ProviderKind, Refusal, RotatedFrom, Rotation,
     RotationSettings, Violations,
 };
 
@@ -125,13 +125,13 @@ impl Service {
                     revision: was.revision + 1,
                     ..was.clone()
                 };
-                let change = service.change(None);
+                let change = service.change(Some(EventKind::Updated));
                 service.record_replaced(&was, &becomes, change).await?;
                 info!(key_pair = %becomes.id, rotates = becomes.rotation.is_some(), "changed rotation settings");
                 Ok::<_, ServiceError>(becomes)
             }
         });
-        Ok(self.view(changed.await?))
+        Ok(self.shown(changed.await?).await)
     }
 
     /// Checks settings for a key pair, also against what their provider can do.

@@ -1,7 +1,9 @@
 //! What callers are shown of a key pair.
 
+use tracing::info;
+
 use crate::domain::{
-    CertificateValidity, Clock, KeyPair, KeyPairGeneration, KeyPairTemplate, Lifecycle,
+    CertificateValidity, Clock, KeyPair, KeyPairGeneration, KeyPairId, KeyPairTemplate, Lifecycle,
     ProviderKind, ProviderPolicy, Validity, is_unprintable, printable,
 };
 
@@ -16,6 +18,9 @@ pub struct KeyPairView {
     pub crypto_provider: Option<ProviderKind>,
     /// Whether its private key may be exported.
     pub exportable: bool,
+    /// The other key pairs that have a key of it, the first hundred of them in the order of their
+    /// making. Empty where that was not looked up: in events, and in lists that do not ask for it.
+    pub also_key_pair_ids: Vec<KeyPairId>,
 }
 
 impl KeyPairView {
@@ -40,7 +45,26 @@ impl KeyPairView {
             status: key_pair.current.validity.at(now),
             crypto_provider: policy.shown(key_pair.provider()),
             exportable,
+            also_key_pair_ids: Vec::new(),
             key_pair,
+        }
+    }
+}
+
+impl KeyPairView {
+    /// Logs that other key pairs have the key of this one.
+    pub(super) fn say_shared_key(&self) {
+        if !self.also_key_pair_ids.is_empty() {
+            let others: Vec<_> = self
+                .also_key_pair_ids
+                .iter()
+                .map(KeyPairId::as_str)
+                .collect();
+            info!(
+                key_pair = %self.key_pair.id,
+                others = others.join(" "),
+                "other key pairs have the same key"
+            );
         }
     }
 }

@@ -20,8 +20,8 @@ pub use error::StoreError;
 pub use intent::{Incarnation, Intent, IntentState, NewIntent};
 
 use crate::domain::{
-    Certificate, Event, EventKind, KeyPair, KeyPairId, KeyRef, ListQuery, PageToken, ProviderKind,
-    RequestId, SealedKey, SettingsDigest,
+    Certificate, Event, EventKind, KeyPair, KeyPairId, KeyRef, ListFilter, ListQuery, PageToken,
+    ProviderKind, RequestId, SealedKey, SettingsDigest,
 };
 
 /// A durable store of key pairs.
@@ -193,6 +193,23 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns one page of a list. `now` decides what is expired.
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
 
+    /// Returns for each of some key pairs the others that have a key of it too, in the order of
+    /// their making: the first hundred of them.
+    async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError>;
+
+    /// Returns those of some keys that several key pairs of a list publish. `now` decides what is
+    /// no longer published.
+    async fn shared_keys(
+        &self,
+        filter: &ListFilter,
+        keys: &[KeyRef],
+        now: OffsetDateTime,
+    ) -> Result<Vec<SharedKey>, StoreError>;
+
+    /// Returns a text that differs after every change of what is published: of the key pairs, by a
+    /// change or by an expiry.
+    async fn published_version(&self, now: OffsetDateTime) -> Result<String, StoreError>;
+
     /// Removes a key pair that still has this revision, and schedules the destruction of the keys
     /// that its provider keeps, of linked ones only when told. The intent of a key must be ended
     /// when it is destroyed; until then it holds the id.
@@ -249,6 +266,18 @@ pub struct KnownKey {
     pub key_pair: KeyPairId,
     /// The SHA-256 fingerprint of its certificate: see [`Certificate::sha256_fingerprint`].
     pub fingerprint: String,
+}
+
+/// A key that several key pairs of a list publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedKey {
+    /// The key, by its name as one key pair has it.
+    pub key_ref: KeyRef,
+    /// Whether an earlier key pair of the list publishes it.
+    pub is_repeated: bool,
+    /// The later key pairs of the list that publish it: the first hundred of them. None where it is
+    /// repeated itself.
+    pub later: Vec<KeyPair>,
 }
 
 /// A store that was looked at, and not opened for use.
@@ -318,6 +347,7 @@ pub struct Page {
     pub key_pairs: Vec<KeyPair>,
     /// Where the page ended, when there is another.
     pub next: Option<PageToken>,
-    /// How many key pairs meet the conditions over all pages, or more where that was not asked for.
+    /// How many key pairs meet the conditions over all pages, where that was asked for. Elsewhere it
+    /// is not exact.
     pub total: u64,
 }

@@ -11,8 +11,9 @@ use keypaird::proto::{
     ImportSigningKeyPairSettings, KeyPairFilter, KeyPairRotationSettings,
     LinkSigningKeyPairRequest, ListPublicKeysRequest, ListSigningKeyPairsRequest,
     MigrateSigningKeyPairRequest, NewKeyPairSettings, PlanRotationRequest,
-    RotateSigningKeyPairRequest, SignRequest, SignStreamRequest, UpdateRotationSettingsRequest,
-    VerifyRequest, WatchKeyPairsRequest, sign_request, verify_request,
+    RotateSigningKeyPairRequest, SignRequest, SignStreamRequest, UpdateLabelsRequest,
+    UpdateRotationSettingsRequest, VerifyRequest, WatchKeyPairsRequest, sign_request,
+    verify_request,
 };
 use prost::Message;
 
@@ -146,6 +147,14 @@ fn messages(key_file: &[u8], certificate: &[u8]) -> Vec<Vec<u8>> {
             },
         ),
         seed(
+            "UpdateLabels",
+            &UpdateLabelsRequest {
+                id: id(),
+                labels: [("team".to_owned(), "pay".to_owned())].into(),
+                etag: "0".into(),
+            },
+        ),
+        seed(
             "ListSigningKeyPairs",
             &ListSigningKeyPairsRequest {
                 page_size: 1,
@@ -159,6 +168,7 @@ fn messages(key_file: &[u8], certificate: &[u8]) -> Vec<Vec<u8>> {
                         nanos: 1,
                     }),
                     query: "a".into(),
+                    labels: [("team".to_owned(), "pay".to_owned())].into(),
                 }),
                 ..ListSigningKeyPairsRequest::default()
             },
@@ -263,6 +273,7 @@ fn messages(key_file: &[u8], certificate: &[u8]) -> Vec<Vec<u8>> {
             "ListPublicKeys",
             &ListPublicKeysRequest {
                 page_size: 1,
+                labels: [("team".to_owned(), "pay".to_owned())].into(),
                 ..ListPublicKeysRequest::default()
             },
         ),

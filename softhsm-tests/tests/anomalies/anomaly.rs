@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use keypaird::domain::{
-    Certificate, Event, EventKind, KeyPair, KeyPairId, KeyRef, KeySpec, ListQuery, PrivateKey,
-    ProviderKind, PublicKey, RequestId, SealedKey, SignatureAlgorithm, SigningInput,
+    Certificate, Event, EventKind, KeyPair, KeyPairId, KeyRef, KeySpec, ListFilter, ListQuery,
+    PrivateKey, ProviderKind, PublicKey, RequestId, SealedKey, SignatureAlgorithm, SigningInput,
 };
 use keypaird::providers::{
     Capabilities, CryptoProvider, GeneratedKey, KeyName, KeySearch, LinkedKey, Operation,
@@ -14,7 +14,7 @@ use keypaird::providers::{
 };
 use keypaird::store::{
     AnsweredRequest, Change, Intent, IntentState, KnownKey, MetadataStore, NewIntent, NewKeyPair,
-    Page, StoreError,
+    Page, SharedKey, StoreError,
 };
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -156,6 +156,9 @@ store! {
     fn key_pair(id: &KeyPairId) -> Option<KeyPair>;
     fn signing_key(id: &KeyPairId) -> Option<(KeyPair, Option<SealedKey>)>;
     fn list(query: ListQuery, now: OffsetDateTime) -> Page;
+    fn sharing_a_key(ids: &[KeyPairId]) -> Vec<Vec<KeyPairId>>;
+    fn shared_keys(filter: &ListFilter, keys: &[KeyRef], now: OffsetDateTime) -> Vec<SharedKey>;
+    fn published_version(now: OffsetDateTime) -> String;
     fn begin_deletion(key_pair: &KeyPair, destroy_linked: bool, time: OffsetDateTime) -> bool;
     fn take_back(key_pair: &KeyPair, doubtful: Option<Intent>, time: OffsetDateTime) -> bool;
     fn sealed_key(key_ref: KeyRef) -> Option<SealedKey>;

@@ -51,5 +51,6 @@ const fn event_type(kind: EventKind) -> Type {
         EventKind::Deleted => Type::Deleted,
         EventKind::ProviderUnavailable => Type::ProviderUnavailable,
         EventKind::ProviderRecovered => Type::ProviderRecovered,
+        EventKind::Updated => Type::Updated,
     }
 }

@@ -85,6 +85,8 @@ pub(in crate::grpc) fn list_request(
             })
             .transpose()?,
         query: filter.query,
+        labels: filter.labels.into_iter().collect(),
+        with_shared_keys: true,
     })
 }
 
@@ -144,6 +146,11 @@ pub(in crate::grpc) fn key_pair_view(view: KeyPairView) -> pb::KeyPairView {
         labels: pair.labels.as_map().clone().into_iter().collect(),
         etag,
         signing_algorithm: current.signing_algorithm.name().to_owned(),
+        also_key_pair_ids: view
+            .also_key_pair_ids
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     }
 }
 

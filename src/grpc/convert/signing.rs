@@ -104,6 +104,7 @@ pub(in crate::grpc) fn public_keys_request(
         origin,
         bytes_max: 0,
         id: request.id,
+        labels: request.labels.into_iter().collect(),
         page_size: request.page_size,
         page_token: request.page_token,
     }

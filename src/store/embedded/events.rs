@@ -106,6 +106,22 @@ const AFTER: &str = "
               (SELECT sequence FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2))
     ORDER BY events.sequence";
 
+/// Returns a text that differs after every change of what is published: every change is an event,
+/// but for the expiry of a generation that no longer signs, or does not yet.
+pub(super) fn published_version(
+    db: &Connection,
+    history: &str,
+    now: OffsetDateTime,
+) -> Result<String, StoreError> {
+    let (last, expired): (i64, i64) = db
+        .prepare_cached(
+            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
+                    (SELECT count(*) FROM generations WHERE state IN (2, 3) AND not_after < ?1)",
+        )?
+        .query_row([now.unix_timestamp()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(format!("{history} {last} {expired}"))
+}
+
 /// How many bytes of generations are read together, when it is more than one event.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
@@ -286,5 +302,6 @@ const fn kind_number(kind: EventKind) -> i32 {
         EventKind::Deleted => 8,
         EventKind::ProviderUnavailable => 9,
         EventKind::ProviderRecovered => 10,
+        EventKind::Updated => 11,
     }
 }

@@ -5,11 +5,11 @@ use time::OffsetDateTime;
 
 use super::{Page, StoreError, rows};
 use crate::domain::{
-    CertificateValidity, KeyPair, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
+    CertificateValidity, KeyPair, Labels, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
 };
 
-/// Reads one page, one row more than fits to learn whether there is another, and the total, which may
-/// be too high where it is not needed. A page ends at a number of key pairs or of bytes.
+/// Reads one page, one row more than fits to learn whether there is another, and the total, which is
+/// not exact where it is not needed. A page ends at a number of key pairs or of bytes.
 pub(super) fn page(
     db: &Connection,
     query: &ListQuery,
@@ -17,18 +17,24 @@ pub(super) fn page(
 ) -> Result<Page, StoreError> {
     // One view of the database for page and total.
     let view = db.unchecked_transaction()?;
-    let mut conditions = Conditions::of(&query.filter, now);
-    let total = match query.with_total {
-        true => total(&view, &query.filter, now)?,
+    let label = rarest_label(&view, &query.filter.labels)?;
+    let total = match (query.with_total, &label) {
+        (true, _) => total(&view, &query.filter, now)?,
         // It still tells how much is found by an index, which a text has none of.
-        false => {
+        (false, None) => {
             let without_text = ListFilter {
                 text: None,
                 ..query.filter.clone()
             };
             total(&view, &without_text, now)?
         }
+        (false, Some(label)) => label.key_pairs,
     };
+    // The key pairs with a label are in the order of their making, and few can be sorted.
+    let by_label = label.as_ref().filter(|label| {
+        query.order.field == OrderField::CreateTime || label.key_pairs <= SORTED_MAX
+    });
+    let mut conditions = Conditions::of(&query.filter, by_label, now);
     if total > SORTED_MAX {
         conditions.leave_the_index_to_others();
     }
@@ -71,13 +77,13 @@ pub(super) fn page(
 
 /// Writes the query of a page, and adds the condition where it begins.
 fn page_sql(query: &ListQuery, conditions: &mut Conditions) -> String {
-    let order = Order::of(query.order);
+    let order = Order::of(query.order, conditions.by_label);
     if let Some(after) = &query.after {
         order.begin_after(after, conditions);
     }
     format!(
         "{}{} ORDER BY {} LIMIT {} OFFSET {}",
-        rows::select_key_pair(),
+        rows::select_key_pair_from(conditions.from()),
         conditions.clause(),
         order.clause(),
         u32::from(query.page_size.get()) + 1,
@@ -93,9 +99,10 @@ struct Order {
 }
 
 impl Order {
-    const fn of(order: ListOrder) -> Self {
+    const fn of(order: ListOrder, by_label: bool) -> Self {
         Self {
             columns: match order.field {
+                OrderField::CreateTime if by_label => &["labels.key_pair"],
                 OrderField::CreateTime => &["key_pairs.sequence"],
                 OrderField::Id => &["key_pairs.id"],
                 OrderField::Expires => &["key_pairs.not_after", "key_pairs.sequence"],
@@ -149,7 +156,8 @@ fn total(db: &Connection, filter: &ListFilter, now: OffsetDateTime) -> Result<u6
         let not_yet = total(db, &of_status(Some(CertificateValidity::NotYetValid)), now)?;
         return Ok(total(db, &of_status(None), now)?.saturating_sub(expired + not_yet));
     }
-    let conditions = Conditions::of(filter, now);
+    let label = rarest_label(db, &filter.labels)?;
+    let conditions = Conditions::of(filter, label.as_ref(), now);
     let counted = ListFilter {
         provider: filter.provider,
         algorithm: filter.algorithm,
@@ -159,7 +167,8 @@ fn total(db: &Connection, filter: &ListFilter, now: OffsetDateTime) -> Result<u6
         let clause = conditions.clause().replace("key_pairs.", "counts.");
         format!("SELECT coalesce(sum(counts.key_pairs), 0) FROM counts{clause}")
     } else {
-        format!("SELECT count(*) FROM key_pairs{}", conditions.clause())
+        let (from, clause) = (conditions.from(), conditions.clause());
+        format!("SELECT count(*) FROM {from}{clause}")
     };
     let total: i64 = db
         .prepare_cached(&sql)?
@@ -167,16 +176,65 @@ fn total(db: &Connection, filter: &ListFilter, now: OffsetDateTime) -> Result<u6
     Ok(u64::try_from(total).unwrap_or_default())
 }
 
+/// A label of a filter.
+struct Label<'a> {
+    key: &'a str,
+    value: &'a str,
+    /// How many key pairs have it, or one more than [`SORTED_MAX`].
+    key_pairs: u64,
+}
+
+/// Returns the label of a filter that the fewest key pairs have, by which the list is found.
+fn rarest_label<'a>(db: &Connection, labels: &'a Labels) -> Result<Option<Label<'a>>, StoreError> {
+    let mut rarest: Option<Label<'a>> = None;
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM labels WHERE key = ? AND value = ? LIMIT {})",
+        SORTED_MAX + 1
+    );
+    for (key, value) in labels.as_map() {
+        let count: i64 = db
+            .prepare_cached(&sql)?
+            .query_row([key, value], |row| row.get(0))?;
+        let key_pairs = u64::try_from(count).unwrap_or_default();
+        if rarest
+            .as_ref()
+            .is_none_or(|rarest| key_pairs < rarest.key_pairs)
+        {
+            rarest = Some(Label {
+                key,
+                value,
+                key_pairs,
+            });
+        }
+    }
+    Ok(rarest)
+}
+
 /// The conditions of a query and the values for their placeholders.
 #[derive(Default)]
-struct Conditions {
+pub(super) struct Conditions {
     clauses: Vec<String>,
     values: Vec<Value>,
+    /// Whether the query goes through the key pairs with a label, and not through all.
+    by_label: bool,
 }
 
 impl Conditions {
-    fn of(filter: &ListFilter, now: OffsetDateTime) -> Self {
+    /// Writes the conditions of a filter, for a query that goes through all key pairs.
+    pub(super) fn of_all(filter: &ListFilter, now: OffsetDateTime) -> Self {
+        Self::of(filter, None, now)
+    }
+
+    /// Writes the conditions of a filter, for a query that goes through the key pairs with one of
+    /// its labels, or through all.
+    fn of(filter: &ListFilter, by_label: Option<&Label<'_>>, now: OffsetDateTime) -> Self {
         let mut conditions = Self::default();
+        let text = |text: &str| Value::Text(text.to_owned());
+        if let Some(label) = by_label {
+            conditions.by_label = true;
+            let values = [text(label.key), text(label.value)];
+            conditions.add("labels.key = ? AND labels.value = ?", values);
+        }
         if let Some(provider) = filter.provider {
             let number = Value::Integer(rows::provider_number(provider));
             conditions.add("key_pairs.provider = ?", [number]);
@@ -217,7 +275,23 @@ impl Conditions {
                 [pattern.clone(), pattern],
             );
         }
+        for (key, value) in filter.labels.as_map() {
+            if by_label.is_none_or(|label| label.key != key) {
+                conditions.add(HAS_LABEL, [text(key), text(value)]);
+            }
+        }
+        if conditions.by_label {
+            conditions.leave_the_index_to_others();
+        }
         conditions
+    }
+
+    /// Returns what the query goes through.
+    const fn from(&self) -> &'static str {
+        match self.by_label {
+            true => "labels CROSS JOIN key_pairs ON key_pairs.sequence = labels.key_pair",
+            false => "key_pairs",
+        }
     }
 
     fn add(&mut self, clause: impl Into<String>, values: impl IntoIterator<Item = Value>) {
@@ -227,7 +301,7 @@ impl Conditions {
 
     /// Keeps SQLite from going by an index of the conditions so far, so that it goes by that of the order or of
     /// later conditions: a unary plus makes a column an expression, which no index knows.
-    fn leave_the_index_to_others(&mut self) {
+    pub(super) fn leave_the_index_to_others(&mut self) {
         for clause in &mut self.clauses {
             if !clause.contains('+') {
                 *clause = clause.replace("key_pairs.", "+key_pairs.");
@@ -235,18 +309,31 @@ impl Conditions {
         }
     }
 
+    /// Returns the conditions joined by `AND`. Empty when there are none.
+    pub(super) fn joined(&self) -> String {
+        self.clauses.join(" AND ")
+    }
+
+    /// Returns the values of the placeholders, in the order of the conditions.
+    pub(super) fn values(&self) -> &[Value] {
+        &self.values
+    }
+
     fn clause(&self) -> String {
         if self.clauses.is_empty() {
             String::new()
         } else {
-            format!(" WHERE {}", self.clauses.join(" AND "))
+            format!(" WHERE {}", self.joined())
         }
     }
 }
 
+/// The value of a placeholder.
 #[derive(Clone)]
-enum Value {
+pub(super) enum Value {
+    /// A number.
     Integer(i64),
+    /// A text.
     Text(String),
 }
 
@@ -259,6 +346,9 @@ impl ToSql for Value {
     }
 }
 
+/// The condition that a key pair has a label.
+const HAS_LABEL: &str = "EXISTS (SELECT 1 FROM labels
+    WHERE key = ? AND value = ? AND key_pair = +key_pairs.sequence)";
 /// How many key pairs may be found by an index and then sorted. When more meet the conditions, it is faster to
 /// go through them in the order asked for.
 const SORTED_MAX: u64 = 2000;
@@ -291,7 +381,13 @@ pub(super) fn plan(
         skip: 0,
         with_total: true,
     };
-    let mut conditions = Conditions::of(&query.filter, OffsetDateTime::UNIX_EPOCH);
+    let label = rarest_label(db, &query.filter.labels)?.map(|label| Label {
+        key_pairs: SORTED_MAX + 1,
+        ..label
+    });
+    let by_label = label.filter(|_| order.field == OrderField::CreateTime);
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let mut conditions = Conditions::of(&query.filter, by_label.as_ref(), now);
     conditions.leave_the_index_to_others();
     let sql = format!("EXPLAIN QUERY PLAN {}", page_sql(&query, &mut conditions));
     let mut statement = db.prepare(&sql)?;

@@ -17,6 +17,7 @@ mod list;
 mod open;
 mod reader;
 mod rows;
+mod sharing;
 mod snapshots;
 mod writer;
 
@@ -31,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AnsweredRequest, Change, Incarnation, Intent, IntentState, KnownKey, MetadataStore, NewIntent,
-    NewKeyPair, Page, StoreError,
+    NewKeyPair, Page, SharedKey, StoreError,
 };
 use crate::domain::{
-    Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListQuery, ProviderKind,
-    RequestId, SealedKey,
+    Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListFilter, ListQuery,
+    ProviderKind, RequestId, SealedKey,
 };
 pub use backup::{BackupError, BackupFile, Restored, back_up};
 use change::Removal;
@@ -370,6 +371,32 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
+    async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError> {
+        let ids = ids.to_vec();
+        self.readers
+            .read(move |db| ids.iter().map(|id| sharing::others(db, id)).collect())
+            .await
+    }
+
+    async fn shared_keys(
+        &self,
+        filter: &ListFilter,
+        keys: &[KeyRef],
+        now: OffsetDateTime,
+    ) -> Result<Vec<SharedKey>, StoreError> {
+        let (filter, keys) = (filter.clone(), keys.to_vec());
+        self.readers
+            .read_list(move |db| sharing::shared_keys(db, &filter, &keys, now))
+            .await
+    }
+
+    async fn published_version(&self, now: OffsetDateTime) -> Result<String, StoreError> {
+        let history = self.event_history();
+        self.readers
+            .read(move |db| events::published_version(db, &history, now))
+            .await
+    }
+
     async fn begin_deletion(
         &self,
         key_pair: &KeyPair,
@@ -415,24 +442,7 @@ impl MetadataStore for EmbeddedStore {
 
     async fn keys_of(&self, provider: ProviderKind) -> Result<Vec<KnownKey>, StoreError> {
         self.readers
-            .read(move |db| {
-                let mut statement = db.prepare_cached(
-                    "SELECT generations.key_ref, key_pairs.id, generations.certificate FROM key_pairs
-                     JOIN generations ON generations.key_pair = key_pairs.sequence
-                     WHERE generations.provider = ?1 AND generations.state < 4",
-                )?;
-                let mut rows = statement.query([rows::provider_number(provider)])?;
-                let mut keys = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let certificate: Vec<u8> = row.get(2)?;
-                    keys.push(KnownKey {
-                        key_ref: rows::key_ref(row, 0)?,
-                        key_pair: rows::id(row, 1)?,
-                        fingerprint: Certificate::from_der(certificate).sha256_fingerprint(),
-                    });
-                }
-                Ok(keys)
-            })
+            .read(move |db| rows::keys_of(db, provider))
             .await
     }
 
@@ -456,28 +466,7 @@ impl MetadataStore for EmbeddedStore {
     ) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError> {
         let request_id = request_id.clone();
         self.readers
-            .read(move |db| {
-                let mut statement = db.prepare_cached(
-                    "SELECT settings_digest, key_pair_id, made_at, key_pair FROM requests
-                     WHERE request_id = ?1 AND made_at >= ?2",
-                )?;
-                let mut rows =
-                    statement.query(params![request_id.as_str(), not_before.unix_timestamp()])?;
-                let Some(row) = rows.next()? else {
-                    return Ok(None);
-                };
-                let request = rows::request(row, request_id)?;
-                let made: Option<i64> = row.get(3)?;
-                let found = rows::find_key_pair(db, &request.key_pair)?;
-                // Looked at last: the id may be given away anew while this reads.
-                let is_it: bool = db
-                    .prepare_cached(
-                        "SELECT EXISTS (SELECT 1 FROM key_pairs
-                                        WHERE id = ?1 AND sequence = coalesce(?2, sequence))",
-                    )?
-                    .query_row(params![request.key_pair.as_str(), made], |row| row.get(0))?;
-                Ok(Some((request, found.filter(|_| is_it))))
-            })
+            .read(move |db| rows::find_answered_request(db, request_id, not_before))
             .await
     }
 
@@ -517,6 +506,8 @@ const REQUESTS_KEPT: Duration = Duration::days(1);
 
 #[cfg(test)]
 mod rotation_tests;
+#[cfg(test)]
+mod sharing_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]

@@ -192,6 +192,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005_intents.sql"),
     include_str!("../migrations/0006_snapshots.sql"),
     include_str!("../migrations/0007_signing_algorithm.sql"),
+    include_str!("../migrations/0008_labels.sql"),
 ];
 
 #[cfg(test)]

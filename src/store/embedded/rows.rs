@@ -5,20 +5,26 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::generation::{self, GenerationRow};
-use super::{AnsweredRequest, REQUESTS_KEPT, StoreError};
+use super::{AnsweredRequest, KnownKey, REQUESTS_KEPT, StoreError};
 use crate::domain::{
-    Generation, GenerationState, GenerationTemplate, KeyAlgorithm, KeyOrigin, KeyPair, KeyPairId,
-    KeyRef, Labels, Lifecycle, ProviderKind, RequestId, Rotation, SealedKey,
+    Certificate, Generation, GenerationState, GenerationTemplate, KeyAlgorithm, KeyOrigin, KeyPair,
+    KeyPairId, KeyRef, Labels, Lifecycle, ProviderKind, RequestId, Rotation, SealedKey,
 };
 
 /// Returns the query of what [`key_pair`] reads. Conditions follow.
+pub(super) fn select_key_pair() -> String {
+    select_key_pair_from("key_pairs")
+}
+
+/// Returns the query of what [`key_pair`] reads, from `key_pairs` or from a join with it. Conditions
+/// follow.
 ///
 /// To SQLite, `CROSS JOIN` says which table to go through: by an index of `key_pairs`, in the order asked for.
-pub(super) fn select_key_pair() -> String {
+pub(super) fn select_key_pair_from(from: &str) -> String {
     format!(
         "SELECT key_pairs.sequence, key_pairs.id, key_pairs.labels, key_pairs.create_time, key_pairs.revision,
                 key_pairs.rotation, key_pairs.last_generation, key_pairs.others, {}
-         FROM key_pairs CROSS JOIN generations ON generations.key_pair = key_pairs.sequence
+         FROM {from} CROSS JOIN generations ON generations.key_pair = key_pairs.sequence
                                               AND generations.number = key_pairs.generation",
         generation::COLUMNS
     )
@@ -82,6 +88,29 @@ pub(super) fn sealed_key(
         .query_row([key_ref.as_bytes()], |row| row.get(0))
         .optional()?;
     Ok(sealed.flatten().map(SealedKey::from_bytes))
+}
+
+/// Reads the keys of all key pairs of a provider.
+pub(super) fn keys_of(
+    db: &Connection,
+    provider: ProviderKind,
+) -> Result<Vec<KnownKey>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT generations.key_ref, key_pairs.id, generations.certificate FROM key_pairs
+         JOIN generations ON generations.key_pair = key_pairs.sequence
+         WHERE generations.provider = ?1 AND generations.state < 4",
+    )?;
+    let mut rows = statement.query([provider_number(provider)])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        let certificate: Vec<u8> = row.get(2)?;
+        keys.push(KnownKey {
+            key_ref: key_ref(row, 0)?,
+            key_pair: id(row, 1)?,
+            fingerprint: Certificate::from_der(certificate).sha256_fingerprint(),
+        });
+    }
+    Ok(keys)
 }
 
 /// Reads the generations beside the current one.
@@ -246,6 +275,33 @@ pub(super) fn request(row: &Row<'_>, request_id: RequestId) -> Result<AnsweredRe
         key_pair: id(row, 1)?,
         made_at: from_seconds(row.get(2)?)?,
     })
+}
+
+/// Finds a request that was answered not before a time, with the key pair that it made.
+pub(super) fn find_answered_request(
+    db: &Connection,
+    request_id: RequestId,
+    not_before: OffsetDateTime,
+) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT settings_digest, key_pair_id, made_at, key_pair FROM requests
+         WHERE request_id = ?1 AND made_at >= ?2",
+    )?;
+    let mut rows = statement.query(params![request_id.as_str(), not_before.unix_timestamp()])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let request = request(row, request_id)?;
+    let made: Option<i64> = row.get(3)?;
+    let found = find_key_pair(db, &request.key_pair)?;
+    // Looked at last: the id may be given away anew while this reads.
+    let is_it: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM key_pairs
+                            WHERE id = ?1 AND sequence = coalesce(?2, sequence))",
+        )?
+        .query_row(params![request.key_pair.as_str(), made], |row| row.get(0))?;
+    Ok(Some((request, found.filter(|_| is_it))))
 }
 
 /// Writes an answered request, over an outdated one of the same name. Others are forgotten with old events, when the clock is known

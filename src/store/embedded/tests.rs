@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use time::macros::datetime;
 
+use super::sharing_tests::labels;
 use super::*;
 use crate::domain::{
     Certificate, CertificateValidity, Curve, Generation, Hash, KeyAlgorithm, KeyOrigin,
@@ -802,6 +803,10 @@ fn listed(n: u8, provider: bool, spec: u8, days: u8, subject: u8) -> KeyPair {
     // Around now, so that some are expired and some not valid yet.
     let from = NOW + Duration::days(i64::from(days % 5) - 3);
     pair.current.validity = Validity::days_from(from, 2);
+    pair.labels = labels(&[("team", ["0", "1", "2"][usize::from(n % 3)])]);
+    if n % 2 == 0 {
+        pair.labels = labels(&[("team", ["0", "1", "2"][usize::from(n % 3)]), ("half", "")]);
+    }
     pair.current.subject_dn = format!("CN=Name {}%, O=Acme_{}", subject % 4, subject % 3);
     pair
 }
@@ -820,6 +825,7 @@ fn meets(pair: &KeyPair, filter: &ListFilter) -> bool {
         && filter
             .expires_before
             .is_none_or(|before| pair.current.validity.not_after < before)
+        && pair.labels.contain(&filter.labels)
         && text.is_none_or(|text| {
             pair.id.as_str().contains(&text)
                 || pair.current.subject_dn.to_lowercase().contains(&text)
@@ -839,14 +845,23 @@ fn filters() -> impl Strategy<Value = ListFilter> {
         prop::option::of(prop::sample::select(vec![
             "id0", "NAME 1", "%", "_2", "nothing",
         ])),
+        prop::sample::select(vec![
+            vec![],
+            vec![("team", "0")],
+            vec![("team", "1"), ("half", "")],
+            vec![("team", "9")],
+        ]),
     )
-        .prop_map(|(provider, algorithm, status, before, text)| ListFilter {
-            provider,
-            algorithm,
-            status,
-            expires_before: before.map(|days| NOW + Duration::days(days)),
-            text: text.map(ToOwned::to_owned),
-        })
+        .prop_map(
+            |(provider, algorithm, status, before, text, asked)| ListFilter {
+                provider,
+                algorithm,
+                status,
+                expires_before: before.map(|days| NOW + Duration::days(days)),
+                text: text.map(ToOwned::to_owned),
+                labels: labels(&asked),
+            },
+        )
 }
 
 fn orders() -> impl Strategy<Value = ListOrder> {
@@ -958,6 +973,7 @@ fn no_long_list_is_sorted_at_run_time() {
             status: Some(CertificateValidity::Valid),
             expires_before: Some(NOW),
             text: Some("x".to_owned()),
+            labels: labels(&[("team", "1"), ("half", "")]),
         },
     ];
     for filter in filters {

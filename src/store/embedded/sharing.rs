@@ -1,0 +1,144 @@
+//! Keys that several key pairs have: a key may be imported twice, or be in software and on a token.
+
+use rusqlite::{Connection, ToSql, params_from_iter};
+use time::OffsetDateTime;
+
+use super::list::Conditions;
+use super::{StoreError, rows};
+use crate::domain::{KeyPair, KeyPairId, KeyRef, ListFilter};
+use crate::store::SharedKey;
+
+/// Returns the key pairs that have a key of this one too, in the order of their making.
+pub(super) fn others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError> {
+    let own = "key_pairs CROSS JOIN generations AS own
+               ON own.key_pair = key_pairs.sequence AND own.state < 4";
+    let asked = "key_pairs.id = ? AND other.key_pair <> own.key_pair";
+    // Most have none, which is quicker to find out than which they are.
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM {own} {SAME_KEY} WHERE {asked})");
+    let mut statement = db.prepare_cached(&sql)?;
+    if !statement.query_row([id.as_str()], |row| row.get(0))? {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT owners.sequence, owners.id FROM {own} {SAME_KEY}
+         CROSS JOIN key_pairs AS owners ON owners.sequence = other.key_pair
+         WHERE {asked} ORDER BY owners.sequence LIMIT {OTHERS_MAX}"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([id.as_str()])?;
+    let mut ids = Vec::new();
+    while let Some(row) = rows.next()? {
+        ids.push(rows::id(row, 1)?);
+    }
+    Ok(ids)
+}
+
+/// Returns which of some keys are published by several key pairs of a list.
+pub(super) fn shared_keys(
+    db: &Connection,
+    filter: &ListFilter,
+    keys: &[KeyRef],
+    now: OffsetDateTime,
+) -> Result<Vec<SharedKey>, StoreError> {
+    // One view of the database for all keys.
+    let view = db.unchecked_transaction()?;
+    let mut conditions = Conditions::of_all(filter, now);
+    conditions.leave_the_index_to_others();
+    let mut shared = Vec::new();
+    for key_ref in keys {
+        if !has_others(&view, *key_ref)? {
+            continue;
+        }
+        let search = Search {
+            key_ref: *key_ref,
+            now: now.unix_timestamp(),
+            conditions: &conditions,
+        };
+        let is_repeated = search.has_earlier(&view)?;
+        shared.push(SharedKey {
+            key_ref: *key_ref,
+            is_repeated,
+            later: match is_repeated {
+                true => Vec::new(),
+                false => search.later(&view)?,
+            },
+        });
+    }
+    Ok(shared)
+}
+
+/// Tells whether another key pair has a key, whatever it is.
+fn has_others(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM generations AS own {SAME_KEY}
+                        WHERE own.key_ref = ? AND other.key_pair <> own.key_pair)"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    Ok(statement.query_row([key_ref.as_bytes()], |row| row.get(0))?)
+}
+
+/// What is searched for: other key pairs of a list that publish a key.
+struct Search<'a> {
+    key_ref: KeyRef,
+    now: i64,
+    conditions: &'a Conditions,
+}
+
+impl Search<'_> {
+    /// Tells whether an earlier key pair publishes the key.
+    fn has_earlier(&self, db: &Connection) -> Result<bool, StoreError> {
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM generations AS own {SAME_KEY}
+             CROSS JOIN key_pairs ON key_pairs.sequence = other.key_pair
+             WHERE own.key_ref = ? AND other.key_pair < own.key_pair AND {PUBLISHED}{})",
+            self.and_conditions()
+        );
+        let mut statement = db.prepare_cached(&sql)?;
+        let key_ref = self.key_ref.as_bytes();
+        Ok(statement.query_row(params_from_iter(self.values(&key_ref)), |row| row.get(0))?)
+    }
+
+    /// Returns the first of the later key pairs that publish the key.
+    fn later(&self, db: &Connection) -> Result<Vec<KeyPair>, StoreError> {
+        let sql = format!(
+            "{} WHERE key_pairs.sequence IN (
+                 SELECT other.key_pair FROM generations AS own {SAME_KEY}
+                 WHERE own.key_ref = ? AND other.key_pair > own.key_pair AND {PUBLISHED}){}
+             ORDER BY key_pairs.sequence LIMIT {OTHERS_MAX}",
+            rows::select_key_pair(),
+            self.and_conditions()
+        );
+        let mut statement = db.prepare_cached(&sql)?;
+        let key_ref = self.key_ref.as_bytes();
+        let mut rows = statement.query(params_from_iter(self.values(&key_ref)))?;
+        let mut later = Vec::new();
+        while let Some(row) = rows.next()? {
+            later.push(rows::key_pair(db, row)?);
+        }
+        Ok(later)
+    }
+
+    fn and_conditions(&self) -> String {
+        match &*self.conditions.joined() {
+            "" => String::new(),
+            joined => format!(" AND {joined}"),
+        }
+    }
+
+    fn values<'a>(&'a self, key_ref: &'a &'a [u8]) -> Vec<&'a dyn ToSql> {
+        let of_list = self.conditions.values().iter();
+        let of_list = of_list.map(|value| -> &dyn ToSql { value });
+        let first: [&dyn ToSql; 2] = [key_ref, &self.now];
+        first.into_iter().chain(of_list).collect()
+    }
+}
+
+/// Joins the generations that have the key of one: `other` to `own`.
+const SAME_KEY: &str = "CROSS JOIN generations AS other INDEXED BY generations_by_key
+    ON substr(other.public_key, -32) = substr(own.public_key, -32) AND other.state < 4
+    AND other.public_key = own.public_key AND other.key_algorithm = own.key_algorithm
+    AND other.key_size = own.key_size";
+/// The condition that a generation is published: it is current, or has not expired.
+const PUBLISHED: &str = "(other.state = 1 OR other.not_after >= ?)";
+/// How many other key pairs of a key are read at most.
+const OTHERS_MAX: u32 = 100;
