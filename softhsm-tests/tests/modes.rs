@@ -18,6 +18,17 @@ fn named(id: &str, provider: CryptoProvider) -> NewKeyPairSettings {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_blanks_that_fill_a_token_label_up_are_none_of_it() {
+    let token = Token::fresh();
+    let padded = format!("{LABEL:32}");
+    let home = Home::hsm(&token).env("KEYPAIRD__CRYPTO__PKCS11__TOKEN_LABEL", &padded);
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let view = client.generate(settings(CryptoProvider::Unspecified)).await;
+    client.signs(&view.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_provider_is_named_in_hybrid_mode_only() {
     let token = Token::fresh();
     for (mode, home) in [("local", Home::local()), ("hsm", Home::hsm(&token))] {

@@ -264,6 +264,8 @@ impl Faults {
     ) -> Option<TokenConfig> {
         let module = self.path("crypto.pkcs11.module", raw.module);
         let label = self.given("crypto.pkcs11.token_label", raw.token_label);
+        // PKCS#11 fills a label with blanks up to 32 characters: those at its end are none of it.
+        let label = label.map(|label| label.trim_end_matches(' ').to_owned());
         let serial = self.given("crypto.pkcs11.token_serial", raw.token_serial);
         let pin_file = self.path("crypto.pkcs11.pin_file", raw.pin_file);
         let pin_env = self.given("crypto.pkcs11.pin_env", raw.pin_env);
