@@ -9,6 +9,7 @@ use keypaird::proto::{
     CryptoProvider, GenerateCsrRequest, ImportCsrResponseRequest, ImportSigningKeyPairRequest,
     ImportSigningKeyPairSettings, MigrateSigningKeyPairRequest, NewKeyPairSettings,
 };
+use serde_json::json;
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::faults::FaultyModule;
@@ -308,6 +309,9 @@ async fn restore_in_the_middle(making: Making, (function, skip): (&str, u64), fi
     assert_eq!(logged["key_pair"], "x", "{what}");
     let listed = keypairctl::json(&daemon, &["--output", "json", "doubtful-keys", "list"]);
     assert_eq!(listed["doubtfulKeys"][0]["privateKeyId"], cka_id, "{what}");
+    // A client that knows nothing of us sees the same.
+    let seen = daemon.grpcurl().key_pairs("ListDoubtfulKeys", &json!({}));
+    assert_eq!(seen.unwrap(), listed, "{what}");
     let doctor = keypairctl::run(&daemon, &["doctor"]);
     assert_eq!(doctor.status.code(), Some(1), "{what}");
     assert!(
@@ -324,7 +328,9 @@ async fn restore_in_the_middle(making: Making, (function, skip): (&str, u64), fi
         client.signs(&client.get("x").await.unwrap()).await;
         assert_eq!(token.count("Private Key"), keys, "{what}");
     } else {
-        keypairctl::succeeded(&daemon, &["doubtful-keys", "destroy", &cka_id, "--yes"]);
+        let destroy = json!({"privateKeyId": cka_id});
+        let destroyed = daemon.grpcurl().key_pairs("DestroyDoubtfulKey", &destroy);
+        assert_eq!(destroyed.unwrap(), json!({}), "{what}");
         client.signs(&client.get("x").await.unwrap()).await;
         assert_eq!(token.count("Private Key"), keys - 1, "{what}");
     }
