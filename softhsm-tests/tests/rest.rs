@@ -1,5 +1,11 @@
 //! The REST API, as programs of the owner's key pair resource use it, and as web pages may not.
 
+#[path = "rest/foreign_clients.rs"]
+mod foreign_clients;
+#[path = "rest/jwks.rs"]
+mod jwks;
+#[path = "rest/labels.rs"]
+mod labels;
 #[path = "rest/web_pages.rs"]
 mod web_pages;
 
@@ -10,8 +16,11 @@ use serde_json::{Value, json};
 use softhsm_tests::client::settings;
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::http::{Answer, BASE, get, post, send};
+use softhsm_tests::shifted_clock::ShiftedClock;
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::{pkcs11_tool, shell};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tonic_types::StatusExt;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -369,7 +378,7 @@ async fn errors_are_those_of_grpc_with_the_status_of_the_contract() {
         let answer = softhsm_tests::http::send(&daemon, method, &path, &[JSON], b"{}");
         assert_eq!(refused(&answer), is(400, "bad_request", &["dryRun"]));
         let said = answer.json()["message"].to_string();
-        assert!(said.contains("is not known here"), "{said}");
+        assert!(said.contains("is unknown"), "{said}");
     }
     // The caller's name for the request comes back, and stands in the log.
     let named = softhsm_tests::http::send(
@@ -418,6 +427,66 @@ async fn lists_come_whole_or_in_pages() {
     );
     assert_eq!(send(&daemon, "GET", "/healthz", &[], b"").status, 200);
     assert_eq!(send(&daemon, "GET", "/readyz", &[], b"").status, 200);
+}
+
+#[test]
+fn whole_numbers_are_read_in_every_form_that_json_has() {
+    let daemon = Home::local().start();
+    let path = format!("{BASE}/keyPairs/signing/generate");
+    let make = |days: &str, size: &str, buffer: &str| {
+        let body = format!(
+            r#"{{"commonName": "E", "organization": "A", "country": "US", "keyAlgorithm": "EC",
+                 "validDays": {days}, "keySize": {size},
+                 "rotationSettings": {{"creationBufferDays": {buffer}, "activationBufferDays": 1}}}}"#
+        );
+        send(&daemon, "POST", &path, &[JSON], body.as_bytes())
+    };
+    for (days, size, buffer) in [
+        ("365.0", "384.0", "30.0"),
+        ("3.65e2", "2.56E+2", "30"),
+        ("365", "null", "3e1"),
+    ] {
+        let made = make(days, size, buffer);
+        assert_eq!(made.status, 201, "{days}: {made:?}");
+        let settings = &made.json()["rotationSettings"];
+        assert_eq!(settings["creationBufferDays"].as_i64(), Some(30));
+        assert_eq!(settings["validDays"].as_i64(), Some(365));
+    }
+    for days in [
+        "365.5",
+        "1e99",
+        "-1e10",
+        "2147483648",
+        "\"365\"",
+        "true",
+        "[1]",
+        "1e-1",
+    ] {
+        let answer = make(days, "256", "1");
+        assert_eq!(refused(&answer), is(400, "bad_request", &["validDays"]));
+        let said = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(said.contains("must be a whole number"), "{days}: {said}");
+    }
+    for (days, status) in [("36501.0", 422), ("-0.0", 422), ("0", 422)] {
+        assert_eq!(make(days, "256", "1").status, status, "{days}");
+    }
+}
+
+#[test]
+fn the_date_of_an_answer_follows_the_clock_back() {
+    let clock = ShiftedClock::new();
+    let daemon = clock.given_to(Home::local()).start();
+    let date = || {
+        let date = send(&daemon, "GET", "/healthz", &[], b"");
+        OffsetDateTime::parse(date.header("date"), &Rfc2822).unwrap()
+    };
+    let now = date();
+    clock.set_days_ahead(40);
+    let ahead = date() - now;
+    assert!((40..41).contains(&ahead.whole_days()), "{ahead}");
+    clock.set_days_ahead(0);
+    let back = date() - now;
+    assert_eq!(back.whole_days(), 0, "{back}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use crate::domain::{Refusal, Violations};
 use crate::service::ServiceError;
@@ -147,44 +147,24 @@ fn status(report: &Report) -> (StatusCode, String) {
     (status, result_id.to_owned())
 }
 
-/// The errors that any request may be answered with, for the description of the API.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "only its description is used")]
-pub(super) enum Errors {
-    /// The request is not of the form that it must have.
-    #[response(status = 400)]
-    BadRequest(ApiResult),
-    /// The configuration or the provider does not permit it, or a web page asks.
-    #[response(status = 403)]
-    Forbidden(ApiResult),
-    /// There is no such thing.
-    #[response(status = 404)]
-    NotFound(ApiResult),
-    /// The key pair changed meanwhile.
-    #[response(status = 412)]
-    PreconditionFailed(ApiResult),
-    /// The body is too large.
-    #[response(status = 413)]
-    PayloadTooLarge(ApiResult),
-    /// The body is no JSON in UTF-8.
-    #[response(status = 415)]
-    UnsupportedMediaType(ApiResult),
-    /// The host that the request names is not this daemon.
-    #[response(status = 421)]
-    MisdirectedRequest(ApiResult),
-    /// Fields cannot be accepted.
-    #[response(status = 422)]
-    UnprocessableEntity(ApiResult),
-    /// Too much work is waiting.
-    #[response(status = 429)]
-    TooManyRequests(ApiResult),
-    /// Something went wrong inside.
-    #[response(status = 500)]
-    InternalServerError(ApiResult),
-    /// The token or the store is away, or the daemon stops.
-    #[response(status = 503)]
-    ServiceUnavailable(ApiResult),
-    /// It took too long.
-    #[response(status = 504)]
-    GatewayTimeout(ApiResult),
+impl ApiResult {
+    /// Returns an error as an example of the description. One of a field begins with its name.
+    pub(super) fn example(result_id: &str, message: &str) -> Self {
+        let of_field = message
+            .split_once(": ")
+            .map(|(field, sentence)| ValidationError {
+                error_id: match result_id {
+                    "bad_request" => "malformed_request",
+                    _ => "validation_failed",
+                }
+                .to_owned(),
+                message: sentence.to_owned(),
+                field_path: field.to_owned(),
+            });
+        Self {
+            result_id: result_id.to_owned(),
+            message: message.to_owned(),
+            validation_errors: of_field.into_iter().collect(),
+        }
+    }
 }

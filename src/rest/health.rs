@@ -6,10 +6,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::api_result::Refused;
+use super::request::{Nothing, Query};
 use crate::service::{ProviderState, Service};
 
 /// Answers 200 as long as the daemon does, and 503 when it can only be helped by a new start.
-pub(super) async fn healthz(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
+pub(super) async fn healthz(
+    State(service): State<Arc<Service>>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<&'static str, Refused> {
     can_write(&service).map(|()| "ok\n")
 }
 
@@ -26,7 +30,10 @@ fn can_write(service: &Service) -> Result<(), Refused> {
 }
 
 /// Answers 200 when every provider signs, and 503 otherwise, with those that do not, why, and what to do.
-pub(super) async fn readyz(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
+pub(super) async fn readyz(
+    State(service): State<Arc<Service>>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<&'static str, Refused> {
     can_write(&service)?;
     let health = service.health();
     let away: Vec<_> = health

@@ -6,8 +6,12 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::api_result::{Errors, Refused};
-use super::models::{CsrResponse, KeyPairExportSettings, KeyPairFile, KeyPairLink, KeyPairView};
+use super::api_result::Refused;
+use super::errors::{Common, OfBody, OfChange, OfFields, OfKeyPair};
+use super::models::{
+    CsrFile, CsrResponse, IdParameter, KeyPairExportSettings, KeyPairFile, KeyPairLink,
+    KeyPairView, PemFile, Pkcs12File,
+};
 use super::request::{Id, Json, Nothing, Query, file_data};
 use super::signing_key_pairs::created;
 use crate::service::{
@@ -15,8 +19,9 @@ use crate::service::{
 };
 
 /// Imports a private key with its certificate.
-#[utoipa::path(post, path = "/keyPairs/signing/import", tag = "keyPairs",
-    request_body = KeyPairFile, responses((status = 201, body = KeyPairView), Errors))]
+#[utoipa::path(post, path = "/keyPairs/signing/import", tag = "keyPairs", operation_id = "importKeyPair",
+    request_body(content = KeyPairFile, description = "The file, and what becomes of it"),
+    responses((status = 201, description = "The new key pair", body = KeyPairView), Common, OfBody, OfFields))]
 pub(super) async fn import(
     State(service): State<Arc<Service>>,
     Json(file): Json<KeyPairFile>,
@@ -35,8 +40,9 @@ pub(super) async fn import(
 }
 
 /// Adopts a private key that is already on the token.
-#[utoipa::path(post, path = "/keyPairs/signing/link", tag = "keyPairs",
-    request_body = KeyPairLink, responses((status = 201, body = KeyPairView), Errors))]
+#[utoipa::path(post, path = "/keyPairs/signing/link", tag = "keyPairs", operation_id = "linkKeyPair",
+    request_body(content = KeyPairLink, description = "Which key on the token"),
+    responses((status = 201, description = "The new key pair", body = KeyPairView), Common, OfBody, OfFields))]
 pub(super) async fn link(
     State(service): State<Arc<Service>>,
     Json(link): Json<KeyPairLink>,
@@ -78,9 +84,11 @@ fn in_words_of_rest(error: ServiceError) -> ServiceError {
 }
 
 /// Exports a software key pair as PKCS#12.
-#[utoipa::path(post, path = "/keyPairs/signing/{id}/pkcs12", tag = "keyPairs", params(("id" = String, Path)),
-    request_body = KeyPairExportSettings,
-    responses((status = 200, body = [u8], content_type = "application/x-pkcs12"), Errors))]
+#[utoipa::path(post, path = "/keyPairs/signing/{id}/pkcs12", tag = "keyPairs", operation_id = "exportPkcs12",
+    params(IdParameter),
+    request_body(content = KeyPairExportSettings, description = "How the key shall leave"),
+    responses((status = 200, description = "The file", body = Pkcs12File, content_type = "application/x-pkcs12"),
+              Common, OfBody, OfKeyPair))]
 pub(super) async fn pkcs12(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -91,9 +99,11 @@ pub(super) async fn pkcs12(
 }
 
 /// Exports a software key pair as PEM: the encrypted key first, then the certificates.
-#[utoipa::path(post, path = "/keyPairs/signing/{id}/pem", tag = "keyPairs", params(("id" = String, Path)),
-    request_body = KeyPairExportSettings,
-    responses((status = 200, body = String, content_type = "application/x-pem-file"), Errors))]
+#[utoipa::path(post, path = "/keyPairs/signing/{id}/pem", tag = "keyPairs", operation_id = "exportPem",
+    params(IdParameter),
+    request_body(content = KeyPairExportSettings, description = "How the key shall leave"),
+    responses((status = 200, description = "The file", body = PemFile, content_type = "application/x-pem-file"),
+              Common, OfBody, OfKeyPair))]
 pub(super) async fn pem(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -115,8 +125,10 @@ async fn export(
 }
 
 /// Makes a certificate signing request.
-#[utoipa::path(get, path = "/keyPairs/signing/{id}/csr", tag = "keyPairs", params(("id" = String, Path)),
-    responses((status = 200, body = String, content_type = "application/pkcs10"), Errors))]
+#[utoipa::path(get, path = "/keyPairs/signing/{id}/csr", tag = "keyPairs", operation_id = "generateCsr",
+    params(IdParameter),
+    responses((status = 200, description = "The request", body = CsrFile, content_type = "application/pkcs10"),
+              Common, OfKeyPair))]
 pub(super) async fn csr(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -131,8 +143,10 @@ pub(super) async fn csr(
 }
 
 /// Takes the answer of a CA.
-#[utoipa::path(post, path = "/keyPairs/signing/{id}/csr", tag = "keyPairs", params(("id" = String, Path)),
-    request_body = CsrResponse, responses((status = 200, body = KeyPairView), Errors))]
+#[utoipa::path(post, path = "/keyPairs/signing/{id}/csr", tag = "keyPairs", operation_id = "importCsrResponse",
+    params(IdParameter), request_body(content = CsrResponse, description = "What the CA sent"),
+    responses((status = 200, description = "The key pair with its new certificate", body = KeyPairView),
+              Common, OfBody, OfKeyPair, OfChange))]
 pub(super) async fn csr_response(
     State(service): State<Arc<Service>>,
     Id(id): Id,

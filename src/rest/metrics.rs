@@ -12,12 +12,16 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::api_result::Refused;
+use super::request::{Nothing, Query};
 use crate::domain::RotationAction;
 use crate::service::{ProviderState, Service};
 use crate::telemetry::lost_log_lines;
 
 /// Returns all metrics.
-pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Result<Response, Refused> {
+pub(super) async fn metrics(
+    State(service): State<Arc<Service>>,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<Response, Refused> {
     let mut registry = Registry::with_prefix("keypaird");
     rotation(&service, &mut registry);
     providers(&service, &mut registry);

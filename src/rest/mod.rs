@@ -5,6 +5,9 @@
 
 mod api_result;
 mod call;
+mod description;
+mod errors;
+mod front_page;
 mod health;
 mod jwks;
 mod key_files;
@@ -23,14 +26,15 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
-use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::service::{Service, ServiceError};
 use crate::telemetry::CallIds;
-use api_result::{ApiResult, Refused, ValidationError};
+use api_result::Refused;
 use call::Calls;
+use front_page::FrontPage;
+use request::{Nothing, Query};
 
 /// How requests are answered.
 #[derive(Clone, Debug)]
@@ -42,17 +46,6 @@ pub struct RestConfig {
     /// How long a request may take.
     pub request_timeout: Duration,
 }
-
-/// The description of the API, as far as it is not that of its paths.
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "keypaird",
-        description = "Signing key pairs in a PKCS#11 token or in software"
-    ),
-    components(schemas(ApiResult, ValidationError))
-)]
-struct Description;
 
 /// Answers a request that does not even pass the routes.
 pub fn refuse(error: &ServiceError) -> Response {
@@ -67,14 +60,22 @@ pub fn refuse_version() -> Response {
 
 /// Tells whether a path is that of public keys, which pages of listed origins may read.
 pub fn is_public(path: &str) -> bool {
-    path == jwks::PATH
+    jwks::is_at(path)
+}
+
+/// Tells whether a path is one that a person follows a link to, from the front page.
+pub fn is_linked(path: &str) -> bool {
+    LINKED.contains(&path)
 }
 
 /// Answers the question of a browser whether a page may ask for what is public.
 pub fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "x-request-id"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "if-none-match, x-request-id",
+        ),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
         (header::VARY, "Origin"),
     ];
@@ -91,11 +92,12 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
         .routes(routes!(signing_key_pairs::list))
         .routes(routes!(signing_key_pairs::get, signing_key_pairs::delete))
         .routes(routes!(signing_key_pairs::certificate))
+        .routes(routes!(jwks::key_pair_jwks))
         .routes(routes!(key_files::pkcs12))
         .routes(routes!(key_files::pem))
         .routes(routes!(key_files::csr, key_files::csr_response))
         .routes(routes!(rotation::get, rotation::update, rotation::delete));
-    let all = OpenApiRouter::with_openapi(Description::openapi()).routes(routes!(jwks::jwks));
+    let all = OpenApiRouter::with_openapi(description::begin()).routes(routes!(jwks::jwks));
     let (router, description) = match &*config.base_path {
         "" => all.merge(key_pairs),
         base_path => all.nest(base_path, key_pairs),
@@ -104,13 +106,23 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
     // A description is always JSON.
     let description = description.to_json().unwrap_or_default();
     let calls = Calls {
+        service: Arc::clone(&service),
         ids,
         request_timeout: config.request_timeout,
     };
+    let front_page = FrontPage {
+        base_path: config.base_path.as_str().into(),
+    };
     router
         .route(
+            "/",
+            get(async |state, query| front_page.show(state, query).await),
+        )
+        .route(
             "/openapi.json",
-            get(|| async { ([(header::CONTENT_TYPE, "application/json")], description) }),
+            get(async |Query(Nothing {}): Query<Nothing>| {
+                ([(header::CONTENT_TYPE, "application/json")], description)
+            }),
         )
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -121,6 +133,16 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
         .layer(middleware::from_fn_with_state(calls, call::answer))
         .with_state(service)
 }
+
+/// Where the links of the front page lead.
+const LINKED: &[&str] = &[
+    "/",
+    "/openapi.json",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    jwks::PATH,
+];
 
 async fn not_found(uri: Uri) -> impl IntoResponse {
     let message = format!("there is nothing at {}", uri.path());

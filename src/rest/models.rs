@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::request::{Names, Object};
+use super::request::{Names, Object, Whole};
 use crate::domain::{self, CertificateValidity, KeySpec};
 use crate::service::{AvailableAlgorithm, KeyPairView as View};
 
@@ -55,6 +55,9 @@ pub(super) enum Status {
 /// A key pair to be generated. What is wrong with it is answered with 422, field by field.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"id": "payments", "commonName": "Payments",
+    "organization": "Acme", "country": "US", "validDays": 365, "keyAlgorithm": "EC",
+    "subjectAlternativeNames": ["payments.example.com"]}))]
 pub(super) struct NewKeyPairSettings {
     /// Identifier; made by keypaird when absent.
     #[schema(pattern = "^[a-z0-9._-]{1,64}$")]
@@ -85,14 +88,15 @@ pub(super) struct NewKeyPairSettings {
     country: String,
     /// Days until the certificate expires.
     #[serde(default)]
-    #[schema(required = true, minimum = 1, maximum = 36500)]
-    valid_days: i32,
+    #[schema(value_type = i32, required = true, minimum = 1, maximum = 36500)]
+    valid_days: Whole,
     /// `RSA`, `EC` or `ED25519`.
     #[serde(default)]
     #[schema(required = true, pattern = "^(RSA|EC|ED25519)$")]
     key_algorithm: String,
     /// Bits; the algorithm's default when absent.
-    key_size: Option<i32>,
+    #[schema(value_type = Option<i32>)]
+    key_size: Option<Whole>,
     /// Of the certificate; the algorithm's default when absent.
     signature_algorithm: Option<String>,
     /// Where the key shall live; `crypto.default_provider` when absent.
@@ -116,9 +120,9 @@ impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
                 .subject_alternative_names
                 .map(|Names(names)| names)
                 .unwrap_or_default(),
-            valid_days: settings.valid_days,
+            valid_days: settings.valid_days.0,
             key_algorithm: settings.key_algorithm,
-            key_size: settings.key_size,
+            key_size: settings.key_size.map(|Whole(bits)| bits),
             signature_algorithm: settings.signature_algorithm,
             crypto_provider: settings.crypto_provider.map(Into::into),
             rotation_settings: settings
@@ -133,6 +137,8 @@ impl From<NewKeyPairSettings> for domain::NewKeyPairSettings {
 /// in.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"creationBufferDays": 30, "activationBufferDays": 10,
+    "keyAlgorithm": "EC", "keySize": 256, "signatureAlgorithm": "SHA256withECDSA", "validDays": 365}))]
 pub(super) struct KeyPairRotationSettings {
     /// The key pair's; ignored in requests.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,33 +146,34 @@ pub(super) struct KeyPairRotationSettings {
     id: Option<String>,
     /// Days before the expiry at which the next key is made and published.
     #[serde(default)]
-    #[schema(required = true, minimum = 1)]
-    creation_buffer_days: i32,
+    #[schema(value_type = i32, required = true, minimum = 1)]
+    creation_buffer_days: Whole,
     /// Days before the expiry at which the next key begins to sign; at most the above.
     #[serde(default)]
-    #[schema(required = true, minimum = 1)]
-    activation_buffer_days: i32,
+    #[schema(value_type = i32, required = true, minimum = 1)]
+    activation_buffer_days: Whole,
     /// `RSA`, `EC` or `ED25519`.
     #[schema(pattern = "^(RSA|EC|ED25519)$")]
     key_algorithm: Option<String>,
     /// Bits.
-    key_size: Option<i32>,
+    #[schema(value_type = Option<i32>)]
+    key_size: Option<Whole>,
     /// Of the next certificate.
     signature_algorithm: Option<String>,
     /// Days from the making of the next certificate until it expires.
-    #[schema(minimum = 1, maximum = 36500)]
-    valid_days: Option<i32>,
+    #[schema(value_type = Option<i32>, minimum = 1, maximum = 36500)]
+    valid_days: Option<Whole>,
 }
 
 impl From<KeyPairRotationSettings> for domain::RotationSettings {
     fn from(settings: KeyPairRotationSettings) -> Self {
         Self {
-            creation_buffer_days: settings.creation_buffer_days,
-            activation_buffer_days: settings.activation_buffer_days,
+            creation_buffer_days: settings.creation_buffer_days.0,
+            activation_buffer_days: settings.activation_buffer_days.0,
             key_algorithm: settings.key_algorithm,
-            key_size: settings.key_size,
+            key_size: settings.key_size.map(|Whole(bits)| bits),
             signature_algorithm: settings.signature_algorithm,
-            valid_days: settings.valid_days,
+            valid_days: settings.valid_days.map(|Whole(days)| days),
             crypto_provider: None,
         }
     }
@@ -178,12 +185,12 @@ impl KeyPairRotationSettings {
         let next = &rotation.next;
         Some(Self {
             id: Some(pair.id.to_string()),
-            creation_buffer_days: rotation.creation_buffer_days.into(),
-            activation_buffer_days: rotation.activation_buffer_days.into(),
+            creation_buffer_days: Whole(rotation.creation_buffer_days.into()),
+            activation_buffer_days: Whole(rotation.activation_buffer_days.into()),
             key_algorithm: Some(next.spec.algorithm().name().to_owned()),
-            key_size: Some(next.spec.bits()),
+            key_size: Some(Whole(next.spec.bits())),
             signature_algorithm: Some(next.signature_algorithm.name().to_owned()),
-            valid_days: Some(next.valid_days.into()),
+            valid_days: Some(Whole(next.valid_days.into())),
         })
     }
 }
@@ -191,6 +198,14 @@ impl KeyPairRotationSettings {
 /// A key pair.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"id": "payments",
+    "serialNumber": "235146864432115932", "subjectDN": "CN=Payments, O=Acme, C=US",
+    "subjectAlternativeNames": ["payments.example.com"], "issuerDN": "CN=Payments, O=Acme, C=US",
+    "validFrom": "2034-01-24T03:14:52.000Z", "expires": "2035-01-24T03:14:52.000Z",
+    "keyAlgorithm": "EC", "keySize": 256, "signatureAlgorithm": "SHA256withECDSA", "version": 3,
+    "sha1Fingerprint": "2FD4E1C67A2D28FCED849EE1BB76E7391B93EB12",
+    "sha256Fingerprint": "D7A8FBB307D7809469CA9ABCB0082E4F8D5651E46D3CDB762D02D0BF37C9E592",
+    "status": "VALID"}))]
 pub(super) struct KeyPairView {
     /// Identifier.
     pub(super) id: String,
@@ -268,6 +283,14 @@ impl From<View> for KeyPairView {
 
 /// Key pairs.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({"items": [{"id": "payments",
+    "serialNumber": "235146864432115932", "subjectDN": "CN=Payments, O=Acme, C=US",
+    "subjectAlternativeNames": [], "issuerDN": "CN=Payments, O=Acme, C=US",
+    "validFrom": "2034-01-24T03:14:52.000Z", "expires": "2035-01-24T03:14:52.000Z",
+    "keyAlgorithm": "RSA", "keySize": 2048, "signatureAlgorithm": "SHA256withRSA", "version": 3,
+    "sha1Fingerprint": "2FD4E1C67A2D28FCED849EE1BB76E7391B93EB12",
+    "sha256Fingerprint": "D7A8FBB307D7809469CA9ABCB0082E4F8D5651E46D3CDB762D02D0BF37C9E592",
+    "status": "VALID"}]}))]
 pub(super) struct KeyPairViews {
     /// In the order of their making.
     pub(super) items: Vec<KeyPairView>,
@@ -276,6 +299,9 @@ pub(super) struct KeyPairViews {
 /// What can be done with a kind of key.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"name": "EC", "keySizes": [256, 384, 521],
+    "defaultKeySize": 256, "signatureAlgorithms": ["SHA256withECDSA", "SHA384withECDSA",
+    "SHA512withECDSA"], "defaultSignatureAlgorithm": "SHA256withECDSA"}))]
 pub(super) struct KeyAlgorithm {
     /// `RSA`, `EC` or `ED25519`.
     name: String,
@@ -291,6 +317,8 @@ pub(super) struct KeyAlgorithm {
 
 /// Key algorithms.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({"items": [{"name": "ED25519", "keySizes": [255], "defaultKeySize": 255,
+    "signatureAlgorithms": ["Ed25519"], "defaultSignatureAlgorithm": "Ed25519"}]}))]
 pub(super) struct KeyAlgorithms {
     /// The union over the providers.
     pub(super) items: Vec<KeyAlgorithm>,
@@ -328,8 +356,88 @@ impl From<Vec<AvailableAlgorithm>> for KeyAlgorithms {
     }
 }
 
+/// The key pair that a path names.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct IdParameter {
+    /// Identifier of the key pair.
+    #[param(pattern = "^[a-z0-9._-]{1,64}$", example = "payments")]
+    id: String,
+}
+
+/// A JWK set (RFC 7517 section 5).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+#[schema(example = json!({"keys": [{"kty": "OKP", "use": "sig", "alg": "EdDSA",
+    "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "crv": "Ed25519",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}))]
+pub(super) struct JwkSet {
+    /// The keys, each with a `kid` of its own.
+    keys: Vec<JsonWebKey>,
+}
+
+/// A JSON Web Key (RFC 7517). Binary values are base64url without padding. A member that the kind
+/// of key does not have is absent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct JsonWebKey {
+    /// `RSA`, `EC` or `OKP`.
+    kty: String,
+    /// `sig`.
+    #[schema(rename = "use")]
+    usage: String,
+    /// The JWS algorithm that the key signs with. Absent where JWS has none, or where key pairs
+    /// with this key sign with different ones.
+    #[schema(nullable = false)]
+    alg: Option<String>,
+    /// SHA-256 thumbprint (RFC 7638).
+    kid: String,
+    /// RSA: the modulus.
+    #[schema(nullable = false)]
+    n: Option<String>,
+    /// RSA: the public exponent.
+    #[schema(nullable = false)]
+    e: Option<String>,
+    /// EC and OKP: `P-256`, `P-384`, `P-521` or `Ed25519`.
+    #[schema(nullable = false)]
+    crv: Option<String>,
+    /// EC: the x coordinate. OKP: the key.
+    #[schema(nullable = false)]
+    x: Option<String>,
+    /// EC: the y coordinate.
+    #[schema(nullable = false)]
+    y: Option<String>,
+}
+
+/// A PKCS#12 file (RFC 7292) with the private key, its certificate and chain.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct Pkcs12File(Vec<u8>);
+
+/// A PEM file: the encrypted private key first, then its certificate and chain.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct PemFile(String);
+
+/// A certificate in PEM.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct CertificateFile(String);
+
+/// A certificate signing request in PEM (RFC 7468 section 7).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct CsrFile(String);
+
 /// A file with a private key and its certificates.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"id": "payments", "fileData": "MIIKPgIBAzCCCfQGCSqGSIb3DQEHAaCCCeU...",
+    "format": "PKCS12", "password": "a password"}))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct KeyPairFile {
     /// Identifier; made by keypaird when absent.
@@ -349,6 +457,7 @@ pub(super) struct KeyPairFile {
 /// A private key that is already on the token.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"id": "payments", "privateKeyId": "0a1b2c3d"}))]
 pub(super) struct KeyPairLink {
     /// Identifier; made by keypaird when absent.
     pub(super) id: Option<String>,
@@ -363,6 +472,7 @@ pub(super) struct KeyPairLink {
 /// How a private key shall leave.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"password": "a good password"}))]
 pub(super) struct KeyPairExportSettings {
     /// What the file is encrypted under.
     #[serde(default)]
@@ -373,6 +483,7 @@ pub(super) struct KeyPairExportSettings {
 /// The answer of a CA.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"fileData": "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n"}))]
 pub(super) struct CsrResponse {
     /// Certificate, chain or PKCS#7: PEM, base64 of PEM, or bare base64.
     #[serde(default)]

@@ -77,18 +77,18 @@ pub(super) fn array(
 
 /// Reads the page of a token, and returns it with the token of the page after it. Nothing follows the last page,
 /// nor an error.
-pub(super) async fn next<F>(
+pub(super) async fn next<T, F>(
     page_token: String,
     read: impl FnOnce(String) -> F,
-) -> Option<(Result<Members, ServiceError>, String)>
+) -> Option<(Result<T, ServiceError>, String)>
 where
-    F: Future<Output = Result<(String, Members), ServiceError>>,
+    F: Future<Output = Result<(String, T), ServiceError>>,
 {
     if page_token.is_empty() {
         return None;
     }
     Some(match read(page_token).await {
-        Ok((next, members)) => (Ok(members), next),
+        Ok((next, page)) => (Ok(page), next),
         Err(error) => (Err(error), String::new()),
     })
 }

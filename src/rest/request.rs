@@ -1,5 +1,6 @@
 //! What handlers take from a request: checked bodies, ids and query parameters.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
@@ -15,11 +16,12 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http_body_util::LengthLimitError;
-use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{
-    DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected,
+    Visitor,
 };
+use serde::{Deserialize, Serialize};
 
 use super::api_result::Refused;
 use crate::domain::{Refusal, Violations};
@@ -157,6 +159,48 @@ impl<'de> Visitor<'de> for NamesVisitor {
     }
 }
 
+/// A whole number, in any form that JSON has for it: `365`, `365.0`, `3.65e2`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Whole(pub(super) i32);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WholeVisitor)
+    }
+}
+
+struct WholeVisitor;
+
+impl Visitor<'_> for WholeVisitor {
+    type Value = Whole;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(WHOLE)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Whole, E> {
+        let refused = |_| E::invalid_value(Unexpected::Signed(number), &self);
+        i32::try_from(number).map(Whole).map_err(refused)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
+        let refused = |_| E::invalid_value(Unexpected::Unsigned(number), &self);
+        i32::try_from(number).map(Whole).map_err(refused)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Whole, E> {
+        let refused = || E::invalid_value(Unexpected::Float(number), &self);
+        if number.fract() != 0.0 {
+            return Err(refused());
+        }
+        let digits = format!("{number:.0}").parse();
+        digits.map(Whole).map_err(|_| refused())
+    }
+}
+
+/// What a whole number must be.
+const WHOLE: &str = "a whole number of at most 10 digits";
+
 /// Returns the refusal of a list that is too long, when that is what is wrong.
 fn too_many(error: &serde_json::Error) -> Option<Refusal> {
     let said = error.to_string();
@@ -186,15 +230,15 @@ fn explain(error: &serde_json::Error) -> (Option<String>, String) {
 fn wanted(said: &str) -> (Option<String>, String) {
     if let Some(field) = said.strip_prefix("duplicate field ") {
         let field = field.trim_matches('`').to_owned();
-        return (Some(field), "is there twice".to_owned());
+        return (Some(field), "is given twice".to_owned());
     }
     let sentence = match said.strip_prefix("unknown field ") {
         Some(unknown) => match unknown.split_once(", expected ") {
-            Some((_, known)) => format!("is not known here; there is {known}"),
-            None => "is not known here; there are none".to_owned(),
+            Some((_, known)) => format!("is unknown; must be {known}"),
+            None => "is unknown; this path takes no parameters".to_owned(),
         },
         None => match said.split_once(", expected ").map(|(_, wanted)| wanted) {
-            Some("i32" | "u32") | None => "must be a whole number, and within reason".to_owned(),
+            Some("i32" | "u32") | None => format!("must be {WHOLE}"),
             Some(wanted) => format!("must be {wanted}"),
         },
     };
@@ -246,16 +290,48 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
-        let query = parts.uri.query().unwrap_or_default();
-        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
-        serde_path_to_error::deserialize(pairs)
-            .map(Self)
-            .map_err(|error| {
-                let (field, sentence) = wanted(&error.inner().to_string());
-                Refused::malformed(field.unwrap_or(error.path().to_string()), sentence)
-            })
+        read_query(parts.uri.query().unwrap_or_default()).map(Self)
     }
 }
+
+/// The query parameters that a path knows, and any number of `label=KEY=VALUE`.
+pub(super) struct Labelled<T>(pub(super) T, pub(super) BTreeMap<String, String>);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Labelled<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let query = parts.uri.query().unwrap_or_default();
+        let mut labels = BTreeMap::new();
+        let mut others = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if name != LABEL {
+                others.append_pair(&name, &value);
+                continue;
+            }
+            let (key, value) = value
+                .split_once('=')
+                .ok_or_else(|| Refused::malformed(LABEL, "must be KEY=VALUE, percent-encoded"))?;
+            let known = labels.insert(key.to_owned(), value.to_owned());
+            if known.is_some_and(|known| known != value) {
+                let sentence = "asks for two values of one key, which no key pair has";
+                return Err(Refused::malformed(LABEL, sentence));
+            }
+        }
+        read_query(&others.finish()).map(|others| Self(others, labels))
+    }
+}
+
+fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, Refused> {
+    let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(pairs).map_err(|error| {
+        let (field, sentence) = wanted(&error.inner().to_string());
+        Refused::malformed(field.unwrap_or(error.path().to_string()), sentence)
+    })
+}
+
+/// The parameter that asks for key pairs with a label.
+pub(super) const LABEL: &str = "label";
 
 /// Takes no query parameters.
 #[derive(Deserialize)]

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::api_result::{Errors, Refused};
-use super::models::{KeyPairRotationSettings, KeyPairView};
+use super::api_result::Refused;
+use super::errors::{Common, OfBody, OfChange, OfKeyPair};
+use super::models::{IdParameter, KeyPairRotationSettings, KeyPairView};
 use super::request::{Id, Json, Nothing, Query};
 use crate::service::{Service, ServiceError, UpdateRotationRequest};
 
 /// Returns the rotation settings of a key pair.
-#[utoipa::path(get, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs", params(("id" = String, Path)),
-    responses((status = 200, body = KeyPairRotationSettings), Errors))]
+#[utoipa::path(get, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs",
+    operation_id = "getRotationSettings", params(IdParameter),
+    responses((status = 200, description = "The settings, complete", body = KeyPairRotationSettings),
+              Common, OfKeyPair))]
 pub(super) async fn get(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -23,8 +26,11 @@ pub(super) async fn get(
 }
 
 /// Says when and into what a key pair is rotated from now on.
-#[utoipa::path(put, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs", params(("id" = String, Path)),
-    request_body = KeyPairRotationSettings, responses((status = 200, body = KeyPairRotationSettings), Errors))]
+#[utoipa::path(put, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs",
+    operation_id = "updateRotationSettings", params(IdParameter),
+    request_body(content = KeyPairRotationSettings, description = "The settings from now on"),
+    responses((status = 200, description = "The settings, complete", body = KeyPairRotationSettings),
+              Common, OfBody, OfKeyPair, OfChange))]
 pub(super) async fn update(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -40,8 +46,10 @@ pub(super) async fn update(
 }
 
 /// Ends the rotation of a key pair.
-#[utoipa::path(delete, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs", params(("id" = String, Path)),
-    responses((status = 204), Errors))]
+#[utoipa::path(delete, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs",
+    operation_id = "deleteRotationSettings", params(IdParameter),
+    responses((status = 204, description = "The key pair no longer rotates by itself"),
+              Common, OfKeyPair, OfChange))]
 pub(super) async fn delete(
     State(service): State<Arc<Service>>,
     Id(id): Id,

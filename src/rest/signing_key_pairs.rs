@@ -10,18 +10,21 @@ use futures_util::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::api_result::{Errors, Refused};
-use super::models::{KeyAlgorithms, KeyPairView, KeyPairViews, NewKeyPairSettings};
+use super::api_result::Refused;
+use super::errors::{Common, OfBody, OfChange, OfFields, OfKeyPair};
+use super::models::{
+    CertificateFile, IdParameter, KeyAlgorithms, KeyPairView, KeyPairViews, NewKeyPairSettings,
+};
 use super::pages::{self, Members};
-use super::request::{Id, Json, Nothing, Query};
+use super::request::{Id, Json, LABEL, Labelled, Nothing, Query};
 use crate::domain::{Origin, Refusal, Violations};
 use crate::service::{
     DeleteRequest, GenerateOutcome, GenerateRequest, ListRequest, Service, ServiceError,
 };
 
 /// Lists what can be done with which kinds of key.
-#[utoipa::path(get, path = "/keyPairs/keyAlgorithms", tag = "keyPairs",
-    responses((status = 200, body = KeyAlgorithms), Errors))]
+#[utoipa::path(get, path = "/keyPairs/keyAlgorithms", tag = "keyPairs", operation_id = "listKeyAlgorithms",
+    responses((status = 200, description = "The algorithms", body = KeyAlgorithms), Common))]
 pub(super) async fn key_algorithms(
     State(service): State<Arc<Service>>,
     Query(Nothing {}): Query<Nothing>,
@@ -30,8 +33,9 @@ pub(super) async fn key_algorithms(
 }
 
 /// Generates a key pair with a self-signed certificate.
-#[utoipa::path(post, path = "/keyPairs/signing/generate", tag = "keyPairs",
-    request_body = NewKeyPairSettings, responses((status = 201, body = KeyPairView), Errors))]
+#[utoipa::path(post, path = "/keyPairs/signing/generate", tag = "keyPairs", operation_id = "generateKeyPair",
+    request_body(content = NewKeyPairSettings, description = "What the key pair shall be"),
+    responses((status = 201, description = "The new key pair", body = KeyPairView), Common, OfBody, OfFields))]
 pub(super) async fn generate(
     State(service): State<Arc<Service>>,
     Json(settings): Json<NewKeyPairSettings>,
@@ -55,30 +59,38 @@ pub(super) async fn generate(
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Number of the page, from 1.
-    #[param(minimum = 1)]
+    #[param(minimum = 1, example = 1)]
     page: Option<u32>,
     /// Key pairs on a page, 1 to 1000.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, example = 50)]
     number_per_page: Option<u32>,
     /// Text in the id or the subject, letters of either case.
-    #[param(max_length = 256)]
+    #[param(max_length = 256, example = "payments")]
     filter: Option<String>,
+    /// A label that the key pairs have, as `KEY=VALUE`. Repeated for several, all of which they
+    /// have.
+    #[serde(default, rename = "label")]
+    #[param(rename = "label", example = json!(["team=pay"]))]
+    _label: Vec<String>,
 }
 
 /// Lists key pairs in the order of their making: all of them, or one page.
-#[utoipa::path(get, path = "/keyPairs/signing", tag = "keyPairs", params(ListParameters),
-    responses((status = 200, body = KeyPairViews), Errors))]
+#[utoipa::path(get, path = "/keyPairs/signing", tag = "keyPairs", operation_id = "listKeyPairs",
+    params(ListParameters),
+    responses((status = 200, description = "The key pairs", body = KeyPairViews), Common, OfFields))]
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
     origin: Option<Extension<Origin>>,
-    Query(parameters): Query<ListParameters>,
+    Labelled(parameters, labels): Labelled<ListParameters>,
 ) -> Result<Response, Refused> {
     let is_page = parameters.page.is_some() || parameters.number_per_page.is_some();
     let request = ListRequest {
         origin: origin.map(|Extension(origin)| origin),
+        labels,
         ..parameters.request()?
     };
-    let first = service.list(request.clone()).await?;
+    let first = service.list(request.clone()).await;
+    let first = first.map_err(in_words_of_rest)?;
     // A page that is told by its number has as many key pairs as were asked for, however often they
     // are read.
     let left = match is_page {
@@ -111,6 +123,22 @@ pub(super) async fn list(
     let headers = [(header::CONTENT_TYPE, "application/json")];
     let body = pages::array(r#"{"items":["#, members(first.key_pairs), rest);
     Ok((headers, body).into_response())
+}
+
+/// Names the fields of a list as REST does.
+fn in_words_of_rest(error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Invalid(violations) => {
+            ServiceError::Invalid(
+                violations.renamed(|field| match field.strip_prefix("filter.") {
+                    Some("query") => Some("filter"),
+                    Some(labels) if labels.starts_with("labels") => Some(LABEL),
+                    _ => None,
+                }),
+            )
+        }
+        other => other,
+    }
 }
 
 fn members(views: Vec<crate::service::KeyPairView>) -> Members {
@@ -148,8 +176,9 @@ impl ListParameters {
 }
 
 /// Returns a key pair.
-#[utoipa::path(get, path = "/keyPairs/signing/{id}", tag = "keyPairs", params(("id" = String, Path)),
-    responses((status = 200, body = KeyPairView), Errors))]
+#[utoipa::path(get, path = "/keyPairs/signing/{id}", tag = "keyPairs", operation_id = "getKeyPair",
+    params(IdParameter),
+    responses((status = 200, description = "The key pair", body = KeyPairView), Common, OfKeyPair))]
 pub(super) async fn get(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -159,8 +188,9 @@ pub(super) async fn get(
 }
 
 /// Deletes a key pair and destroys its private key. That of a linked key pair stays on the token.
-#[utoipa::path(delete, path = "/keyPairs/signing/{id}", tag = "keyPairs", params(("id" = String, Path)),
-    responses((status = 204), Errors))]
+#[utoipa::path(delete, path = "/keyPairs/signing/{id}", tag = "keyPairs", operation_id = "deleteKeyPair",
+    params(IdParameter),
+    responses((status = 204, description = "The key pair is deleted"), Common, OfKeyPair, OfChange))]
 pub(super) async fn delete(
     State(service): State<Arc<Service>>,
     Id(id): Id,
@@ -176,8 +206,10 @@ pub(super) async fn delete(
 }
 
 /// Returns the certificate in PEM.
-#[utoipa::path(get, path = "/keyPairs/signing/{id}/certificate", tag = "keyPairs", params(("id" = String, Path)),
-    responses((status = 200, body = String, content_type = "application/x-x509-ca-cert"), Errors))]
+#[utoipa::path(get, path = "/keyPairs/signing/{id}/certificate", tag = "keyPairs",
+    operation_id = "getCertificate", params(IdParameter),
+    responses((status = 200, description = "The certificate", body = CertificateFile,
+               content_type = "application/x-x509-ca-cert"), Common, OfKeyPair))]
 pub(super) async fn certificate(
     State(service): State<Arc<Service>>,
     Id(id): Id,

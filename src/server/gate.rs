@@ -52,16 +52,15 @@ impl Gate {
 
     /// Lets a request in, or refuses it.
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Admission, ServiceError> {
-        if let Some(hosts) = &self.hosts {
-            check_host(hosts, request)?;
-        }
+        check_host(self.hosts.as_deref(), request)?;
         self.check_page(request)
     }
 
     /// Lets requests of no page in, and of listed origins those that read the public keys.
     ///
-    /// `Sec-Fetch-Site` is `none` where a person typed the address. We serve no pages, so that
-    /// `same-origin` is no better than the others: it comes from a page whose name was rebound.
+    /// `Sec-Fetch-Site` is `none` where a person typed the address. Our front page has no script,
+    /// so that `same-origin` is no better than the others, unless a person follows one of its
+    /// links: then the browser shows the answer as a page of its own, which no other page can read.
     fn check_page<B>(&self, request: &Request<B>) -> Result<Admission, ServiceError> {
         let headers = request.headers();
         let mut origins = headers.get_all(ORIGIN).iter();
@@ -77,27 +76,48 @@ impl Gate {
                 {
                     Ok(Admission::Preflight(origin.clone()))
                 }
-                _ => Err(ServiceError::ForeignPage(shown(origin.as_bytes()))),
+                _ => Err(foreign_page("Origin", origin)),
             };
         }
         let sites = headers.get_all(SEC_FETCH_SITE);
         match sites.iter().find(|site| *site != "none") {
             None => Ok(Admission::Program),
-            Some(site) => Err(ServiceError::ForeignPage(shown(site.as_bytes()))),
+            Some(site) if site == "same-origin" && follows_a_link(request) => {
+                Ok(Admission::Program)
+            }
+            Some(site) => Err(foreign_page("Sec-Fetch-Site", site)),
         }
     }
 }
 
-/// Checks the target's authority and `Host`: each that is there must be ours, and one must be.
+/// Tells whether a person follows a link of the front page, to a page of its own.
+fn follows_a_link<B>(request: &Request<B>) -> bool {
+    let says = |name, value: &str| {
+        let mut said = request.headers().get_all(name).iter();
+        said.next().is_some_and(|said| said == value) && said.next().is_none()
+    };
+    *request.method() == Method::GET
+        && rest::is_linked(request.uri().path())
+        && says(SEC_FETCH_SITE, "same-origin")
+        && says(SEC_FETCH_MODE, "navigate")
+        && says(SEC_FETCH_DEST, "document")
+}
+
+fn foreign_page(name: &str, value: &HeaderValue) -> ServiceError {
+    ServiceError::ForeignPage(format!("{name}: {}", shown(value.as_bytes())))
+}
+
+/// Checks the target's authority and `Host`: there is one, and each that is there is ours. Where
+/// any host will do, there are no names of ours to compare with.
 ///
 /// # Source
 /// RFC 9112, section 3.2: HTTP/1.1 has exactly one `Host`; RFC 9113, section 8.3.1: HTTP/2 has
 /// `:authority`, and may have `Host`. HTTP/1.0 needs none, and no browser speaks it.
-fn check_host<B>(hosts: &Hosts, request: &Request<B>) -> Result<(), ServiceError> {
+fn check_host<B>(hosts: Option<&Hosts>, request: &Request<B>) -> Result<(), ServiceError> {
     let mut named = request.headers().get_all(HOST).iter();
     let (host, second) = (named.next(), named.next());
     if second.is_some() {
-        return Err(malformed("must be there once"));
+        return Err(malformed("must be given once"));
     }
     let authority = request.uri().authority();
     let is_missing = match request.version() {
@@ -108,6 +128,9 @@ fn check_host<B>(hosts: &Hosts, request: &Request<B>) -> Result<(), ServiceError
     if is_missing {
         return Err(malformed("is required"));
     }
+    let Some(hosts) = hosts else {
+        return Ok(());
+    };
     let authority = authority.map(|authority| authority.as_str().as_bytes());
     for host in authority.into_iter().chain(host.map(HeaderValue::as_bytes)) {
         let text = std::str::from_utf8(host).unwrap_or_default();
@@ -134,5 +157,7 @@ fn shown(bytes: &[u8]) -> String {
 
 /// Fetch Metadata Request Headers, section 2.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// How many characters a DNS name has at most.
 const SHOWN_MAX: usize = 253;

@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use time::OffsetDateTime;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -77,8 +78,8 @@ pub use crate::keyfiles::KeyFileFormat;
 pub use crate::providers::Missing;
 
 use crate::domain::{
-    Clock, Entropy, KeyPair, KeyPairId, KeyRef, KeySpec, ProviderKind, PublicKey, Refusal,
-    RequestId, Violations,
+    Clock, Entropy, KeyPair, KeyPairId, KeyRef, KeySpec, ProviderKind, ProviderMode, PublicKey,
+    Refusal, RequestId, Violations,
 };
 use crate::providers::{ProviderHandle, Registry};
 use crate::store::{IntentState, MetadataStore};
@@ -198,6 +199,16 @@ impl Service {
     /// Returns the providers that run.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Returns the time.
+    pub fn now(&self) -> OffsetDateTime {
+        self.clock.now()
+    }
+
+    /// Returns which providers are configured.
+    pub fn mode(&self) -> ProviderMode {
+        self.registry.policy().mode
     }
 
     /// Returns how the rotation goes.

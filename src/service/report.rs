@@ -288,7 +288,8 @@ fn describe(error: &ServiceError) -> Report {
             FailedPrecondition,
             "NOT_PERMITTED",
             format!(
-                "web pages may not call this daemon, and the browser says that one does: {said:?}; rest.cors_origins can permit pages of an origin to read the public keys"
+                "a browser sent this request for a web page ({}), and web pages may not call this daemon; an operator can list the origin of a page in rest.cors_origins, so that it may read the public keys",
+                said.escape_debug()
             ),
         ),
         ServiceError::EtagMismatch(id) => Report::new(

@@ -1,8 +1,9 @@
 //! What a web page in a browser on this machine can reach, whether or not its name was rebound to
 //! our address; and the programs that must still get in.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
 use keypaird::proto::{CryptoProvider, NewKeyPairSettings, SignRequest, sign_request};
 use prost::Message as _;
@@ -15,7 +16,7 @@ use softhsm_tests::http::{Answer, BASE, exchange, send};
 use softhsm_tests::keypairctl;
 use softhsm_tests::tools::{Grpcurl, certificate_for, run, shell};
 
-use super::{refused, wanted};
+use super::{is, refused, wanted};
 
 /// A request that a page would like to make.
 #[derive(Debug)]
@@ -393,6 +394,63 @@ fn over_the_unix_socket_any_host_is_good_and_a_page_is_still_refused() {
     assert_eq!(status(&["Host: a"]), "200");
     assert_eq!(status(&["Origin: http://evil.example"]), "403");
     assert_eq!(status(&["Sec-Fetch-Site: cross-site"]), "403");
+    // None, and two.
+    assert_eq!(status(&["Host:"]), "400");
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[test]
+fn the_links_of_the_front_page_lead_on_and_nothing_else_of_a_page_does() {
+    let daemon = Home::local().start();
+    let ask = |path: &str, site: &str, dest: &str| {
+        let fields = [
+            ("Sec-Fetch-Site", site),
+            ("Sec-Fetch-Mode", "navigate"),
+            ("Sec-Fetch-Dest", dest),
+        ];
+        send(&daemon, "GET", path, &fields, b"")
+    };
+    let page = ask("/", "none", "document");
+    assert_eq!(page.status, 200);
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    let text = String::from_utf8(page.body.clone()).unwrap();
+    assert!(text.len() < 2048, "{}", text.len());
+    for said in ["Version</th><td>0.", "local", "LOCAL", "ok", BASE] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let links = text.split("href=").skip(1);
+    let links = links.map(|link| {
+        link.trim_start_matches('"')
+            .split(['>', '"'])
+            .next()
+            .unwrap()
+    });
+    let links: Vec<_> = links.filter(|link| !link.starts_with(BASE)).collect();
+    assert!(links.len() >= 5, "{links:?}");
+    for link in links {
+        assert_eq!(ask(link, "same-origin", "document").status, 200, "{link}");
+        for (site, dest) in [
+            ("cross-site", "document"),
+            ("same-site", "document"),
+            ("same-origin", "iframe"),
+            ("same-origin", "empty"),
+        ] {
+            let answer = ask(link, site, dest);
+            assert_eq!(refused(&answer), is(403, "forbidden", &[]), "{link}");
+            let said = answer.json()["message"].as_str().unwrap().to_owned();
+            assert!(said.contains(&format!("Sec-Fetch-Site: {site}")), "{said}");
+        }
+    }
+    let list = format!("{BASE}/keyPairs/signing");
+    assert_eq!(ask(&list, "same-origin", "document").status, 403);
+    assert_eq!(ask(&list, "none", "document").status, 200);
 }
 
 #[test]
@@ -454,7 +512,7 @@ fn listed_origins_read_the_public_keys_and_nothing_else() {
     );
     let mut preflight = ours.to_vec();
     preflight.push(("Access-Control-Request-Method", "GET"));
-    preflight.push(("Access-Control-Request-Headers", "x-request-id"));
+    preflight.push(("Access-Control-Request-Headers", "if-none-match"));
     let answer = ask("OPTIONS", jwks, &preflight);
     assert_eq!((answer.status, answer.body.len()), (204, 0));
     assert_eq!(
@@ -464,8 +522,18 @@ fn listed_origins_read_the_public_keys_and_nothing_else() {
     assert_eq!(answer.header("access-control-allow-methods"), "GET, HEAD");
     assert_eq!(
         answer.header("access-control-allow-headers"),
-        "x-request-id"
+        "if-none-match, x-request-id"
     );
+    // The set of one key pair is as public, and a page may see that it is the one it knows.
+    let of_one = format!("{BASE}/keyPairs/signing/none/jwks.json");
+    let answer = ask("GET", &of_one, &ours);
+    assert_eq!(answer.status, 404);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        "https://app.example"
+    );
+    let answer = ask("GET", jwks, &ours);
+    assert_eq!(answer.header("access-control-expose-headers"), "ETag");
     for origin in [
         "https://app.example:8443",
         "http://app.example",
