@@ -7,8 +7,8 @@ use sha2::Digest as _;
 use super::list::ListRequest;
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{
-    Generation, GenerationState, Jwk, KeyPairGeneration, Labels, ListFilter, Origin, Validity,
-    Violations,
+    Generation, GenerationState, Jwk, KeyPair, KeyPairGeneration, Labels, ListFilter, Origin,
+    Validity, Violations,
 };
 use crate::store::SharedKey;
 
@@ -161,7 +161,7 @@ impl Service {
 
 /// Tells whether the later key pairs of a key sign with this JWS algorithm by default too.
 fn all_sign_with(alg: &str, generation: &KeyPairGeneration, shared: &SharedKey) -> bool {
-    let generations = shared.later.iter().flat_map(|pair| pair.generations());
+    let generations = shared.later.iter().flat_map(KeyPair::generations);
     let mut with_key = generations.filter(|(_, one)| one.public_key == generation.public_key);
     with_key.all(|(_, one)| {
         let jwk = Jwk::new(&one.public_key, one.signature_algorithm());

@@ -804,7 +804,7 @@ fn listed(n: u8, provider: bool, spec: u8, days: u8, subject: u8) -> KeyPair {
     let from = NOW + Duration::days(i64::from(days % 5) - 3);
     pair.current.validity = Validity::days_from(from, 2);
     pair.labels = labels(&[("team", ["0", "1", "2"][usize::from(n % 3)])]);
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         pair.labels = labels(&[("team", ["0", "1", "2"][usize::from(n % 3)]), ("half", "")]);
     }
     pair.current.subject_dn = format!("CN=Name {}%, O=Acme_{}", subject % 4, subject % 3);
