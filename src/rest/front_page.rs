@@ -3,12 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::jwks;
-use super::request::{Nothing, Query};
 use crate::service::{ProviderState, Service};
 
 /// What the page says that does not change while the daemon runs.
@@ -20,17 +18,13 @@ pub(super) struct FrontPage {
 
 impl FrontPage {
     /// Returns the page: version, mode, how the providers are, and where to read on.
-    pub(super) async fn show(
-        self,
-        State(service): State<Arc<Service>>,
-        Query(Nothing {}): Query<Nothing>,
-    ) -> Response {
+    pub(super) fn show(&self, service: &Service) -> Response {
         let headers = [
             (header::CONTENT_TYPE, "text/html; charset=utf-8"),
             // It has no script, and no other page may frame it.
             (header::CONTENT_SECURITY_POLICY, POLICY),
         ];
-        (headers, self.text(&service)).into_response()
+        (headers, self.text(service)).into_response()
     }
 
     fn text(&self, service: &Service) -> String {

@@ -21,7 +21,7 @@ mod signing_key_pairs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -116,7 +116,12 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
     router
         .route(
             "/",
-            get(async |state, query| front_page.show(state, query).await),
+            get(
+                async move |State(service): State<Arc<Service>>,
+                            Query(Nothing {}): Query<Nothing>| {
+                    front_page.show(&service)
+                },
+            ),
         )
         .route(
             "/openapi.json",
