@@ -23,3 +23,8 @@ pub mod server;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+
+/// The version of this package.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The Git revision that it was built from, 40 hexadecimal digits; empty where the build did not know it.
+pub const REVISION: &str = env!("KEYPAIRD_REVISION");

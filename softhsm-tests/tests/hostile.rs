@@ -966,7 +966,7 @@ async fn a_batch_of_two_million_requests_is_counted_before_it_is_decoded() {
     assert_eq!(reason(&refused), expected);
     assert_eq!(
         refused.message(),
-        "requests: must be 1 to 1000, and are 2097000"
+        "requests: 2097000 requests were given; 1 to 1000 are allowed"
     );
     let grown = peak_mib(daemon.pid()) - before;
     assert!(grown < 40.0, "{grown} MiB for one call");

@@ -84,6 +84,7 @@ impl App {
             &config.server,
             config.rest.cors_origins,
             system::descriptors_max(),
+            service.tls_status(),
         )?;
         Ok(Self {
             store,
@@ -132,7 +133,8 @@ impl App {
         info!(
             address = %self.listeners.addresses(),
             mode = %self.service.registry().policy().mode,
-            version = env!("CARGO_PKG_VERSION"),
+            version = crate::VERSION,
+            revision = crate::REVISION,
             "serving"
         );
         shutdown::notify_ready();

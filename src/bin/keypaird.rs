@@ -138,7 +138,7 @@ fn main() -> ExitCode {
         Command::Healthcheck(command) => healthcheck(&command),
         Command::Pkcs11Module(logging) => pkcs11_module(logging),
         Command::Version => {
-            println!("keypaird {}", env!("CARGO_PKG_VERSION"));
+            println!("keypaird {}", keypaird::VERSION);
             Ok(())
         }
     };

@@ -15,7 +15,9 @@ impl Labels {
             let found = given.len();
             violations.add(
                 "labels",
-                Refusal::new(format!("must be at most {COUNT_MAX}, and are {found}")),
+                Refusal::new(format!(
+                    "{found} labels were given; at most {COUNT_MAX} are allowed"
+                )),
             );
             return Self::default();
         }

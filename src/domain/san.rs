@@ -63,7 +63,7 @@ impl SubjectAlternativeName {
             violations.add(
                 FIELD,
                 Refusal::new(format!(
-                    "must be at most {COUNT_MAX} names, and are {found}"
+                    "{found} names were given; at most {COUNT_MAX} are allowed"
                 )),
             );
             return Vec::new();
@@ -369,7 +369,7 @@ mod tests {
         SubjectAlternativeName::parse_all(&names(1001), &mut violations);
         assert_eq!(
             violations.to_string(),
-            "subjectAlternativeNames: must be at most 1000 names, and are 1001"
+            "subjectAlternativeNames: 1001 names were given; at most 1000 are allowed"
         );
     }
 

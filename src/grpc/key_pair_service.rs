@@ -5,24 +5,25 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::call::origin;
-use super::convert::{key_file, key_pair as convert, rotation};
+use super::convert::{diagnosis, key_file, key_pair as convert, rotation};
 use super::status::answer;
 use crate::proto::key_pair_service_server::KeyPairService;
 use crate::proto::{
     DeleteRotationSettingsRequest, DeleteRotationSettingsResponse, DeleteSigningKeyPairRequest,
     DeleteSigningKeyPairResponse, DestroyDoubtfulKeyRequest, DestroyDoubtfulKeyResponse,
-    ExportCertificateRequest, ExportCertificateResponse, ExportSigningKeyPairRequest,
-    ExportSigningKeyPairResponse, GenerateCsrRequest, GenerateCsrResponse,
-    GenerateSigningKeyPairRequest, GenerateSigningKeyPairResponse, GetRotationSettingsRequest,
-    GetRotationSettingsResponse, GetSigningKeyPairRequest, GetSigningKeyPairResponse,
-    ImportCsrResponseRequest, ImportCsrResponseResponse, ImportSigningKeyPairRequest,
-    ImportSigningKeyPairResponse, LinkSigningKeyPairRequest, LinkSigningKeyPairResponse,
-    ListCryptoProvidersRequest, ListCryptoProvidersResponse, ListDoubtfulKeysRequest,
-    ListDoubtfulKeysResponse, ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse,
-    ListSigningKeyPairsRequest, ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest,
-    MigrateSigningKeyPairResponse, PlanRotationRequest, PlanRotationResponse,
-    RotateSigningKeyPairRequest, RotateSigningKeyPairResponse, UpdateLabelsRequest,
-    UpdateLabelsResponse, UpdateRotationSettingsRequest, UpdateRotationSettingsResponse,
+    DiagnoseRequest, DiagnoseResponse, ExportCertificateRequest, ExportCertificateResponse,
+    ExportSigningKeyPairRequest, ExportSigningKeyPairResponse, GenerateCsrRequest,
+    GenerateCsrResponse, GenerateSigningKeyPairRequest, GenerateSigningKeyPairResponse,
+    GetRotationSettingsRequest, GetRotationSettingsResponse, GetSigningKeyPairRequest,
+    GetSigningKeyPairResponse, GetVersionRequest, GetVersionResponse, ImportCsrResponseRequest,
+    ImportCsrResponseResponse, ImportSigningKeyPairRequest, ImportSigningKeyPairResponse,
+    LinkSigningKeyPairRequest, LinkSigningKeyPairResponse, ListCryptoProvidersRequest,
+    ListCryptoProvidersResponse, ListDoubtfulKeysRequest, ListDoubtfulKeysResponse,
+    ListKeyAlgorithmsRequest, ListKeyAlgorithmsResponse, ListSigningKeyPairsRequest,
+    ListSigningKeyPairsResponse, MigrateSigningKeyPairRequest, MigrateSigningKeyPairResponse,
+    PlanRotationRequest, PlanRotationResponse, RotateSigningKeyPairRequest,
+    RotateSigningKeyPairResponse, UpdateLabelsRequest, UpdateLabelsResponse,
+    UpdateRotationSettingsRequest, UpdateRotationSettingsResponse,
 };
 use crate::service::{self, DeleteRequest, GenerateOutcome, KeyFileFormat, Service};
 
@@ -135,6 +136,24 @@ impl KeyPairService for KeyPairGrpc {
                     .collect(),
             }
         }))
+    }
+
+    async fn get_version(
+        &self,
+        _request: Request<GetVersionRequest>,
+    ) -> Result<Response<GetVersionResponse>, Status> {
+        Ok(Response::new(GetVersionResponse {
+            version: crate::VERSION.to_owned(),
+            revision: crate::REVISION.to_owned(),
+            api: API.to_owned(),
+        }))
+    }
+
+    async fn diagnose(
+        &self,
+        _request: Request<DiagnoseRequest>,
+    ) -> Result<Response<DiagnoseResponse>, Status> {
+        answer(self.service.diagnose().await.map(diagnosis::response))
     }
 
     async fn list_doubtful_keys(
@@ -307,3 +326,6 @@ impl KeyPairService for KeyPairGrpc {
         answer(view.map(rotation::rotate_response))
     }
 }
+
+/// The package of the API.
+const API: &str = "keypaird.v1";

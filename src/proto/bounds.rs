@@ -25,6 +25,8 @@ enum List {
 pub struct TooMany {
     /// The JSON path of the list.
     pub field: &'static str,
+    /// What its elements are, in words.
+    pub elements: &'static str,
     /// How many elements it may have, in words.
     pub allowed: &'static str,
     /// How many it has.
@@ -67,9 +69,10 @@ impl Bounds {
         count(message, self.0, &mut counts);
         for (list, found) in List::ALL.into_iter().zip(counts) {
             if found > ELEMENTS_MAX {
-                let (field, allowed) = list.names();
+                let (field, elements, allowed) = list.names();
                 return Err(TooMany {
                     field,
+                    elements,
                     allowed,
                     found,
                 });
@@ -87,14 +90,14 @@ impl List {
         Self::FilterLabels,
     ];
 
-    /// Returns the JSON path of the list, and how many elements it may have, in words.
-    const fn names(self) -> (&'static str, &'static str) {
+    /// Returns the JSON path of the list, what its elements are, and how many it may have, in words.
+    const fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Requests => ("requests", "1 to 1000"),
-            Self::Names => ("subjectAlternativeNames", "at most 1000 names"),
+            Self::Requests => ("requests", "requests", "1 to 1000"),
+            Self::Names => ("subjectAlternativeNames", "names", "at most 1000"),
             // Of those with the same key the last one counts, so that more than 64 may come.
-            Self::Labels => ("labels", "at most 64"),
-            Self::FilterLabels => ("filter.labels", "at most 64"),
+            Self::Labels => ("labels", "labels", "at most 64"),
+            Self::FilterLabels => ("filter.labels", "labels", "at most 64"),
         }
     }
 

@@ -59,7 +59,10 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // The whole message is in one piece.
         if let Err(many) = self.bounds.check(buffer.chunk()) {
-            let refused = format!("must be {}, and are {}", many.allowed, many.found);
+            let refused = format!(
+                "{} {} were given; {} are allowed",
+                many.found, many.elements, many.allowed
+            );
             let mut status = Status::invalid_argument(refused);
             if let Ok(field) = many.field.parse() {
                 status.metadata_mut().insert(TOO_MANY, field);

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use super::api_result::Refused;
 use super::request::{Nothing, Query};
 use crate::domain::RotationAction;
-use crate::service::{ProviderState, Service};
+use crate::service::{HandshakeFailure, ProviderState, Service};
 use crate::telemetry::lost_log_lines;
 
 /// Returns all metrics.
@@ -25,6 +25,7 @@ pub(super) async fn metrics(
     let mut registry = Registry::with_prefix("keypaird");
     rotation(&service, &mut registry);
     providers(&service, &mut registry);
+    handshakes(&service, &mut registry);
     registry.register(
         "log_lines_lost",
         "Log lines that were not read fast enough, or could not be written",
@@ -111,6 +112,19 @@ fn providers(service: &Service, registry: &mut Registry) {
         "provider_canary_failures",
         "Such signatures that failed",
         canary_failures,
+    );
+}
+
+fn handshakes(service: &Service, registry: &mut Registry) {
+    let failures = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for failure in HandshakeFailure::ALL {
+        let counter = failures.get_or_create(&[("reason", failure.name())]);
+        counter.inc_by(service.tls_status().failures(failure));
+    }
+    registry.register(
+        "tls_handshake_failures",
+        "TLS handshakes that failed",
+        failures,
     );
 }
 

@@ -206,7 +206,7 @@ fn too_many(error: &serde_json::Error) -> Option<Refusal> {
     let said = error.to_string();
     let found = said.strip_prefix(TOO_MANY)?.split(' ').next()?;
     Some(Refusal::new(format!(
-        "must be at most {NAMES_MAX} names, and are {found}"
+        "{found} names were given; at most {NAMES_MAX} are allowed"
     )))
 }
 
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(read(0), Ok(Some(0)));
         assert_eq!(read(1000), Ok(Some(1000)));
         for count in [1001, 200_000] {
-            let refusal = format!("must be at most 1000 names, and are {count}");
+            let refusal = format!("{count} names were given; at most 1000 are allowed");
             assert_eq!(read(count), Err(("names".to_owned(), refusal)));
         }
         for (text, wanted) in [

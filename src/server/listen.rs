@@ -32,6 +32,7 @@ use super::tls::Tls;
 use crate::certs;
 use crate::config::ServerConfig;
 use crate::domain::{Client, ClientAddress, Clock, Peer};
+use crate::service::{HandshakeFailure, TlsStatus};
 
 /// The open addresses.
 #[derive(Debug)]
@@ -70,15 +71,17 @@ impl Listeners {
     /// Takes the addresses.
     ///
     /// `cors_origins` are the origins whose pages may read the public keys; `descriptors_max` is
-    /// how many descriptors the process may have open, if that is limited.
+    /// how many descriptors the process may have open, if that is limited. What is known of TLS is noted
+    /// in `tls_status`.
     pub fn bind(
         config: &ServerConfig,
         cors_origins: Vec<String>,
         descriptors_max: Option<usize>,
+        tls_status: &Arc<TlsStatus>,
     ) -> Result<Self, ServerError> {
         let failed = |address: String| move |source| ServerError::Listen { address, source };
         let hosts = Arc::new(Hosts::new(config.hosts.clone()));
-        let load = |tls| Tls::load(tls, Arc::clone(&hosts));
+        let load = |tls| Tls::load(tls, Arc::clone(&hosts), Arc::clone(tls_status));
         let tls = config.tls.clone().map(load).transpose()?;
         let address = config.listen.to_string();
         let tcp = listen(config.listen).map_err(failed(address.clone()))?;
@@ -205,14 +208,16 @@ impl Door {
     async fn accept_tcp(self: &Arc<Self>, listener: &TcpListener, tls: Option<&Tls>) {
         loop {
             let accepted = listener.accept().await;
-            let accepted = accepted.map(|(stream, from)| (stream, Peer::at(from.ip())));
-            let Some((stream, place)) = self.admit(accepted, listener).await else {
+            let accepted =
+                accepted.map(|(stream, from)| ((stream, from.ip()), Peer::at(from.ip())));
+            let Some(((stream, from), place)) = self.admit(accepted, listener).await else {
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "a connection is gone already");
                 continue;
             }
+            let failed = tls.map(Tls::failed_handshakes);
             let (door, tls) = (Arc::clone(self), tls.map(Tls::current));
             self.tasks.spawn(async move {
                 let (http, connection, gate) = (&door.http, place.connection(), door.gate.clone());
@@ -223,7 +228,7 @@ impl Door {
                     address,
                     certificate_subject: None,
                 };
-                let Some(tls) = tls else {
+                let (Some(tls), Some(failed)) = (tls, failed) else {
                     let client = Arc::new(client);
                     http.serve(stream, gate, client, connection, &lifetime, &door.stop)
                         .await;
@@ -236,7 +241,7 @@ impl Door {
                 };
                 let stream = match shaken {
                     Ok(stream) => stream,
-                    Err(error) => return debug!(%error, "a TLS handshake failed"),
+                    Err(error) => return failed.note(from, &error),
                 };
                 if let Some(certificate) = shown(stream.get_ref().1) {
                     connection.identify(tls_peer(certificate));
@@ -244,7 +249,10 @@ impl Door {
                 }
                 let lifetime = match tls.client(stream.get_ref().1, &door.clock) {
                     Ok(client) => lifetime.with_client(client),
-                    Err(why) => return debug!("a client is not let in: {why}"),
+                    Err(why) => {
+                        let reason = HandshakeFailure::ClientCertificateRefused;
+                        return failed.note_as(reason, from, why.to_owned());
+                    }
                 };
                 // Others may follow while this one lasts.
                 drop(tls);

@@ -6,6 +6,7 @@ mod error;
 mod eviction;
 mod front;
 mod gate;
+mod handshakes;
 mod hosts;
 mod lifetime;
 mod listen;

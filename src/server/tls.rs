@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::time::OffsetDateTime;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -21,17 +22,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::ServerError;
+use super::handshakes::FailedHandshakes;
 use super::hosts::Hosts;
 use super::lifetime::ClientCertificate;
 use crate::certs;
 use crate::config::TlsConfig;
 use crate::domain::Clock;
+use crate::service::TlsStatus;
 
 /// Accepts TLS 1.3 connections with the newest files that were in order.
 #[derive(Debug)]
 pub struct Tls {
     config: TlsConfig,
     hosts: Arc<Hosts>,
+    status: Arc<TlsStatus>,
+    failed: Arc<FailedHandshakes>,
     current: ArcSwap<Files>,
     /// Told when the files are to be read again, changed or not.
     reload: Arc<Notify>,
@@ -43,6 +48,8 @@ pub(super) struct Files {
     server: Arc<ServerConfig>,
     /// The DNS names of our certificate.
     names: Vec<String>,
+    /// When our certificate expires; none when that cannot be read.
+    not_after: Option<OffsetDateTime>,
     client_ca: Option<ClientCa>,
 }
 
@@ -57,13 +64,20 @@ struct ClientCa {
 
 impl Tls {
     /// Reads the files, and has the names of our certificate be ours.
-    pub(super) fn load(config: TlsConfig, hosts: Arc<Hosts>) -> Result<Self, ServerError> {
+    pub(super) fn load(
+        config: TlsConfig,
+        hosts: Arc<Hosts>,
+        status: Arc<TlsStatus>,
+    ) -> Result<Self, ServerError> {
         let files = read(&config)?;
         hosts.use_certificate(files.names.clone());
+        status.use_certificate(files.not_after);
         let current = ArcSwap::from_pointee(files);
         Ok(Self {
             config,
             hosts,
+            failed: Arc::new(FailedHandshakes::new(Arc::clone(&status))),
+            status,
             current,
             reload: Arc::default(),
         })
@@ -84,6 +98,11 @@ impl Tls {
         self.current.load_full()
     }
 
+    /// Returns where handshakes are noted that failed.
+    pub(super) fn failed_handshakes(&self) -> Arc<FailedHandshakes> {
+        Arc::clone(&self.failed)
+    }
+
     /// Reads the files again whenever one of them changes, or on request. What is not in order is
     /// not used.
     pub(super) async fn follow_files(&self) {
@@ -93,6 +112,7 @@ impl Tls {
                 () = tokio::time::sleep(INTERVAL) => false,
                 () = self.reload.notified() => true,
             };
+            self.failed.tell_of_the_rest();
             let now = self.stamps();
             if now == seen && !asked {
                 continue;
@@ -128,6 +148,7 @@ impl Tls {
             }
         }
         self.hosts.use_certificate(files.names.clone());
+        self.status.use_certificate(files.not_after);
         self.current.store(Arc::new(files));
         info!("{what} and are in use");
         if let Some(replaced) = replaced {
@@ -193,6 +214,7 @@ impl Files {
 fn read(config: &TlsConfig) -> Result<Files, ServerError> {
     let chain = certificates(&config.certificate)?;
     let names = chain.first().map(|first| certs::dns_names(first));
+    let not_after = chain.first().and_then(|first| certs::not_after(first));
     let mut client_ca = None;
     let key = PrivateKeyDer::from_pem_file(&config.private_key)
         .map_err(|error| refused(&config.private_key, error.to_string()))?;
@@ -229,6 +251,7 @@ fn read(config: &TlsConfig) -> Result<Files, ServerError> {
     Ok(Files {
         server: Arc::new(server),
         names: names.unwrap_or_default(),
+        not_after,
         client_ca,
     })
 }

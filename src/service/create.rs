@@ -92,7 +92,11 @@ impl Service {
                 && intent.state != IntentState::Doubtful
                 && self.registry.provider(intent.provider).is_none()
             {
-                return Err(self.provider_off(id, intent.provider));
+                return Err(ServiceError::HeldInProviderOff {
+                    id: id.to_string(),
+                    provider: intent.provider,
+                    mode: self.registry.policy().mode,
+                });
             }
         }
         Ok(())

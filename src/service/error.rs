@@ -59,6 +59,18 @@ pub enum ServiceError {
         /// The mode.
         mode: ProviderMode,
     },
+    /// An unfinished creation or deletion in a provider that is off in the configured mode holds the id.
+    #[error(
+        "an unfinished creation or deletion of {id} in {provider} holds the id, and {provider} is off in {mode} mode"
+    )]
+    HeldInProviderOff {
+        /// The id.
+        id: String,
+        /// The provider.
+        provider: ProviderKind,
+        /// The mode.
+        mode: ProviderMode,
+    },
     /// The certificate is expired, or not valid yet.
     #[error("the certificate of {id} is {status:?}")]
     OutsideValidity {

@@ -10,6 +10,7 @@ mod connect;
 mod create;
 mod csr;
 mod delete;
+mod diagnose;
 mod doubtful;
 mod error;
 mod events;
@@ -40,6 +41,7 @@ mod rotation;
 mod share;
 mod sign;
 mod signing_keys;
+mod tls_status;
 mod verify;
 mod view;
 
@@ -55,6 +57,7 @@ use tokio_util::task::TaskTracker;
 pub use certificate_notes::{Adopted, CertificateNotes};
 pub use csr::{CaCertified, CsrRequest};
 pub use delete::{DeleteRequest, PrivateKeyFate};
+pub use diagnose::{Diagnosis, Severity};
 pub use doubtful::DoubtfulKey;
 pub use error::ServiceError;
 pub use events::{Told, ToldEvent, WatchRequest};
@@ -70,6 +73,7 @@ pub use public_keys::{PublicKeysPage, PublicKeysRequest, PublishedKey};
 pub use rotate::RotateRequest;
 pub use rotation::{PlanRequest, UpdateRotationRequest};
 pub use sign::{SignRequest, Signed};
+pub use tls_status::{HandshakeFailure, TlsStatus};
 pub use verify::{Verified, VerifyRequest};
 pub use view::{KeyPairPreview, KeyPairView};
 
@@ -151,6 +155,7 @@ pub struct Service {
     /// The right to have a page of a list in memory.
     lists: Turns,
     health: HealthBoard,
+    tls_status: Arc<TlsStatus>,
     rotation_metrics: RotationMetrics,
     /// Told whenever a provider was connected.
     provider_came: Notify,
@@ -186,6 +191,7 @@ impl Service {
             events: EventHub::default(),
             lists: Turns::new(LISTS),
             health: HealthBoard::default(),
+            tls_status: Arc::default(),
             rotation_metrics: RotationMetrics::default(),
             provider_came: Notify::new(),
             untold: Mutex::default(),
@@ -214,6 +220,11 @@ impl Service {
     /// Returns how the rotation goes.
     pub fn rotation_metrics(&self) -> &RotationMetrics {
         &self.rotation_metrics
+    }
+
+    /// Returns where what is known of TLS at the port is noted.
+    pub fn tls_status(&self) -> &Arc<TlsStatus> {
+        &self.tls_status
     }
 
     /// Returns how many key pairs a provider has in the store, whether it runs or not.

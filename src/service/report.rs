@@ -238,7 +238,14 @@ fn describe(error: &ServiceError) -> Report {
             FailedPrecondition,
             "PROVIDER_NOT_CONFIGURED",
             format!(
-                "the key pair {id} is kept, but lives in {provider}, which is off in {mode} mode; set crypto.mode to hybrid to use it"
+                "the key pair {id} lives in {provider}, which is off in {mode} mode; set crypto.mode to hybrid to use it"
+            ),
+        ),
+        ServiceError::HeldInProviderOff { id, provider, mode } => Report::new(
+            FailedPrecondition,
+            "PROVIDER_NOT_CONFIGURED",
+            format!(
+                "an unfinished creation or deletion in {provider} holds the id {id}, and {provider} is off in {mode} mode; use another id, or set crypto.mode to hybrid so that it is finished"
             ),
         ),
         ServiceError::OutsideValidity { id, status } => describe_validity(id, *status),

@@ -74,7 +74,10 @@ impl Service {
         requests: Vec<Result<SignRequest, ServiceError>>,
     ) -> Result<Vec<Result<Signed, ServiceError>>, ServiceError> {
         if !(1..=BATCH_MAX).contains(&requests.len()) {
-            let refusal = format!("must be 1 to {BATCH_MAX}, and are {}", requests.len());
+            let refusal = format!(
+                "{} requests were given; 1 to {BATCH_MAX} are allowed",
+                requests.len()
+            );
             return Err(ServiceError::invalid("requests", Refusal::new(refusal)));
         }
         Ok(self.sign_all(requests).await)

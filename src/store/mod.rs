@@ -239,6 +239,19 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns the keys of all key pairs of a provider.
     async fn keys_of(&self, provider: ProviderKind) -> Result<Vec<KnownKey>, StoreError>;
 
+    /// Returns how many key pairs have a certificate that expires from `from` on and before `before`, of one provider
+    /// or of all; those that rotate are left out unless `with_rotation`.
+    async fn count_expiring(
+        &self,
+        provider: Option<ProviderKind>,
+        from: OffsetDateTime,
+        before: OffsetDateTime,
+        with_rotation: bool,
+    ) -> Result<u64, StoreError>;
+
+    /// Returns how much room the disk of the store has. None when that is not known.
+    fn disk_space(&self) -> Option<DiskSpace>;
+
     /// Returns how many key pairs a provider has.
     async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError>;
 
@@ -255,6 +268,15 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Records what tells the key encryption key, once and for all.
     async fn record_key_encryption_check(&self, check: SealedKey) -> Result<(), StoreError>;
+}
+
+/// How much room a disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What the daemon may still write, in bytes.
+    pub available_bytes: u64,
+    /// What the disk has in all, in bytes.
+    pub total_bytes: u64,
 }
 
 /// A key of a key pair, with what tells its certificate from others.

@@ -13,8 +13,8 @@ use keypaird::providers::{
     ProviderError, ProviderErrorKind, StoredKey, TokenKey, TokenObject, TokenObjects,
 };
 use keypaird::store::{
-    AnsweredRequest, Change, Intent, IntentState, KnownKey, MetadataStore, NewIntent, NewKeyPair,
-    Page, SharedKey, StoreError,
+    AnsweredRequest, Change, DiskSpace, Intent, IntentState, KnownKey, MetadataStore, NewIntent,
+    NewKeyPair, Page, SharedKey, StoreError,
 };
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -124,6 +124,10 @@ macro_rules! store {
                 self.inner.event_news()
             }
 
+            fn disk_space(&self) -> Option<DiskSpace> {
+                self.inner.disk_space()
+            }
+
             fn failure(&self) -> CancellationToken {
                 self.inner.failure()
             }
@@ -140,6 +144,9 @@ store! {
     fn note_published(key_ref: KeyRef, certificate: &Certificate) -> ();
     fn due(now: OffsetDateTime, limit: u32) -> Vec<KeyPairId>;
     fn count_due(before: OffsetDateTime) -> u64;
+    fn count_expiring(
+        provider: Option<ProviderKind>, from: OffsetDateTime, before: OffsetDateTime, with_rotation: bool
+    ) -> u64;
     fn unwarned(now: OffsetDateTime, days: &[u16], limit: u32) -> Vec<(KeyPairId, u16)>;
     fn note_warning(key_pair: &KeyPair, days: u16, time: OffsetDateTime) -> bool;
     fn note_provider_event(kind: EventKind, provider: ProviderKind, time: OffsetDateTime) -> bool;

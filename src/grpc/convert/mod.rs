@@ -1,6 +1,7 @@
 //! Messages to values and back. What protobuf cannot rule out, numbers that are no enum value, is refused
 //! here; all other rules are the domain's.
 
+pub(super) mod diagnosis;
 pub(super) mod event;
 pub(super) mod key_file;
 pub(super) mod key_pair;

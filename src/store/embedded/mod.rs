@@ -21,7 +21,7 @@ mod sharing;
 mod snapshots;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -31,8 +31,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AnsweredRequest, Change, Incarnation, Intent, IntentState, KnownKey, MetadataStore, NewIntent,
-    NewKeyPair, Page, SharedKey, StoreError,
+    AnsweredRequest, Change, DiskSpace, Incarnation, Intent, IntentState, KnownKey, MetadataStore,
+    NewIntent, NewKeyPair, Page, SharedKey, StoreError,
 };
 use crate::domain::{
     Certificate, Event, EventKind, KeyOrigin, KeyPair, KeyPairId, KeyRef, ListFilter, ListQuery,
@@ -47,6 +47,7 @@ use writer::Writer;
 /// A store in one SQLite database, used by one daemon at a time.
 #[derive(Debug)]
 pub struct EmbeddedStore {
+    path: PathBuf,
     writer: Writer,
     readers: Readers,
     news: watch::Sender<()>,
@@ -65,6 +66,7 @@ impl EmbeddedStore {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let opened = lineage::open(path)?;
         Ok(Self {
+            path: path.to_owned(),
             readers: Readers::new(path)?,
             news: watch::Sender::new(()),
             incarnation: opened.incarnation,
@@ -444,6 +446,26 @@ impl MetadataStore for EmbeddedStore {
         self.readers
             .read(move |db| rows::keys_of(db, provider))
             .await
+    }
+
+    async fn count_expiring(
+        &self,
+        provider: Option<ProviderKind>,
+        from: OffsetDateTime,
+        before: OffsetDateTime,
+        with_rotation: bool,
+    ) -> Result<u64, StoreError> {
+        self.readers
+            .read(move |db| list::count_expiring(db, provider, from, before, with_rotation))
+            .await
+    }
+
+    fn disk_space(&self) -> Option<DiskSpace> {
+        let space = rustix::fs::statvfs(&self.path).ok()?;
+        Some(DiskSpace {
+            available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+            total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+        })
     }
 
     async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError> {
