@@ -64,6 +64,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prost", &["cli", "grpc", "proto"]),
     ("tonic_types", &["cli", "grpc"]),
     ("clap", &["bin", "cli"]),
+    ("clap_mangen", &["cli"]),
+    ("rustls_native_certs", &["cli"]),
     ("config", &["config"]),
     ("std::env", &["app", "bin"]),
     ("std::process", &["app", "bin", "cli", "providers/isolated"]),

@@ -63,15 +63,15 @@ provider              HSM
         "{plan}"
     );
     assert!(
-        lines[1].ends_with("UTC   2            is made and published"),
+        lines[1].ends_with("UTC  2           is made and published"),
         "{plan}"
     );
     assert!(
-        lines[2].ends_with("UTC   2            begins to sign"),
+        lines[2].ends_with("UTC  2           begins to sign"),
         "{plan}"
     );
     assert!(
-        lines[3].ends_with("UTC   1            is retired, its private key destroyed"),
+        lines[3].ends_with("UTC  1           is retired, its private key destroyed"),
         "{plan}"
     );
     let steps = json(
@@ -120,11 +120,11 @@ provider              HSM
         .any(|said| calendar.contains(said));
     assert!(in_time, "{calendar}");
     assert!(
-        calendar.contains("payments   2            is made and published"),
+        calendar.contains("payments  2    is made and published"),
         "{calendar}"
     );
     assert!(
-        calendar.contains("lonely     1            expires, and nothing rotates it"),
+        calendar.contains("lonely    1    expires, and nothing rotates it"),
         "{calendar}"
     );
     assert_eq!(
@@ -187,8 +187,8 @@ provider              HSM
         ),
         (
             &["rotation", "plan", "payments", "--steps", "-1"],
-            2,
-            "unexpected argument",
+            1,
+            "steps (--steps): must be 0 to 1000",
         ),
         (&["schedule", "--days", "0"], 2, "0 is not in 1..=3650"),
     ] {

@@ -265,11 +265,11 @@ fn public_keys_come_as_a_table_as_pem_and_as_a_jwk_set() {
     let table = desk.succeeded(&["public-keys"]);
     let rows: Vec<Vec<_>> = table
         .lines()
-        .map(|line| line.split("   ").map(str::trim).collect())
+        .map(|line| line.split("  ").map(str::trim).collect())
         .collect();
     assert_eq!(rows.len(), 4, "{table}");
     assert!(
-        table.starts_with("ID   GENERATION   STATE     ALGORITHM     KID "),
+        table.starts_with("ID  GENERATION  STATE    ALGORITHM    KID "),
         "{table}"
     );
     for (row, id, algorithm) in [
@@ -328,11 +328,8 @@ fn a_bench_counts_signatures_by_each_call() {
         assert!(figures["durationSeconds"].as_f64().unwrap() >= 0.3);
     }
     let table = desk.succeeded(&["bench", "x", "--duration", "100ms"]);
-    assert!(
-        table.starts_with("SIGNATURES   PER SECOND   P50 "),
-        "{table}"
-    );
-    assert!(table.ends_with("   none\n"), "{table}");
+    assert!(table.starts_with("SIGNATURES  PER SECOND  P50 "), "{table}");
+    assert!(table.ends_with("  none\n"), "{table}");
     let watched = in_terminal(&desk.daemon, &["bench", "x", "--duration", "500ms"], "");
     assert!(watched.contains(" signatures a second, p50 "), "{watched}");
     let unknown = run(&desk.daemon, &["bench", "nobody"]);

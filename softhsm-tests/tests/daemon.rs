@@ -4,6 +4,8 @@
 mod access;
 #[path = "daemon/compression.rs"]
 mod compression;
+#[path = "daemon/connecting.rs"]
+mod connecting;
 #[path = "daemon/connection_ends.rs"]
 mod connection_ends;
 #[path = "daemon/hangup.rs"]

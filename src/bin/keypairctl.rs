@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use keypaird::cli::Cli;
+use keypaird::cli::{Cli, answer_completions};
 use prost_types::Timestamp;
 use tokio::runtime::Builder;
 
@@ -12,11 +11,17 @@ use tokio::runtime::Builder;
     reason = "a program's main function is where these are asked for"
 )]
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let now = Timestamp::from(std::time::SystemTime::now());
     let variable = |name: &str| std::env::var(name).ok();
+    answer_completions(std::env::args_os());
+    let cli = Cli::read(std::env::args_os(), variable);
+    let now = Timestamp::from(std::time::SystemTime::now());
     match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli.run(now, variable)),
+        Ok(runtime) => {
+            let exit_code = runtime.block_on(cli.run(now, variable));
+            // A name server that does not answer is not waited for.
+            runtime.shutdown_background();
+            exit_code
+        }
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use der::Encode;
 use time::OffsetDateTime;
 
-use super::names::CanonicalName;
 use super::dates;
+use super::names::CanonicalName;
 use super::read::{self, Parsed, dn};
 use super::signature::{self, SignatureCheck};
 use crate::domain::{Certificate, CertificateValidity, END_OF_TIME, PublicKey, Refusal, Validity};

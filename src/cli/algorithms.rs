@@ -5,8 +5,8 @@ use comfy_table::Cell;
 
 use super::Context;
 use super::error::Failure;
-use super::generate::parse_provider;
-use super::output::{Output, cell};
+use super::output::{Form, cell};
+use super::values::Provider;
 use crate::proto::{CryptoProvider, KeyAlgorithm, ListKeyAlgorithmsRequest};
 
 /// List what each provider can do now.
@@ -14,7 +14,7 @@ use crate::proto::{CryptoProvider, KeyAlgorithm, ListKeyAlgorithmsRequest};
 #[command(after_help = EXAMPLES)]
 pub(super) struct Algorithms {
     /// Only LOCAL or HSM. For daemons in hybrid mode.
-    #[arg(long, value_parser = parse_provider)]
+    #[arg(long, value_name = "PROVIDER", value_parser = Provider, hide_possible_values = true)]
     crypto_provider: Option<CryptoProvider>,
 }
 
@@ -25,7 +25,7 @@ impl Algorithms {
             crypto_provider: self.crypto_provider.unwrap_or_default().into(),
         });
         let answer = client.list_key_algorithms(request).await?.into_inner();
-        if context.output == Output::Json {
+        if context.output.form() == Form::Data {
             return context.json("ListKeyAlgorithmsResponse", &answer);
         }
         let rows = answer.key_algorithms.iter().map(row).collect();

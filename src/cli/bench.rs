@@ -19,7 +19,7 @@ use super::connect::{Connection, Daemon, parse_duration};
 use super::error::{Failure, code_name};
 use super::input::{Hash, key_pair};
 use super::latencies::Latencies;
-use super::output::{Output, cell, signing_algorithm};
+use super::output::{Form, Output, cell, signing_algorithm};
 use super::{Context, progress};
 use crate::proto::{
     BatchSignRequest, SignRequest, SignStreamRequest, batch_sign_result, sign_request,
@@ -39,7 +39,7 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     in_flight: u16,
     /// By which call.
-    #[arg(long, default_value = "unary")]
+    #[arg(long, default_value = "unary", ignore_case = true)]
     mode: Mode,
     /// How many signatures a batch asks for, 1 to 1000. So many batches are under way as --in-flight has room
     /// for, but at least one.
@@ -71,14 +71,14 @@ impl Bench {
         // If the first fails, all would: the daemon says why. It is not counted.
         load.sign(0).await?;
         let tally = load.run(context.output).await?;
-        match context.output {
-            Output::Json => {
+        match context.output.form() {
+            Form::Data => {
                 let mut json = tally.json();
                 json["signatureAlgorithm"] = signing_algorithm(&view).into();
                 json["id"] = view.id.into();
-                Ok(writeln!(context.out, "{json:#}")?)
+                context.data(&json)
             }
-            Output::Table => context.table(
+            Form::Text => context.table(
                 &[
                     "SIGNATURES",
                     "PER SECOND",
@@ -404,12 +404,13 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long a message for Ed25519 is.
 const MESSAGE_LEN: usize = 32;
 const EXAMPLES: &str = "\
-A signature's latency is that of its call. One signature is made before, and not counted.
+A signature's latency is that of its call. One signature is made before, and not
+counted.
 
 Examples:
   keypairctl bench payments
   keypairctl bench payments --duration 1m --in-flight 8 --mode stream
-  keypairctl bench payments --mode batch --batch-size 250 --in-flight 1000 --output json";
+  keypairctl bench payments --mode batch --batch-size 250 --in-flight 1000";
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use clap::Args;
 use super::Context;
 use super::error::Failure;
 use super::out_file::OutFile;
-use super::output::Output;
+use super::output::Form;
 use crate::proto::ExportCertificateRequest;
 
 /// Print the certificate of a key pair in PEM.
@@ -37,10 +37,10 @@ impl Certificate {
             include_chain: self.chain,
         });
         let answer = client.export_certificate(request).await?.into_inner();
-        match (out, context.output) {
+        match (out, context.output.form()) {
             (Some(file), _) => file.write(answer.certificate_pem.as_bytes(), context),
-            (None, Output::Json) => context.json("ExportCertificateResponse", &answer),
-            (None, Output::Table) => Ok(write!(context.out, "{}", answer.certificate_pem)?),
+            (None, Form::Data) => context.json("ExportCertificateResponse", &answer),
+            (None, Form::Text) => Ok(write!(context.out, "{}", answer.certificate_pem)?),
         }
     }
 }

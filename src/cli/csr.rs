@@ -7,7 +7,7 @@ use clap::Args;
 use super::error::Failure;
 use super::input::read_whole;
 use super::out_file::OutFile;
-use super::output::Output;
+use super::output::Form;
 use super::{Context, notes};
 use crate::proto::{DistinguishedName, GenerateCsrRequest, ImportCsrResponseRequest, KeyPairView};
 
@@ -64,10 +64,10 @@ impl Csr {
             subject_alternative_names: self.subject_alternative_names,
         });
         let answer = client.generate_csr(request).await?.into_inner();
-        match (out, context.output) {
+        match (out, context.output.form()) {
             (Some(file), _) => file.write(answer.csr_pem.as_bytes(), context),
-            (None, Output::Json) => context.json("GenerateCsrResponse", &answer),
-            (None, Output::Table) => Ok(write!(context.out, "{}", answer.csr_pem)?),
+            (None, Form::Data) => context.json("GenerateCsrResponse", &answer),
+            (None, Form::Text) => Ok(write!(context.out, "{}", answer.csr_pem)?),
         }
     }
 }
@@ -95,9 +95,9 @@ impl CsrResponse {
             etag: self.etag.unwrap_or_default(),
         });
         let answer = client.import_csr_response(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("ImportCsrResponseResponse", &answer),
-            Output::Table => {
+        match context.output.form() {
+            Form::Data => context.json("ImportCsrResponseResponse", &answer),
+            Form::Text => {
                 context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
                 if answer.rotation_settings_ended {
                     let said = "The rotation settings ended: a new certificate comes from the CA.";
@@ -116,7 +116,8 @@ const CSR_EXAMPLES: &str = "\
 Examples:
   keypairctl csr payments --out payments.csr
   keypairctl csr payments | openssl req -noout -text -verify
-  Then give it to the CA, and its answer to: keypairctl csr-response payments payments.crt";
+  Then give it to the CA, and its answer to keypairctl:
+    keypairctl csr-response payments payments.crt";
 const CSR_RESPONSE_EXAMPLES: &str = "\
 Examples:
   keypairctl csr-response payments payments-and-chain.pem

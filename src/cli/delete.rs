@@ -3,16 +3,17 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
+use serde_json::json;
 
 use super::Context;
 use super::connect::Daemon;
 use super::error::Failure;
 use super::input::key_pair;
-use super::output::Output;
+use super::output::{Form, Output};
 use crate::proto::delete_signing_key_pair_response::PrivateKeyFate;
 use crate::proto::{DeleteSigningKeyPairRequest, KeyOrigin};
 
-/// Delete a key pair and destroy its private key.
+/// Delete a key pair, and destroy its private key unless that was linked.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Delete {
@@ -46,9 +47,10 @@ impl Delete {
         });
         let mut client = daemon.key_pairs();
         let answer = client.delete_signing_key_pair(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("DeleteSigningKeyPairResponse", &answer),
-            Output::Table => Ok(writeln!(
+        match context.output.form() {
+            Form::Data if context.output == Output::Name => context.data(&json!({"id": self.id})),
+            Form::Data => context.json("DeleteSigningKeyPairResponse", &answer),
+            Form::Text => Ok(writeln!(
                 context.out,
                 "deleted {}; {}",
                 self.id,

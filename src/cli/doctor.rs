@@ -1,26 +1,36 @@
 //! `keypairctl doctor`.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use comfy_table::Color;
-use serde_json::json;
-use tonic::{Code, Status};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::Context;
 use super::connect::Daemon;
-use super::error::Failure;
-use super::output::{Output, cell, time};
-use super::printable::printable_json;
+use super::error::{Failure, is_unknown_call};
+use super::output::{Form, cell, time};
+use super::reach::Unreachable;
+use super::version::one;
+use super::{Context, explain};
+use crate::proto::finding::Severity;
 use crate::proto::{
-    CertificateValidity, CryptoProviderState, CryptoProviderStatus, KeyPairFilter,
-    ListCryptoProvidersRequest, ListSigningKeyPairsRequest, MissingAlgorithm,
+    CertificateValidity, CryptoProviderState, CryptoProviderStatus, DiagnoseRequest,
+    GetVersionRequest, GetVersionResponse, KeyPairFilter, ListCryptoProvidersRequest,
+    ListSigningKeyPairsRequest, MissingAlgorithm,
 };
 
-/// Tell what is well with the daemon and its providers, what is not, and what to do about it.
+/// Tell what is well with the way to the daemon, with the daemon and its providers, what is not, and what to do about it.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Doctor {}
+pub(super) struct Doctor {
+    /// End with 1 also when there are warnings.
+    #[arg(long)]
+    strict: bool,
+}
 
 /// One thing that was looked at.
 struct Check {
@@ -33,55 +43,62 @@ struct Check {
     remedy: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    Well,
-    /// Something to know, and nothing wrong.
-    Note,
-    Wrong,
+    Ok,
+    /// It works, and somebody should look at it.
+    Warn,
+    Fail,
 }
 
 impl Verdict {
     const fn name(self) -> &'static str {
         match self {
-            Self::Well => "well",
-            Self::Note => "note",
-            Self::Wrong => "WRONG",
+            Self::Ok => "OK",
+            Self::Warn => "WARN",
+            Self::Fail => "FAIL",
         }
     }
 }
 
 impl Doctor {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let daemon = context.connection.open().await?;
-        let mut checks = Vec::new();
-        for (service, subject, remedy) in SERVICES {
-            checks.push(ask_health(context, &daemon, service, subject, remedy).await);
+        let begun = Instant::now();
+        let mut steps = Vec::new();
+        let opened = context.connection.open_in_steps(&mut steps).await;
+        let reached = steps.into_iter();
+        let mut checks: Vec<_> = reached
+            .map(|step| Check::new(Verdict::Ok, step.subject, step.message))
+            .collect();
+        let daemon = match opened {
+            Ok(daemon) => daemon,
+            // The rest cannot be asked for.
+            Err(Failure::Connect(failed)) => return context.show_unreachable(checks, &failed),
+            Err(failure) => return Err(failure),
+        };
+        let left = context.connection.timeout().saturating_sub(begun.elapsed());
+        let asker = Asker { daemon, left };
+        match asker.version().await {
+            Ok(version) => checks.extend(version),
+            Err(status) => match explain(Box::new(status), context.connection).await {
+                Failure::Connect(failed) => return context.show_unreachable(checks, &failed),
+                failure => return Err(failure),
+            },
         }
-        match list_providers(context, &daemon).await {
-            Ok(providers) => {
-                for provider in &providers {
-                    checks.push(judge(provider));
-                    checks.extend(judge_doubtful_keys(provider));
-                    checks.extend(provider.missing_algorithms.iter().map(|missing| {
-                        Check::new(
-                            Verdict::Note,
-                            provider.crypto_provider().as_str_name(),
-                            missing_in_words(missing),
-                        )
-                    }));
-                }
-            }
-            Err(status) if status.code() == Code::Unimplemented => {
-                let older = "the daemon is older than this command, and does not tell how its providers are";
-                let remedy = "keypaird healthcheck --service provider/HSM tells whether one serves";
-                checks.push(Check::new(Verdict::Note, "providers", older).with(remedy));
-            }
-            Err(status) => checks.push(refused("providers", &status)),
-        }
-        checks.extend(look_at_key_pairs(context, &daemon).await);
+        let health = join_all(SERVICES.map(|service| asker.health(service)));
+        let (health, providers, findings, key_pairs) = tokio::join!(
+            health,
+            asker.providers(),
+            asker.findings(),
+            asker.key_pairs(),
+        );
+        checks.extend(health);
+        checks.extend(providers);
+        checks.extend(key_pairs);
+        checks.extend(findings);
         context.show_checks(&checks)?;
-        match checks.iter().any(|check| check.verdict == Verdict::Wrong) {
+        let worst = |verdict| checks.iter().any(|check| check.verdict == verdict);
+        match worst(Verdict::Fail) || (self.strict && worst(Verdict::Warn)) {
             true => Err(Failure::NotWell),
             false => Ok(()),
         }
@@ -89,36 +106,41 @@ impl Doctor {
 }
 
 impl Context<'_> {
+    /// Shows how far the way to the daemon goes.
+    fn show_unreachable(
+        &mut self,
+        mut checks: Vec<Check>,
+        failed: &Unreachable,
+    ) -> Result<(), Failure> {
+        let check = Check::new(Verdict::Fail, failed.subject, &failed.message);
+        checks.push(check.with(&failed.remedy));
+        self.show_checks(&checks)?;
+        Err(Failure::NotReached)
+    }
+
     fn show_checks(&mut self, checks: &[Check]) -> Result<(), Failure> {
-        let wrong = checks
-            .iter()
-            .filter(|check| check.verdict == Verdict::Wrong)
-            .count();
-        if self.output == Output::Json {
-            let checks: Vec<_> = checks
+        let count = |verdict| {
+            checks
                 .iter()
-                .map(|check| {
-                    let mut json = json!({
-                        "verdict": check.verdict.name().to_uppercase(),
-                        "subject": check.subject,
-                        "message": check.message,
-                    });
-                    if !check.remedy.is_empty() {
-                        json["remedy"] = check.remedy.as_str().into();
-                    }
-                    json
-                })
-                .collect();
-            let json = json!({"well": wrong == 0, "findings": checks});
-            writeln!(self.out, "{}", printable_json(&format!("{json:#}")))?;
-            return Ok(());
+                .filter(|check| check.verdict == verdict)
+                .count()
+        };
+        let (failed, warned) = (count(Verdict::Fail), count(Verdict::Warn));
+        if self.output.form() == Form::Data {
+            let findings: Vec<_> = checks.iter().map(Check::json).collect();
+            return self.data(&json!({
+                "well": failed == 0,
+                "failures": failed,
+                "warnings": warned,
+                "findings": findings,
+            }));
         }
         let mut rows = Vec::new();
         for check in checks {
             let colour = match check.verdict {
-                Verdict::Well => Color::Green,
-                Verdict::Note => Color::Yellow,
-                Verdict::Wrong => Color::Red,
+                Verdict::Ok => Color::Green,
+                Verdict::Warn => Color::Yellow,
+                Verdict::Fail => Color::Red,
             };
             rows.push(vec![
                 self.cell(check.verdict.name(), Some(colour)),
@@ -131,13 +153,28 @@ impl Context<'_> {
             }
         }
         self.table(&["", "WHAT", "HOW IT IS"], rows)?;
-        let conclusion = match wrong {
-            0 => "All is well.".to_owned(),
-            1 => "One thing is wrong.".to_owned(),
-            more => format!("{more} things are wrong."),
-        };
-        writeln!(self.out, "\n{conclusion}")?;
+        writeln!(self.out, "\n{}", conclusion(failed, warned))?;
         Ok(())
+    }
+}
+
+/// Says what the checks come to.
+fn conclusion(failed: usize, warned: usize) -> String {
+    let failed = match failed {
+        0 => None,
+        1 => Some("1 failure".to_owned()),
+        more => Some(format!("{more} failures")),
+    };
+    let warned = match warned {
+        0 => None,
+        1 => Some("1 warning".to_owned()),
+        more => Some(format!("{more} warnings")),
+    };
+    match (failed, warned) {
+        (None, None) => "All is well.".to_owned(),
+        (Some(failed), None) => format!("{failed}."),
+        (None, Some(warned)) => format!("It works, with {warned}."),
+        (Some(failed), Some(warned)) => format!("{failed}, {warned}."),
     }
 }
 
@@ -151,47 +188,196 @@ impl Check {
         }
     }
 
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "verdict": self.verdict.name(),
+            "subject": self.subject,
+            "message": self.message,
+        });
+        if !self.remedy.is_empty() {
+            json["remedy"] = self.remedy.as_str().into();
+        }
+        json
+    }
+
     fn with(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = remedy.into();
         self
     }
 }
 
-/// Says that the daemon did not answer a question.
-fn refused(subject: &str, status: &Status) -> Check {
-    let message = format!("the daemon does not tell: {}", status.message());
-    Check::new(Verdict::Wrong, subject, message).with("the daemon's log has the cause")
+/// Asks a daemon that is connected, all questions within one time.
+struct Asker {
+    daemon: Daemon,
+    left: Duration,
 }
 
-async fn ask_health(
-    context: &Context<'_>,
-    daemon: &Daemon,
-    service: &str,
-    subject: &str,
-    remedy: &str,
-) -> Check {
-    let request = context.connection.request(HealthCheckRequest {
-        service: service.to_owned(),
-    });
-    match daemon.health().check(request).await {
-        Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
-            Check::new(Verdict::Well, subject, "serves")
+impl Asker {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.left);
+        request
+    }
+
+    /// Sees whether what answers is keypaird, and which one.
+    async fn version(&self) -> Result<Vec<Check>, Status> {
+        let request = self.request(GetVersionRequest {});
+        let answer = self.daemon.key_pairs().get_version(request).await;
+        let status = match answer {
+            Ok(answer) => return Ok(judge_version(&answer.into_inner())),
+            Err(status) => status,
+        };
+        if !is_unknown_call(&status) {
+            return Err(status);
         }
-        Ok(_) => Check::new(Verdict::Wrong, subject, "does not serve").with(remedy),
-        Err(status) if status.code() == Code::NotFound => {
-            Check::new(Verdict::Note, subject, "the daemon does not know this name")
+        // One that is older knows this name.
+        let request = self.request(HealthCheckRequest {
+            service: SERVICES[1].0.to_owned(),
+        });
+        match self.daemon.health().check(request).await {
+            Ok(_) => {
+                let message = format!(
+                    "the daemon is older than this keypairctl ({}) and does not tell its version",
+                    crate::VERSION
+                );
+                let check = Check::new(Verdict::Warn, "version", message);
+                Ok(vec![
+                    check.with("update the daemon, so that it tells all of this"),
+                ])
+            }
+            Err(_) => Err(status),
         }
-        Err(status) => refused(subject, &status),
+    }
+
+    async fn health(&self, (service, subject, remedy): (&str, &str, &str)) -> Check {
+        let request = self.request(HealthCheckRequest {
+            service: service.to_owned(),
+        });
+        match self.daemon.health().check(request).await {
+            Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => {
+                Check::new(Verdict::Ok, subject, "serves")
+            }
+            Ok(_) => Check::new(Verdict::Fail, subject, "does not serve").with(remedy),
+            Err(status) if status.code() == Code::NotFound => {
+                Check::new(Verdict::Ok, subject, "the daemon does not know this name")
+            }
+            Err(status) => refused(subject, &status),
+        }
+    }
+
+    async fn providers(&self) -> Vec<Check> {
+        let request = self.request(ListCryptoProvidersRequest {});
+        let answer = self.daemon.key_pairs().list_crypto_providers(request).await;
+        match answer {
+            Ok(answer) => {
+                let providers = answer.into_inner().crypto_providers;
+                providers.iter().flat_map(judge_provider).collect()
+            }
+            Err(status) if is_unknown_call(&status) => {
+                let older = "the daemon is older than this command, and does not tell how its providers are";
+                let remedy = "keypaird healthcheck --service provider/HSM tells whether one serves";
+                vec![Check::new(Verdict::Warn, "providers", older).with(remedy)]
+            }
+            Err(status) => vec![refused("providers", &status)],
+        }
+    }
+
+    /// Asks for what only the daemon knows.
+    async fn findings(&self) -> Vec<Check> {
+        let request = self.request(DiagnoseRequest {});
+        let findings = match self.daemon.key_pairs().diagnose(request).await {
+            Ok(answer) => answer.into_inner().findings,
+            // One that is older was warned of.
+            Err(status) if is_unknown_call(&status) => return Vec::new(),
+            Err(status) => return vec![refused("diagnosis", &status)],
+        };
+        let checks = findings.into_iter().map(|finding| {
+            let verdict = match finding.severity() {
+                Severity::Ok => Verdict::Ok,
+                Severity::Warn => Verdict::Warn,
+                // What this client does not know is not taken for good.
+                Severity::Fail | Severity::Unspecified => Verdict::Fail,
+            };
+            Check::new(verdict, &finding.subject, finding.message).with(finding.remedy)
+        });
+        checks.collect()
+    }
+
+    /// Sees whether the store answers, and whether there are key pairs that nobody can sign with any more.
+    async fn key_pairs(&self) -> Vec<Check> {
+        let counted = tokio::try_join!(
+            self.count(CertificateValidity::Unspecified),
+            self.count(CertificateValidity::Expired),
+        );
+        let subject = "key pairs";
+        let check = match counted {
+            Ok((0, _)) => Check::new(Verdict::Ok, subject, "there are none yet"),
+            Ok((all, 0)) => {
+                let message = format!("there are {all}, and none has expired");
+                Check::new(Verdict::Ok, subject, message)
+            }
+            Ok((all, expired)) => {
+                let message = format!("there are {all}, of which {expired} have expired");
+                Check::new(Verdict::Warn, subject, message)
+                    .with("keypairctl list --status expired --all lists them")
+            }
+            Err(status) => refused(subject, &status),
+        };
+        vec![check]
+    }
+
+    async fn count(&self, status: CertificateValidity) -> Result<i32, Status> {
+        let request = self.request(ListSigningKeyPairsRequest {
+            page_size: 1,
+            filter: Some(KeyPairFilter {
+                status: status.into(),
+                ..KeyPairFilter::default()
+            }),
+            ..ListSigningKeyPairsRequest::default()
+        });
+        let mut client = self.daemon.key_pairs();
+        Ok(client
+            .list_signing_key_pairs(request)
+            .await?
+            .into_inner()
+            .total_size)
     }
 }
 
-async fn list_providers(
-    context: &Context<'_>,
-    daemon: &Daemon,
-) -> Result<Vec<CryptoProviderStatus>, Status> {
-    let request = context.connection.request(ListCryptoProvidersRequest {});
-    let answer = daemon.key_pairs().list_crypto_providers(request).await?;
-    Ok(answer.into_inner().crypto_providers)
+/// Says that the daemon did not answer a question.
+fn refused(subject: &str, status: &Status) -> Check {
+    let message = format!("the daemon does not tell: {}", status.message());
+    Check::new(Verdict::Fail, subject, message).with("the daemon's log has the cause")
+}
+
+fn judge_version(daemon: &GetVersionResponse) -> Vec<Check> {
+    let theirs = one(&daemon.version, &daemon.revision);
+    let mut checks = vec![Check::new(
+        Verdict::Ok,
+        "version",
+        format!("keypaird {theirs}, API {}", daemon.api),
+    )];
+    let is_other = daemon.version != crate::VERSION
+        || (daemon.revision != crate::REVISION
+            && !daemon.revision.is_empty()
+            && !crate::REVISION.is_empty());
+    if is_other {
+        let ours = one(crate::VERSION, crate::REVISION);
+        let message = format!("this keypairctl is {ours}, and the daemon is {theirs}");
+        let check = Check::new(Verdict::Warn, "version", message);
+        checks.push(check.with("use the keypairctl that came with the daemon"));
+    }
+    checks
+}
+
+/// Says how a provider is, which of its keys are doubtful, and what it cannot do.
+fn judge_provider(provider: &CryptoProviderStatus) -> Vec<Check> {
+    let mut checks = vec![judge(provider)];
+    checks.extend(judge_doubtful_keys(provider));
+    let name = provider.crypto_provider().as_str_name();
+    let missing = provider.missing_algorithms.iter();
+    checks.extend(missing.map(|missing| Check::new(Verdict::Ok, name, missing_in_words(missing))));
+    checks
 }
 
 fn judge(provider: &CryptoProviderStatus) -> Check {
@@ -205,9 +391,9 @@ fn judge(provider: &CryptoProviderStatus) -> Check {
     };
     match provider.state() {
         CryptoProviderState::Serving => {
-            Check::new(Verdict::Well, name, format!("{}{last}", provider.message))
+            Check::new(Verdict::Ok, name, format!("{}{last}", provider.message))
         }
-        _ => Check::new(Verdict::Wrong, name, format!("{}{last}", provider.message))
+        _ => Check::new(Verdict::Fail, name, format!("{}{last}", provider.message))
             .with(&*provider.remedy),
     }
 }
@@ -223,7 +409,7 @@ fn judge_doubtful_keys(provider: &CryptoProviderStatus) -> Option<Check> {
         ),
     };
     let name = provider.crypto_provider().as_str_name();
-    Some(Check::new(Verdict::Wrong, name, message).with(
+    Some(Check::new(Verdict::Fail, name, message).with(
         "keypairctl doubtful-keys list shows them; keep a key by keypairctl link, or destroy it by keypairctl doubtful-keys destroy",
     ))
 }
@@ -237,45 +423,6 @@ fn missing_in_words(missing: &MissingAlgorithm) -> String {
         names => names.join(", "),
     };
     format!("cannot do {what}: its token {}", missing.reason)
-}
-
-/// Sees whether the store answers, and whether there are key pairs that nobody can sign with any more.
-async fn look_at_key_pairs(context: &Context<'_>, daemon: &Daemon) -> Vec<Check> {
-    let count = async |status: CertificateValidity| {
-        let request = context.connection.request(ListSigningKeyPairsRequest {
-            page_size: 1,
-            filter: Some(KeyPairFilter {
-                status: status.into(),
-                ..KeyPairFilter::default()
-            }),
-            ..ListSigningKeyPairsRequest::default()
-        });
-        let answer = daemon.key_pairs().list_signing_key_pairs(request).await?;
-        Ok::<_, Status>(answer.into_inner().total_size)
-    };
-    let counted = async {
-        Ok::<_, Status>((
-            count(CertificateValidity::Unspecified).await?,
-            count(CertificateValidity::Expired).await?,
-        ))
-    };
-    match counted.await {
-        Ok((0, _)) => vec![Check::new(Verdict::Well, "key pairs", "there are none yet")],
-        Ok((all, 0)) => vec![Check::new(
-            Verdict::Well,
-            "key pairs",
-            format!("there are {all}, and none has expired"),
-        )],
-        Ok((all, expired)) => vec![
-            Check::new(
-                Verdict::Note,
-                "key pairs",
-                format!("there are {all}, of which {expired} have expired"),
-            )
-            .with("keypairctl list --status EXPIRED shows them"),
-        ],
-        Err(status) => vec![refused("key pairs", &status)],
-    }
 }
 
 /// What is asked of `grpc.health.v1`: the name, what it is called here, and what to do when it does not serve.
@@ -304,11 +451,15 @@ const SERVICES: [(&str, &str, &str); 5] = [
 ];
 
 const EXAMPLES: &str = "\
-Nothing is changed, and no question reaches the HSM: the daemon tells what it knows.
-The exit code is 1 when something is wrong.
+Nothing is changed, and no question reaches the HSM.
+It looks at the way there first (the name, TCP, TLS, whether keypaird answers),
+and at nothing else when that fails. OK is as it should be, WARN works and
+should be looked at, FAIL does not work. The exit code is 1 after a FAIL, with
+--strict also after a WARN, and 4 when the daemon cannot be reached.
 
 Examples:
   keypairctl doctor
+  keypairctl doctor --strict --timeout 5s
   keypairctl doctor --output json";
 
 #[cfg(test)]
@@ -326,14 +477,14 @@ mod tests {
             ..CryptoProviderStatus::default()
         };
         let check = judge(&status);
-        assert!(check.verdict == Verdict::Wrong);
+        assert!(check.verdict == Verdict::Fail);
         assert_eq!(check.subject, "HSM");
         assert_eq!(check.remedy, "put the right one in place");
         let unknown = CryptoProviderStatus {
             state: 99,
             ..status
         };
-        assert!(judge(&unknown).verdict == Verdict::Wrong);
+        assert!(judge(&unknown).verdict == Verdict::Fail);
     }
 
     #[test]
@@ -349,7 +500,7 @@ mod tests {
             ..status
         });
         let check = check.unwrap();
-        assert!(check.verdict == Verdict::Wrong);
+        assert!(check.verdict == Verdict::Fail);
         assert!(check.message.starts_with("2 keys are doubtful"));
         assert!(check.remedy.contains("doubtful-keys destroy"));
     }

@@ -6,7 +6,7 @@ use comfy_table::Cell;
 use super::Context;
 use super::delete::{answers_yes, refuse_without_terminal};
 use super::error::Failure;
-use super::output::Output;
+use super::output::Form;
 use crate::proto::{DestroyDoubtfulKeyRequest, ListDoubtfulKeysRequest};
 
 /// Show and destroy keys that may belong to key pairs that the restored store does not know.
@@ -23,7 +23,8 @@ enum Command {
     List,
     /// Destroy one, with all that has its CKA_ID. This cannot be undone.
     Destroy {
-        /// CKA_ID of the private key, hexadecimal.
+        /// CKA_ID of the private key, hexadecimal, two digits for each byte.
+        #[arg(value_parser = parse_cka_id)]
         private_key_id: String,
         /// Do not ask.
         #[arg(long)]
@@ -43,11 +44,21 @@ impl DoubtfulKeys {
     }
 }
 
+/// Reads a `CKA_ID`, whose bytes may have colons between them.
+fn parse_cka_id(text: &str) -> Result<String, &'static str> {
+    let digits = text.bytes().filter(|byte| *byte != b':');
+    let count = digits.clone().filter(u8::is_ascii_hexdigit).count();
+    match count > 0 && count % 2 == 0 && digits.count() == count {
+        true => Ok(text.to_owned()),
+        false => Err("must be a CKA_ID in hexadecimal, two digits for each byte"),
+    }
+}
+
 async fn list(context: &mut Context<'_>) -> Result<(), Failure> {
     let mut client = context.connection.open().await?.key_pairs();
     let request = context.connection.request(ListDoubtfulKeysRequest {});
     let answer = client.list_doubtful_keys(request).await?.into_inner();
-    if context.output == Output::Json {
+    if context.output.form() == Form::Data {
         return context.json("ListDoubtfulKeysResponse", &answer);
     }
     if answer.doubtful_keys.is_empty() {
@@ -85,9 +96,9 @@ async fn destroy(
         private_key_id: private_key_id.clone(),
     });
     let answer = client.destroy_doubtful_key(request).await?.into_inner();
-    match context.output {
-        Output::Json => context.json("DestroyDoubtfulKeyResponse", &answer),
-        Output::Table => Ok(writeln!(
+    match context.output.form() {
+        Form::Data => context.json("DestroyDoubtfulKeyResponse", &answer),
+        Form::Text => Ok(writeln!(
             context.out,
             "destroyed the key with the CKA_ID {private_key_id}"
         )?),
@@ -95,7 +106,30 @@ async fn destroy(
 }
 
 const EXAMPLES: &str = "\
-After a restore, see whether the key is one that a program relies on, then keep it or destroy it:
+After a restore, see whether a program relies on the key, then keep it or
+destroy it.
+
+Examples:
   keypairctl doubtful-keys list
-  keypairctl link --private-key-id 3f8a41c05b7d92e6a1047cc98e25d0b3 --id payments
+  keypairctl link --id x --private-key-id 3f8a41c05b7d92e6a1047cc98e25d0b3
   keypairctl doubtful-keys destroy 3f8a41c05b7d92e6a1047cc98e25d0b3";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cka_id_is_hexadecimal() {
+        for (text, good) in [
+            ("01ab", true),
+            ("01:AB", true),
+            ("", false),
+            (":", false),
+            ("1", false),
+            ("nothex", false),
+            ("0x01", false),
+        ] {
+            assert_eq!(parse_cka_id(text).is_ok(), good, "{text:?}");
+        }
+    }
+}

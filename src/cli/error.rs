@@ -9,8 +9,9 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::output::Output;
+use super::output::{Form, Output};
 use super::printable::{printable, printable_json};
+use super::reach::Unreachable;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -18,12 +19,9 @@ pub(super) enum Failure {
     /// The command line cannot be followed.
     Usage(String),
     /// No daemon answers.
-    Connect {
-        /// Where one was looked for.
-        address: String,
-        /// Why.
-        cause: Box<dyn Error + Send + Sync>,
-    },
+    Connect(Box<Unreachable>),
+    /// No daemon answers, which has been written as an answer.
+    NotReached,
     /// The daemon refused the call.
     Refused(Box<Status>),
     /// The signature is not valid. That is an answer, and has been written as one.
@@ -61,7 +59,8 @@ impl Failure {
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
-            Self::Connect { .. } => 4,
+            Self::Connect(_) | Self::NotReached => 4,
+            Self::Refused(status) if is_broken(status) => 4,
             Self::Refused(status) => match status.code() {
                 Code::NotFound => 3,
                 // The client's own deadline passes as `Cancelled`.
@@ -82,32 +81,34 @@ impl Failure {
 
     /// Writes the failure for a person, or for a program.
     pub(super) fn write(&self, err: &mut dyn Write, output: Output) -> io::Result<()> {
-        match (output, self) {
-            (_, Self::NotValid | Self::NotWell) => Ok(()),
-            (Output::Json, Self::Refused(status)) => {
+        match (output.form(), self) {
+            (_, Self::NotValid | Self::NotWell | Self::NotReached) => Ok(()),
+            (Form::Data, Self::Refused(status)) => {
                 let json = format!("{:#}", refused_json(status));
                 writeln!(err, "{}", printable_json(&json))
             }
-            (Output::Json, _) => {
+            (Form::Data, _) => {
                 let reason = match self {
                     Self::Usage(_) => "USAGE",
-                    Self::Connect { .. } => "UNREACHABLE",
+                    Self::Connect(_) => "UNREACHABLE",
                     Self::NotConfirmed(_) => "NOT_CONFIRMED",
                     _ => "CLIENT",
                 };
                 let json = json!({"reason": reason, "message": self.sentence()});
                 writeln!(err, "{}", printable_json(&format!("{json:#}")))
             }
-            (Output::Table, Self::Refused(status)) => write_refused(err, status),
-            (Output::Table, _) => writeln!(err, "keypairctl: {}", printable(&self.sentence())),
+            (Form::Text, Self::Refused(status)) => write_refused(err, status),
+            (Form::Text, _) => writeln!(err, "keypairctl: {}", printable(&self.sentence())),
         }
     }
 
-    fn sentence(&self) -> String {
+    /// Returns the failure in a sentence.
+    pub(super) fn sentence(&self) -> String {
         match self {
             Self::Usage(sentence) | Self::Answer(sentence) => sentence.clone(),
-            Self::Connect { address, cause } => connect_sentence(address, &**cause),
-            Self::Refused(status) => status.message().to_owned(),
+            Self::Connect(unreachable) => unreachable.to_string(),
+            Self::NotReached => "the daemon cannot be reached".to_owned(),
+            Self::Refused(status) => with_remedy(status),
             Self::NotConfirmed(sentence) => (*sentence).to_owned(),
             Self::NotValid => "the signature is not valid".to_owned(),
             Self::NotWell => "something is wrong".to_owned(),
@@ -117,20 +118,38 @@ impl Failure {
     }
 }
 
-fn connect_sentence(address: &str, cause: &dyn Error) -> String {
-    let mut innermost = cause;
-    while let Some(next) = innermost.source() {
-        innermost = next;
-    }
-    let why = innermost.to_string();
-    let remedy = if why.contains("certificate") || why.contains("UnknownIssuer") {
-        "check --ca, and --cert and --key if the daemon wants a client certificate"
-    } else if address.starts_with("http://") {
-        "is keypaird running there, and without TLS? --address or KEYPAIRCTL_ADDRESS names another place"
-    } else {
-        "is keypaird running there? --address or KEYPAIRCTL_ADDRESS names another place"
-    };
-    format!("no daemon answers at {address} ({why}); {remedy}")
+/// Tells whether a status is no answer of a daemon, but stands for a connection that broke.
+fn is_broken(status: &Status) -> bool {
+    let is_timeout = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
+    !is_timeout && (status.source().is_some() || is_unexplained(status))
+}
+
+/// Tells whether a status has no details, which every answer of keypaird has.
+fn is_unexplained(status: &Status) -> bool {
+    let code = matches!(status.code(), Code::Unknown | Code::Unavailable);
+    code && status.details().is_empty()
+}
+
+/// Tells whether what answers does not know the call that was made.
+pub(super) fn is_unknown_call(status: &Status) -> bool {
+    status.code() == Code::Unimplemented
+        && status.details().is_empty()
+        && http_status(status).is_none()
+}
+
+/// Returns the status of an answer that is HTTP, and not gRPC, as tonic tells of it.
+pub(super) fn http_status(status: &Status) -> Option<&str> {
+    let message = status.message();
+    let (_, code) =
+        message.split_once("grpc-status header missing, mapped from HTTP status code ")?;
+    Some(code)
+}
+
+/// Tells whether an answer has the frames of something else than gRPC in it.
+pub(super) fn is_not_grpc(status: &Status) -> bool {
+    status.details().is_empty()
+        && status.code() == Code::Internal
+        && status.message().contains("compression flag")
 }
 
 /// Says what was refused, with a line for each field and the flag that sets it.
@@ -174,9 +193,9 @@ fn with_remedy(status: &Status) -> String {
         Code::DeadlineExceeded | Code::Cancelled => {
             format!("{message}; --timeout allows more time")
         }
-        // A connection that broke has a message of the transport, and no details.
-        Code::Unknown | Code::Unavailable if status.details().is_empty() => {
-            "the connection to the daemon broke before it answered".to_owned()
+        // The message is one of the transport.
+        _ if is_broken(status) => {
+            "the connection to the daemon broke before it answered; keypairctl doctor looks at the way there".to_owned()
         }
         _ => message.to_owned(),
     }

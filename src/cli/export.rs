@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::error::Failure;
 use super::out_file::OutFile;
-use super::output::Output;
+use super::output::Form;
 use super::password::{Asked, PasswordOptions};
 use super::{Context, progress};
 use crate::proto::{ExportSigningKeyPairRequest, KeyFileFormat};
@@ -68,8 +68,8 @@ impl Export {
             .await?
             .into_inner();
         out.write(&answer.file_data, context)?;
-        match (context.output, out.is_standard_output()) {
-            (Output::Table, false) => Ok(writeln!(context.out, "wrote {}", self.out.display())?),
+        match (context.output.form(), out.is_standard_output()) {
+            (Form::Text, false) => Ok(writeln!(context.out, "wrote {}", self.out.display())?),
             _ => Ok(()),
         }
     }
@@ -78,4 +78,5 @@ impl Export {
 const EXAMPLES: &str = "\
 Examples:
   keypairctl export payments --out payments.p12
-  keypairctl export payments --format pem --out payments.pem --password-file password.txt";
+  keypairctl export payments --format pem --out payments.pem \\
+    --password-file password.txt";

@@ -3,8 +3,9 @@
 use clap::Args;
 
 use super::error::Failure;
-use super::output::Output;
+use super::output::Form;
 use super::rotation::proposal;
+use super::values::{CERTIFICATE_ALGORITHMS, KEY_ALGORITHMS, Provider, parse_days};
 use super::{Context, progress};
 use crate::proto::{
     CryptoProvider, GenerateSigningKeyPairRequest, KeyPairRotationSettings, KeyPairView,
@@ -39,29 +40,29 @@ pub(super) struct Generate {
     /// Subject alternative name: DNS name, IP address, e-mail address or URI. May be repeated.
     #[arg(long = "san", value_name = "NAME")]
     subject_alternative_names: Vec<String>,
-    /// Days until the certificate expires, 1 to 36500.
-    #[arg(long)]
+    /// Days until the certificate expires, 1 to 36500, or 1y, 4w.
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
     valid_days: i32,
     /// Key algorithm: RSA, EC or ED25519.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = KEY_ALGORITHMS, hide_possible_values = true)]
     key_algorithm: String,
     /// Key size in bits: 2048, 3072, 4096 for RSA; 256, 384, 521 for EC.
-    #[arg(long)]
+    #[arg(long, value_name = "BITS")]
     key_size: Option<i32>,
     /// Signature algorithm of the certificate, such as SHA256withRSA or SHA384withECDSA.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = CERTIFICATE_ALGORITHMS, hide_possible_values = true)]
     signature_algorithm: Option<String>,
     /// Where the key shall live: LOCAL or HSM. For daemons in hybrid mode.
-    #[arg(long, value_parser = parse_provider)]
+    #[arg(long, value_name = "PROVIDER", value_parser = Provider, hide_possible_values = true)]
     crypto_provider: Option<CryptoProvider>,
     /// Rotate the key pair by itself: the next key is made 25 %, and signs 10 % of the lifetime before the expiry.
     #[arg(long)]
     rotate: bool,
     /// Rotate, and make the next key so many days before the expiry.
-    #[arg(long)]
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
     creation_buffer_days: Option<i32>,
     /// Rotate, and have the next key sign so many days before the expiry.
-    #[arg(long)]
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
     activation_buffer_days: Option<i32>,
     /// Label. May be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -83,9 +84,9 @@ impl Generate {
         let answer = progress::spin(context.output, message, call)
             .await?
             .into_inner();
-        match context.output {
-            Output::Json => context.json("GenerateSigningKeyPairResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+        match context.output.form() {
+            Form::Data => context.json("GenerateSigningKeyPairResponse", &answer),
+            Form::Text => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
         }
     }
 
@@ -147,15 +148,6 @@ fn message(request: &GenerateSigningKeyPairRequest) -> String {
     )
 }
 
-/// Reads a provider, in letters of either case.
-pub(super) fn parse_provider(text: &str) -> Result<CryptoProvider, String> {
-    match text.to_ascii_uppercase().as_str() {
-        "LOCAL" => Ok(CryptoProvider::Local),
-        "HSM" => Ok(CryptoProvider::Hsm),
-        _ => Err("must be LOCAL or HSM".to_owned()),
-    }
-}
-
 /// Reads a label.
 pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
@@ -165,11 +157,13 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
 const EXAMPLES: &str = "\
 Examples:
   A P-256 key in the HSM, for a year:
-    keypairctl generate --id payments --common-name Payments --organization Acme --country US \\
-      --valid-days 365 --key-algorithm EC --crypto-provider HSM
+    keypairctl generate --id payments --common-name Payments \\
+      --organization Acme --country US --valid-days 1y --key-algorithm EC \\
+      --crypto-provider HSM
   An RSA key in software, with names:
-    keypairctl generate --common-name api.example.com --organization Acme --country US --valid-days 90 \\
-      --key-algorithm RSA --key-size 3072 --san api.example.com --san 192.0.2.1 --crypto-provider LOCAL
+    keypairctl generate --common-name api.example.com --organization Acme \\
+      --country US --valid-days 90 --key-algorithm RSA --key-size 3072 \\
+      --san api.example.com --san 192.0.2.1 --crypto-provider LOCAL
   Whether a request would be accepted:
     keypairctl generate ... --validate-only";
 

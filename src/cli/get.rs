@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Context;
 use super::error::Failure;
-use super::output::Output;
+use super::output::Form;
 use crate::proto::{GetSigningKeyPairRequest, KeyPairView};
 
 /// Show a key pair.
@@ -22,9 +22,9 @@ impl Get {
             .connection
             .request(GetSigningKeyPairRequest { id: self.id });
         let answer = client.get_signing_key_pair(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("GetSigningKeyPairResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+        match context.output.form() {
+            Form::Data => context.json("GetSigningKeyPairResponse", &answer),
+            Form::Text => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
         }
     }
 }

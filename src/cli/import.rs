@@ -6,10 +6,11 @@ use clap::Args;
 
 use super::error::Failure;
 use super::export::Format;
-use super::generate::{parse_label, parse_provider};
+use super::generate::parse_label;
 use super::input::read_whole;
-use super::output::Output;
+use super::output::Form;
 use super::password::{Asked, PasswordOptions};
+use super::values::Provider;
 use super::{Context, notes, progress};
 use crate::proto::{
     CryptoProvider, ImportSigningKeyPairRequest, ImportSigningKeyPairSettings, KeyPairView,
@@ -28,7 +29,7 @@ pub(super) struct Import {
     #[arg(long, ignore_case = true)]
     format: Option<Format>,
     /// Where the key shall live: LOCAL or HSM. For daemons in hybrid mode.
-    #[arg(long, value_parser = parse_provider)]
+    #[arg(long, value_name = "PROVIDER", value_parser = Provider, hide_possible_values = true)]
     crypto_provider: Option<CryptoProvider>,
     /// Label. May be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -57,9 +58,9 @@ impl Import {
         let answer = progress::spin(context.output, message, call)
             .await?
             .into_inner();
-        match context.output {
-            Output::Json => context.json("ImportSigningKeyPairResponse", &answer),
-            Output::Table => {
+        match context.output.form() {
+            Form::Data => context.json("ImportSigningKeyPairResponse", &answer),
+            Form::Text => {
                 context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
                 Ok(notes::write(
                     &answer.warnings,
@@ -74,4 +75,4 @@ const EXAMPLES: &str = "\
 Examples:
   keypairctl import payments.p12 --id payments --crypto-provider HSM
   keypairctl import key-and-certificate.pem --id payments
-  PAYMENTS_PASSWORD=... keypairctl import payments.p12 --password-env PAYMENTS_PASSWORD";
+  PASSWORD=... keypairctl import payments.p12 --password-env PASSWORD";

@@ -1,7 +1,8 @@
 //! What is signed, or was: a message or its digest, as `sign` and `verify` take it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 use super::connect::Daemon;
 use super::error::Failure;
 use super::output::signing_algorithm;
+use super::values::SIGNATURE_ALGORITHMS;
 use super::{Context, progress};
 use crate::proto::{GetSigningKeyPairRequest, KeyPairView, SignatureEncoding};
 
@@ -25,7 +27,7 @@ pub(super) struct InputOptions {
     #[arg(long, value_name = "HEX", value_parser = parse_hex)]
     digest: Option<Bytes>,
     /// Signature algorithm, such as SHA384withECDSA or SHA256withRSAandMGF1. The key pair's when left out.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = SIGNATURE_ALGORITHMS, hide_possible_values = true)]
     signature_algorithm: Option<String>,
     /// Form of an ECDSA signature: `der` as in X.509 and in OpenSSL, `p1363` as in JWS. DER when left out.
     #[arg(long, ignore_case = true)]
@@ -59,6 +61,24 @@ impl InputOptions {
     /// Tells whether standard input is read.
     pub(super) fn is_standard_input(&self) -> bool {
         self.digest.is_none() && self.message.as_deref().is_none_or(is_dash)
+    }
+
+    /// Refuses to write the signature over the message.
+    pub(super) fn refuse_same_file(&self, out: Option<&Path>) -> Result<(), Failure> {
+        let (Some(message), Some(out)) = (&self.message, out) else {
+            return Ok(());
+        };
+        let file = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file);
+        let (Some(read), Some(written)) = (file(message), file(out)) else {
+            return Ok(());
+        };
+        if (read.dev(), read.ino()) != (written.dev(), written.ino()) {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "--out {} is the file of --message, which the signature would replace; name another file",
+            out.display()
+        )))
     }
 
     /// Reads as much as the daemon takes.

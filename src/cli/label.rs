@@ -5,7 +5,7 @@ use tonic::Code;
 
 use super::Context;
 use super::error::Failure;
-use super::output::Output;
+use super::output::Form;
 use crate::proto::{GetSigningKeyPairRequest, KeyPairView, UpdateLabelsRequest};
 
 /// Set labels of a key pair, or remove them. Others stay as they are.
@@ -52,9 +52,9 @@ impl Label {
                 Err(status) => return Err(status.into()),
             }
         };
-        match context.output {
-            Output::Json => context.json("UpdateLabelsResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+        match context.output.form() {
+            Form::Data => context.json("UpdateLabelsResponse", &answer),
+            Form::Text => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
         }
     }
 

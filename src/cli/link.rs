@@ -2,23 +2,26 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::error::Failure;
 use super::input::read_whole;
-use super::output::Output;
+use super::output::Form;
+use super::values::parse_days;
 use super::{Context, notes};
 use crate::proto::{KeyPairView, LinkSigningKeyPairRequest, NewKeyPairSettings};
 
 /// Adopt a private key that is already on the token.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group(
+    ArgGroup::new("private_key").args(["private_key_label", "private_key_id"]).required(true)
+))]
 pub(super) struct Link {
     /// Label of the private key (CKA_LABEL).
-    #[arg(long, required_unless_present = "private_key_id")]
+    #[arg(long, value_name = "LABEL")]
     private_key_label: Option<String>,
     /// CKA_ID of the private key, hexadecimal.
-    #[arg(long, conflicts_with = "private_key_label")]
+    #[arg(long, value_name = "HEX")]
     private_key_id: Option<String>,
     /// Identifier, 1 to 64 of `a-z 0-9 . _ -`. One is made when this is left out.
     #[arg(long)]
@@ -36,8 +39,8 @@ pub(super) struct Link {
     /// Country (C), two letters.
     #[arg(long, requires = "common_name")]
     country: Option<String>,
-    /// Days until the new certificate expires, 1 to 36500.
-    #[arg(long, requires = "common_name")]
+    /// Days until the new certificate expires, 1 to 36500, or 1y, 4w.
+    #[arg(long, value_name = "DAYS", value_parser = parse_days, requires = "common_name")]
     valid_days: Option<i32>,
     /// Subject alternative name of the new certificate. May be repeated.
     #[arg(long = "san", value_name = "NAME", requires = "common_name")]
@@ -63,9 +66,9 @@ impl Link {
             }),
         });
         let answer = client.link_signing_key_pair(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("LinkSigningKeyPairResponse", &answer),
-            Output::Table => {
+        match context.output.form() {
+            Form::Data => context.json("LinkSigningKeyPairResponse", &answer),
+            Form::Text => {
                 context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
                 Ok(notes::write(
                     &answer.warnings,
@@ -78,6 +81,9 @@ impl Link {
 
 const EXAMPLES: &str = "\
 Examples:
-  keypairctl link --private-key-label old-signing-key --id payments --certificate payments.pem
-  keypairctl link --private-key-id 01ab --common-name Payments --organization Acme --country US --valid-days 365
-  Deleting it leaves the key on the token, unless: keypairctl delete payments --destroy-linked-key";
+  keypairctl link --private-key-label old-signing-key --id payments \\
+    --certificate payments.pem
+  keypairctl link --private-key-id 01ab --common-name Payments \\
+    --organization Acme --country US --valid-days 1y
+  Deleting it leaves the key on the token, unless it is told to destroy it:
+    keypairctl delete payments --destroy-linked-key";

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::error::Failure;
-use super::generate::parse_provider;
-use super::output::Output;
+use super::output::Form;
+use super::values::Provider;
 use super::{Context, progress};
 use crate::proto::{CryptoProvider, KeyPairView, MigrateSigningKeyPairRequest};
 
@@ -15,7 +15,7 @@ pub(super) struct Migrate {
     /// Identifier of the key pair.
     id: String,
     /// Where its key shall live: HSM.
-    #[arg(long, value_parser = parse_provider)]
+    #[arg(long, value_name = "PROVIDER", value_parser = Provider, hide_possible_values = true)]
     to: CryptoProvider,
     /// Only if the key pair still has this etag, as `get` showed it.
     #[arg(long)]
@@ -35,9 +35,9 @@ impl Migrate {
         let answer = progress::spin(context.output, message, call)
             .await?
             .into_inner();
-        match context.output {
-            Output::Json => context.json("MigrateSigningKeyPairResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+        match context.output.form() {
+            Form::Data => context.json("MigrateSigningKeyPairResponse", &answer),
+            Form::Text => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
         }
     }
 }
@@ -45,4 +45,6 @@ impl Migrate {
 const EXAMPLES: &str = "\
 Examples:
   keypairctl migrate payments --to HSM
-  Broken off, it may be repeated: the key pair signs with one of the two keys at any time.";
+
+It may be repeated after it was broken off: the key pair signs with one of the
+two keys at any time.";

@@ -5,9 +5,12 @@
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
 
+mod address;
 mod algorithms;
 mod bench;
 mod certificate;
+mod columns;
+mod command_line;
 mod completions;
 mod connect;
 mod csr;
@@ -24,6 +27,7 @@ mod label;
 mod latencies;
 mod link;
 mod list;
+mod man;
 mod migrate;
 mod notes;
 mod out_file;
@@ -32,12 +36,19 @@ mod password;
 mod printable;
 mod progress;
 mod public_keys;
+mod reach;
+mod retry;
 mod rotate;
 mod rotation;
 mod schedule;
 mod sign;
+mod tls;
+mod values;
 mod verify;
+mod version;
 mod watch;
+mod wire;
+mod yaml;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -45,28 +56,37 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use prost_types::Timestamp;
 use rustix::process::Signal;
+use terminal_size::{Width, terminal_size_of};
 use tokio::signal::unix::{SignalKind, signal};
+use tonic::Status;
 
+pub use completions::answer_completions;
 use connect::Connection;
-use error::Failure;
+use error::{Failure, http_status, is_not_grpc, is_unknown_call};
 use output::Output;
 
 /// The command line of keypairctl.
 #[derive(Debug, Parser)]
 #[command(name = "keypairctl", version, about = ABOUT, after_help = EXIT_CODES)]
 pub struct Cli {
-    #[command(flatten)]
-    connection: Connection,
-    /// How answers are written: `table` for people, `json` for programs.
+    #[command(subcommand)]
+    command: Command,
+    /// How answers are written: `table` as wide as the terminal, `wide` with all there is, `json` and `yaml` for
+    /// programs, `name` for the ids alone.
     #[arg(
+        short,
         long,
         global = true,
         env = "KEYPAIRCTL_OUTPUT",
-        default_value = "table"
+        default_value = "table",
+        ignore_case = true,
+        hide_possible_values = true,
+        hide_env_values = true,
+        help_heading = "Output options"
     )]
     output: Output,
-    #[command(subcommand)]
-    command: Command,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,7 +114,9 @@ enum Command {
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
     DoubtfulKeys(doubtful_keys::DoubtfulKeys),
+    Version(version::Version),
     Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// What a command works with.
@@ -105,6 +127,8 @@ struct Context<'a> {
     out: &'a mut dyn Write,
     /// Whether that is a terminal.
     terminal: bool,
+    /// How many columns that terminal has.
+    width: Option<usize>,
     /// Whether colours are of use there.
     colour: bool,
     /// The current time.
@@ -127,11 +151,18 @@ impl Cli {
             connection: &self.connection,
             output: self.output,
             terminal,
+            width: terminal_width(terminal),
             colour: terminal && !no_colour,
             out: &mut out,
             now,
             variable,
         };
+        if self.output == Output::Name && !self.command.shows_names() {
+            let sentence = "-o name is for commands that show key pairs; use json or yaml";
+            let failure = Failure::Usage(sentence.to_owned());
+            let _ = failure.write(&mut io::stderr(), Output::Table);
+            return failure.exit_code();
+        }
         let done = match self.command {
             Command::Generate(command) => command.run(&mut context).await,
             Command::Get(command) => command.run(&mut context).await,
@@ -156,7 +187,13 @@ impl Cli {
             Command::Bench(command) => command.run(&mut context).await,
             Command::Doctor(command) => command.run(&mut context).await,
             Command::DoubtfulKeys(command) => command.run(&mut context).await,
+            Command::Version(command) => command.run(&mut context).await,
             Command::Completions(command) => command.run(&mut context),
+            Command::Man(command) => command.run(&mut context),
+        };
+        let done = match done {
+            Err(Failure::Refused(status)) => Err(explain(status, &self.connection).await),
+            done => done,
         };
         let flushed = out.flush().map_err(Failure::Write);
         match done.and(flushed) {
@@ -174,19 +211,62 @@ impl Cli {
     }
 }
 
+impl Command {
+    /// Tells whether an answer of the command has key pairs in it.
+    const fn shows_names(&self) -> bool {
+        matches!(
+            self,
+            Self::Generate(_)
+                | Self::Get(_)
+                | Self::List(_)
+                | Self::Delete(_)
+                | Self::Import(_)
+                | Self::CsrResponse(_)
+                | Self::Link(_)
+                | Self::Migrate(_)
+                | Self::Rotate(_)
+        )
+    }
+}
+
+/// Says who answered, where that is not a daemon that knows the call.
+async fn explain(status: Box<Status>, connection: &Connection) -> Failure {
+    if is_unknown_call(&status) {
+        return connection.explain_unknown_call().await;
+    }
+    let what = match http_status(&status) {
+        Some(code) => format!("it answered with HTTP status {code}, and not in gRPC"),
+        None if is_not_grpc(&status) => "it speaks HTTP/2, and not gRPC".to_owned(),
+        None => return Failure::Refused(status),
+    };
+    match connection.target() {
+        Ok(target) => Failure::Connect(Box::new(target.not_keypaird(&what))),
+        Err(failure) => failure,
+    }
+}
+
+/// Returns how many columns the terminal at standard output has.
+fn terminal_width(terminal: bool) -> Option<usize> {
+    let (Width(columns), _) = terminal_size_of(io::stdout())?;
+    (terminal && columns > 0).then(|| columns.into())
+}
+
 const ABOUT: &str = "Client of keypaird: signing key pairs in a PKCS#11 token or in software";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  the daemon refused the request, or failed; a question was answered with no; a file cannot
-     be written; doctor: something is wrong
+  1  the daemon refused the request, or failed; a question was answered with no;
+     a file cannot be written; doctor: something does not work
   2  wrong usage
   3  there is no such key pair
-  4  the daemon, or the provider, cannot be reached; trying again may help
+  4  the daemon, or the provider, cannot be reached, or does not answer in time;
+     trying again may help
   5  the signature is not valid
 
 Examples:
-  keypairctl generate --common-name Payments --organization Acme --country US --valid-days 365 --key-algorithm EC
-  keypairctl list --expires-before 2027-01-01
+  keypairctl generate --common-name Payments --organization Acme --country US \\
+    --valid-days 1y --key-algorithm EC
+  keypairctl list --expires-within 30d
   keypairctl sign payments --message order.xml --out order.sig
-  keypairctl --address unix:///run/keypaird/keypaird.sock certificate payments > payments.pem";
+  keypairctl certificate payments --address unix:///run/keypaird/keypaird.sock
+  keypairctl doctor --address kms.example:9443 --ca ca.pem";

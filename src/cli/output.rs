@@ -1,55 +1,126 @@
 //! Answers as tables for people, or as protobuf's own JSON for programs.
 
 use clap::ValueEnum;
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
+use unicode_width::UnicodeWidthStr;
 
 use super::Context;
 use super::error::Failure;
 use super::printable::{printable, printable_json};
+use super::yaml;
 use crate::proto::{
     CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, GenerationState, KeyPairView,
 };
 
-/// The form of answers.
+/// How answers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// For people.
+    /// For people, as wide as the terminal.
     Table,
+    /// For people, with all there is.
+    Wide,
     /// For programs.
     Json,
+    /// For programs and people.
+    Yaml,
+    /// The ids of the key pairs alone, a line for each.
+    Name,
+}
+
+/// What an answer is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// For people to read.
+    Text,
+    /// For programs: see [`Context::json`] and [`Context::data`].
+    Data,
+}
+
+impl Output {
+    /// Returns what answers are made for.
+    pub(super) const fn form(self) -> Form {
+        match self {
+            Self::Table | Self::Wide => Form::Text,
+            Self::Json | Self::Yaml | Self::Name => Form::Data,
+        }
+    }
 }
 
 impl Context<'_> {
-    /// Writes a message in the JSON form of protobuf: fields in camelCase, enum values by name, times in
-    /// RFC 3339. What is absent is left out.
+    /// Writes a message for programs, in the JSON form of protobuf: fields in camelCase, enum values by name, times
+    /// in RFC 3339. What is absent is left out. In YAML the names and values are the same.
     pub(super) fn json(&mut self, name: &str, message: &impl Message) -> Result<(), Failure> {
         let json = to_json(name, message).map_err(Failure::Answer)?;
-        writeln!(self.out, "{}", printable_json(&json))?;
+        if self.output == Output::Json {
+            writeln!(self.out, "{}", printable_json(&json))?;
+            return Ok(());
+        }
+        let value =
+            serde_json::from_str(&json).map_err(|error| Failure::Answer(error.to_string()))?;
+        self.data(&value)
+    }
+
+    /// Writes a value for programs.
+    pub(super) fn data(&mut self, value: &serde_json::Value) -> Result<(), Failure> {
+        match self.output {
+            Output::Yaml => write!(self.out, "{}", yaml::document(value))?,
+            Output::Name => {
+                for id in ids(value) {
+                    writeln!(self.out, "{}", printable(id))?;
+                }
+            }
+            Output::Table | Output::Wide | Output::Json => {
+                writeln!(self.out, "{}", printable_json(&format!("{value:#}")))?;
+            }
+        }
         Ok(())
     }
 
-    /// Writes a table of a header and rows.
+    /// Writes a table of a header and rows. On a terminal the last column is broken into lines where it is too
+    /// wide.
     pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
         let mut table = Table::new();
         match self.colour {
             true => table.enforce_styling(),
             false => table.force_no_tty(),
         };
+        let others = header.len().saturating_sub(1);
+        let taken: usize = (0..others)
+            .map(|column| GAP_LEN + usize::from(column_width(header, &rows, column)))
+            .sum();
+        let last_width = self.width.map(|width| width.saturating_sub(taken));
         table
             .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
             .set_header(header.iter().map(Cell::new))
             .add_rows(rows);
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 3));
+        for (number, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((
+                0,
+                if number == others {
+                    0
+                } else {
+                    GAP_LEN.try_into().unwrap_or(2)
+                },
+            ));
+            if number < others {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
-        for line in table.lines() {
+        match (self.width, last_width) {
+            (Some(width), Some(LAST_WIDTH_MIN..)) => table
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(u16::try_from(width).unwrap_or(u16::MAX)),
+            _ => table.set_content_arrangement(ContentArrangement::Disabled),
+        };
+        let lines: Vec<_> = table.lines().collect();
+        let without_header = usize::from(header.iter().all(|name| name.is_empty()));
+        for line in lines.iter().skip(without_header) {
             writeln!(self.out, "{}", line.trim_end())?;
         }
         Ok(())
@@ -236,6 +307,47 @@ pub(super) fn rfc3339(timestamp: Timestamp) -> String {
         .unwrap_or_default()
 }
 
+/// Returns how wide a column is, header included.
+fn column_width(header: &[&str], rows: &[Vec<Cell>], column: usize) -> u16 {
+    let cells = rows.iter().filter_map(|row| row.get(column));
+    let widths = cells.map(|cell| cell.content().width());
+    let header = header.get(column).map_or(0, |name| name.width());
+    let width = widths.chain([header]).max().unwrap_or_default();
+    u16::try_from(width).unwrap_or(u16::MAX)
+}
+
+/// Returns the ids of the key pairs in an answer.
+fn ids(answer: &serde_json::Value) -> Vec<&str> {
+    let one = answer.pointer("/keyPair/id").or_else(|| answer.get("id"));
+    let several = answer.get("keyPairs").and_then(|list| list.as_array());
+    let several = several
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one.get("id"));
+    one.into_iter()
+        .chain(several)
+        .filter_map(|id| id.as_str())
+        .collect()
+}
+
+/// Returns when a certificate expires, counted from now: `in 19 days`, `in 3 hours`, `2 days ago`.
+pub(super) fn expires_in(view: &KeyPairView, now: Timestamp) -> String {
+    let Some(expires) = view.expires else {
+        return String::new();
+    };
+    let left = expires.seconds.saturating_sub(now.seconds);
+    let (number, unit) = match left.unsigned_abs() {
+        seconds @ 86_400.. => (seconds / 86_400, "day"),
+        seconds @ 3600.. => (seconds / 3600, "hour"),
+        seconds => (seconds / 60, "minute"),
+    };
+    let s = if number == 1 { "" } else { "s" };
+    match left {
+        0.. => format!("in {number} {unit}{s}"),
+        _ => format!("{number} {unit}{s} ago"),
+    }
+}
+
 fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).map_err(|error| error.to_string())?;
     let descriptor = pool
@@ -249,6 +361,11 @@ fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     String::from_utf8(json.into_inner()).map_err(|error| error.to_string())
 }
+
+/// How many blanks are between two columns.
+const GAP_LEN: usize = 2;
+/// Less than this is no width to break lines to.
+const LAST_WIDTH_MIN: usize = 20;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -309,6 +426,48 @@ pub(super) mod tests {
                 "labels: team=payments",
             ]
         );
+    }
+
+    #[test]
+    fn the_expiry_is_counted_from_now() {
+        for (seconds, expected) in [
+            (19 * 86_400 + 5, "in 19 days"),
+            (86_400, "in 1 day"),
+            (86_399, "in 23 hours"),
+            (3600, "in 1 hour"),
+            (61, "in 1 minute"),
+            (0, "in 0 minutes"),
+            (-1, "0 minutes ago"),
+            (-2 * 3600, "2 hours ago"),
+            (-2 * 86_400, "2 days ago"),
+        ] {
+            let view = KeyPairView {
+                expires: Some(Timestamp {
+                    seconds: NOW.seconds + seconds,
+                    nanos: 0,
+                }),
+                ..view()
+            };
+            assert_eq!(expires_in(&view, NOW), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_names_in_an_answer_are_the_ids_of_its_key_pairs() {
+        for (answer, expected) in [
+            (serde_json::json!({"keyPair": {"id": "a"}}), &["a"][..]),
+            (
+                serde_json::json!({"keyPairs": [{"id": "a"}, {"id": "b"}]}),
+                &["a", "b"],
+            ),
+            (
+                serde_json::json!({"id": "a", "privateKey": "DESTROYED"}),
+                &["a"],
+            ),
+            (serde_json::json!({}), &[]),
+        ] {
+            assert_eq!(ids(&answer), expected, "{answer}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) fn printable_json(text: &str) -> String {
 ///
 /// # Source
 /// The general categories of the Unicode Standard, version 15.
-fn is_unprintable(character: char) -> bool {
+pub(super) fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

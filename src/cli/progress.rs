@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::output::Output;
+use super::output::{Form, Output};
 
 /// Waits for something, with a spinner and the time elapsed on standard error once it takes a moment.
 /// There is none when nobody looks: when standard error is no terminal, or the output is for programs.
@@ -43,7 +43,7 @@ pub(super) fn line(output: Output) -> ProgressBar {
 }
 
 fn is_watched(output: Output) -> bool {
-    output == Output::Table && io::stderr().is_terminal()
+    output.form() == Form::Text && io::stderr().is_terminal()
 }
 
 const MOMENT: Duration = Duration::from_millis(300);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Context;
 use super::error::Failure;
 use super::generate::parse_label;
-use super::output::{Output, cell, generation_state, time};
+use super::output::{Form, cell, generation_state, time};
 use crate::proto::{JsonWebKey, ListPublicKeysRequest, ListPublicKeysResponse, PublicKey};
 
 /// List the public keys that signatures are verified with.
@@ -20,7 +20,7 @@ pub(super) struct PublicKeys {
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// Form of the keys. With `table`, --output json gives the whole answer.
-    #[arg(long, default_value = "table")]
+    #[arg(long, default_value = "table", ignore_case = true)]
     format: Format,
     /// How many key pairs are asked for at a time. All pages are fetched.
     #[arg(long, default_value_t = 1000)]
@@ -59,9 +59,9 @@ impl PublicKeys {
                 break;
             }
         }
-        match (self.format, context.output) {
-            (Format::Table, Output::Json) => context.json("ListPublicKeysResponse", &answer),
-            (Format::Table, Output::Table) => context.table(
+        match (self.format, context.output.form()) {
+            (Format::Table, Form::Data) => context.json("ListPublicKeysResponse", &answer),
+            (Format::Table, Form::Text) => context.table(
                 &["ID", "GENERATION", "STATE", "ALGORITHM", "KID", "EXPIRES"],
                 answer.public_keys.iter().map(row).collect(),
             ),

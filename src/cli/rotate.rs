@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::error::Failure;
-use super::output::Output;
+use super::output::Form;
 use super::{Context, progress};
 use crate::proto::{KeyPairView, RotateSigningKeyPairRequest};
 
@@ -33,9 +33,9 @@ impl Rotate {
         let answer = progress::spin(context.output, "rotating the key pair".to_owned(), call)
             .await?
             .into_inner();
-        match context.output {
-            Output::Json => context.json("RotateSigningKeyPairResponse", &answer),
-            Output::Table => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
+        match context.output.form() {
+            Form::Data => context.json("RotateSigningKeyPairResponse", &answer),
+            Form::Text => context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default)),
         }
     }
 }

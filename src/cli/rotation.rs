@@ -1,12 +1,12 @@
 //! `keypairctl rotation`.
 
 use clap::{Args, Subcommand};
-use tonic::transport::Channel;
 
 use super::Context;
 use super::error::Failure;
-use super::generate::parse_provider;
-use super::output::{Output, cell, time};
+use super::output::{Form, cell, time};
+use super::retry::Retrying;
+use super::values::{CERTIFICATE_ALGORITHMS, KEY_ALGORITHMS, Provider, parse_days};
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::{
     CryptoProvider, DeleteRotationSettingsRequest, GetRotationSettingsRequest,
@@ -52,25 +52,25 @@ struct Set {
 #[derive(Debug, Default, PartialEq, Args)]
 struct Settings {
     /// Days before the expiry at which the next key is made and published.
-    #[arg(long)]
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
     creation_buffer_days: Option<i32>,
     /// Days before the expiry at which the next key begins to sign.
-    #[arg(long)]
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
     activation_buffer_days: Option<i32>,
     /// Key algorithm of the next key: RSA, EC or ED25519. That of the current one when left out, as all below.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = KEY_ALGORITHMS, hide_possible_values = true)]
     key_algorithm: Option<String>,
     /// Key size of the next key in bits.
-    #[arg(long)]
+    #[arg(long, value_name = "BITS")]
     key_size: Option<i32>,
     /// Signature algorithm of the next certificate.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = CERTIFICATE_ALGORITHMS, hide_possible_values = true)]
     signature_algorithm: Option<String>,
     /// Days until the next certificate expires.
-    #[arg(long)]
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
     valid_days: Option<i32>,
     /// Where the next key shall live: LOCAL or HSM. For daemons in hybrid mode.
-    #[arg(long, value_parser = parse_provider)]
+    #[arg(long, value_name = "PROVIDER", value_parser = Provider, hide_possible_values = true)]
     crypto_provider: Option<CryptoProvider>,
 }
 
@@ -113,9 +113,9 @@ impl Get {
         let request = GetRotationSettingsRequest { id: self.id };
         let request = context.connection.request(request);
         let answer = client.get_rotation_settings(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("GetRotationSettingsResponse", &answer),
-            Output::Table => write(context, &answer.rotation_settings.unwrap_or_default()),
+        match context.output.form() {
+            Form::Data => context.json("GetRotationSettingsResponse", &answer),
+            Form::Text => write(context, &answer.rotation_settings.unwrap_or_default()),
         }
     }
 }
@@ -131,9 +131,9 @@ impl Set {
             etag: etag.unwrap_or_default(),
         });
         let answer = client.update_rotation_settings(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("UpdateRotationSettingsResponse", &answer),
-            Output::Table => write(context, &answer.rotation_settings.unwrap_or_default()),
+        match context.output.form() {
+            Form::Data => context.json("UpdateRotationSettingsResponse", &answer),
+            Form::Text => write(context, &answer.rotation_settings.unwrap_or_default()),
         }
     }
 }
@@ -146,9 +146,9 @@ impl Delete {
             etag: self.etag.unwrap_or_default(),
         });
         let answer = client.delete_rotation_settings(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("DeleteRotationSettingsResponse", &answer),
-            Output::Table => Ok(writeln!(
+        match context.output.form() {
+            Form::Data => context.json("DeleteRotationSettingsResponse", &answer),
+            Form::Text => Ok(writeln!(
                 context.out,
                 "{} no longer rotates by itself",
                 self.id
@@ -175,13 +175,13 @@ impl Plan {
             rotation_settings: settings,
         });
         let answer = client.plan_rotation(request).await?.into_inner();
-        match context.output {
-            Output::Json => context.json("PlanRotationResponse", &answer),
-            Output::Table if answer.steps.is_empty() => Ok(writeln!(
+        match context.output.form() {
+            Form::Data => context.json("PlanRotationResponse", &answer),
+            Form::Text if answer.steps.is_empty() => Ok(writeln!(
                 context.out,
                 "nothing: the key pair has no rotation settings"
             )?),
-            Output::Table => {
+            Form::Text => {
                 let row = |step: &RotationStep| {
                     vec![
                         cell(time(step.time)),
@@ -205,7 +205,7 @@ impl Settings {
     async fn complete(
         self,
         context: &Context<'_>,
-        client: &mut KeyPairServiceClient<Channel>,
+        client: &mut KeyPairServiceClient<Retrying>,
         id: &str,
     ) -> Result<KeyPairRotationSettings, Failure> {
         let lifetime_days = match (self.creation_buffer_days, self.activation_buffer_days) {
@@ -297,7 +297,8 @@ fn write(context: &mut Context<'_>, settings: &KeyPairRotationSettings) -> Resul
 const EXAMPLES: &str = "\
 Examples:
   keypairctl rotation set payments
-  keypairctl rotation set payments --creation-buffer-days 30 --activation-buffer-days 10 --valid-days 365
+  keypairctl rotation set payments --creation-buffer-days 30 \\
+    --activation-buffer-days 10 --valid-days 1y
   Into the HSM, at the next rotation:
     keypairctl rotation set payments --crypto-provider HSM
   keypairctl rotation plan payments --steps 6

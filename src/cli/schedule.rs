@@ -2,14 +2,16 @@
 
 use clap::Args;
 use comfy_table::Color;
+use futures_util::stream::{self, StreamExt};
 use prost_types::Timestamp;
 use serde_json::json;
 use tonic::Code;
 
 use super::Context;
+use super::connect::Daemon;
 use super::error::Failure;
 use super::list::all_key_pairs;
-use super::output::{Output, cell, rfc3339, time};
+use super::output::{Form, cell, rfc3339, time};
 use super::rotation::action;
 use crate::proto::{KeyPairView, PlanRotationRequest};
 
@@ -34,50 +36,77 @@ struct Entry {
 
 impl Schedule {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let mut client = context.connection.open().await?.key_pairs();
+        let daemon = context.connection.open().await?;
         let end = context.now.seconds + i64::from(self.days) * 86_400;
-        let mut entries = Vec::new();
-        for view in all_key_pairs(context, &mut client).await? {
-            if view.rotation_settings.is_none()
-                && let Some(expires) = view.expires
-                && expires.seconds >= context.now.seconds
-            {
-                entries.push(Entry {
-                    time: expires,
-                    generation: view.generation,
-                    what: "expires, and nothing rotates it",
-                    urgent: true,
-                    id: view.id.clone(),
-                });
-            }
-            if !has_steps(&view) {
-                continue;
-            }
-            let request = context.connection.request(PlanRotationRequest {
-                id: view.id.clone(),
-                steps: STEPS_MAX,
-                rotation_settings: None,
-            });
-            let plan = match client.plan_rotation(request).await {
-                // It was deleted since it was listed.
-                Err(status) if status.code() == Code::NotFound => continue,
-                plan => plan?.into_inner(),
-            };
-            entries.extend(plan.steps.iter().map(|step| Entry {
-                time: step.time.unwrap_or_default(),
-                id: view.id.clone(),
-                generation: step.generation,
-                what: action(step.action()),
-                urgent: false,
-            }));
+        let views = all_key_pairs(context, &mut daemon.key_pairs()).await?;
+        let mut entries: Vec<_> = views
+            .iter()
+            .filter_map(|view| expiry(view, context.now))
+            .collect();
+        let rotating = views.iter().filter(|view| has_steps(view));
+        let plans = rotating.map(|view| plan(context, &daemon, &view.id, end));
+        let mut plans = stream::iter(plans).buffer_unordered(PLANS_AT_ONCE);
+        while let Some(plan) = plans.next().await {
+            entries.extend(plan?);
         }
+        drop(plans);
         entries.retain(|entry| entry.time.seconds <= end);
+        // First what somebody has to do something about.
         entries.sort_by(|one, other| {
-            let key = |entry: &Entry| (entry.time.seconds, entry.id.clone());
+            let key = |entry: &Entry| (!entry.urgent, entry.time.seconds, entry.id.clone());
             key(one).cmp(&key(other))
         });
         write(context, &entries, self.days)
     }
+}
+
+/// Returns the expiry of a certificate that nothing rotates, if it is still to come.
+fn expiry(view: &KeyPairView, now: Timestamp) -> Option<Entry> {
+    let expires = view.expires?;
+    (view.rotation_settings.is_none() && expires.seconds >= now.seconds).then(|| Entry {
+        time: expires,
+        generation: view.generation,
+        what: "expires, and nothing rotates it",
+        urgent: true,
+        id: view.id.clone(),
+    })
+}
+
+/// Asks for the steps of a key pair until a time.
+async fn plan(
+    context: &Context<'_>,
+    daemon: &Daemon,
+    id: &str,
+    end: i64,
+) -> Result<Vec<Entry>, Failure> {
+    let mut steps = STEPS_AT_FIRST;
+    let plan = loop {
+        let request = context.connection.request(PlanRotationRequest {
+            id: id.to_owned(),
+            steps,
+            rotation_settings: None,
+        });
+        let plan = match daemon.key_pairs().plan_rotation(request).await {
+            // It was deleted since it was listed.
+            Err(status) if status.code() == Code::NotFound => return Ok(Vec::new()),
+            plan => plan?.into_inner(),
+        };
+        let is_cut = i32::try_from(plan.steps.len()).is_ok_and(|len| len >= steps);
+        let last = plan.steps.last().and_then(|step| step.time);
+        let is_short = last.is_some_and(|last| last.seconds <= end);
+        if !(is_cut && is_short) || steps >= STEPS_MAX {
+            break plan;
+        }
+        steps = steps.saturating_mul(8).min(STEPS_MAX);
+    };
+    let entries = plan.steps.iter().map(|step| Entry {
+        time: step.time.unwrap_or_default(),
+        id: id.to_owned(),
+        generation: step.generation,
+        what: action(step.action()),
+        urgent: false,
+    });
+    Ok(entries.collect())
 }
 
 fn has_steps(view: &KeyPairView) -> bool {
@@ -85,7 +114,7 @@ fn has_steps(view: &KeyPairView) -> bool {
 }
 
 fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), Failure> {
-    if context.output == Output::Json {
+    if context.output.form() == Form::Data {
         let entries: Vec<_> = entries
             .iter()
             .map(|entry| {
@@ -97,18 +126,19 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
                 })
             })
             .collect();
-        return Ok(writeln!(context.out, "{:#}", json!({"entries": entries}))?);
+        return context.data(&json!({"entries": entries}));
     }
     if entries.is_empty() {
         return Ok(writeln!(context.out, "nothing happens within {days} days")?);
     }
-    let mut day = String::new();
+    let mut last = (String::new(), true);
     let mut rows = Vec::new();
     for entry in entries {
         let at = time(Some(entry.time));
         let (date, hour) = at.split_once(' ').unwrap_or((&at, ""));
-        // Each day is written once.
-        let shown = if day == date { "" } else { date };
+        let day = (date.to_owned(), entry.urgent);
+        // Each day is written once, and again where the rotations begin.
+        let shown = if day == last { "" } else { date };
         // By the calendar, whatever the hour.
         let number = |seconds: i64| seconds.div_euclid(86_400);
         let left = number(entry.time.seconds) - number(context.now.seconds);
@@ -129,11 +159,15 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
             cell(entry.generation),
             context.cell(entry.what, colour),
         ]);
-        date.clone_into(&mut day);
+        last = day;
     }
-    context.table(&["DAY", "TIME", "", "ID", "GENERATION", "WHAT"], rows)
+    context.table(&["DAY", "TIME", "", "ID", "GEN", "WHAT"], rows)
 }
 
+/// How many key pairs are asked about at once.
+const PLANS_AT_ONCE: usize = 64;
+/// So many steps are more than most key pairs have in some months.
+const STEPS_AT_FIRST: i32 = 8;
 /// More steps than a key pair has in the longest time asked for, but for the shortest of lifetimes.
 const STEPS_MAX: i32 = 1000;
 const EXAMPLES: &str = "\

@@ -10,7 +10,7 @@ use super::Context;
 use super::error::Failure;
 use super::input::{Input, InputOptions};
 use super::out_file::OutFile;
-use super::output::Output;
+use super::output::Form;
 use crate::proto::{SignRequest, sign_request};
 
 /// Sign a message or a digest with a key pair.
@@ -39,6 +39,7 @@ pub(super) struct Sign {
 impl Sign {
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let out = OutFile::optional(self.out.as_deref(), self.force)?;
+        self.input.refuse_same_file(self.out.as_deref())?;
         let beginning = self.input.read()?;
         let daemon = context.connection.open().await?;
         let (input, signature_algorithm) = self
@@ -58,10 +59,10 @@ impl Sign {
             true => format!("{}\n", STANDARD.encode(&answer.signature)).into_bytes(),
             false => answer.signature.clone(),
         };
-        match (out, context.output) {
+        match (out, context.output.form()) {
             (Some(file), _) => file.write(&written, context),
-            (None, Output::Json) => context.json("SignResponse", &answer),
-            (None, Output::Table) => Ok(context.out.write_all(&written)?),
+            (None, Form::Data) => context.json("SignResponse", &answer),
+            (None, Form::Text) => Ok(context.out.write_all(&written)?),
         }
     }
 }
@@ -81,7 +82,8 @@ The signature is written as it is, or as base64 to a terminal.
 Examples:
   keypairctl sign payments --message order.xml --out order.sig
   keypairctl sign payments < order.xml
-  keypairctl sign payments --digest \"$(sha256sum < order.xml | cut -d' ' -f1)\" --out order.sig
+  keypairctl sign payments --out order.sig \\
+    --digest \"$(sha256sum < order.xml | cut -d' ' -f1)\"
   keypairctl sign payments --message order.xml --encoding p1363 --base64
   Whether OpenSSL accepts it:
     keypairctl public-keys payments --format pem > payments.pem

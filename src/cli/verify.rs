@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Context;
 use super::error::Failure;
 use super::input::{Input, InputOptions, is_dash};
-use super::output::{Output, generation_state};
+use super::output::{Form, generation_state};
 use crate::proto::{VerifyRequest, VerifyResponse, verify_request};
 
 /// Check a signature with the public keys of a key pair.
@@ -79,17 +79,17 @@ impl Verify {
 }
 
 fn write(context: &mut Context<'_>, answer: &VerifyResponse) -> Result<(), Failure> {
-    match (context.output, answer.valid) {
-        (Output::Json, true) => context.json("VerifyResponse", answer),
+    match (context.output.form(), answer.valid) {
+        (Form::Data, true) => context.json("VerifyResponse", answer),
         // Protobuf's JSON leaves out what is false.
-        (Output::Json, false) => Ok(writeln!(context.out, "{:#}", json!({"valid": false}))?),
-        (Output::Table, true) => Ok(writeln!(
+        (Form::Data, false) => context.data(&json!({"valid": false})),
+        (Form::Text, true) => Ok(writeln!(
             context.out,
             "valid, by generation {} ({})",
             answer.generation,
             generation_state(answer.generation_state())
         )?),
-        (Output::Table, false) => Ok(writeln!(context.out, "not valid")?),
+        (Form::Text, false) => Ok(writeln!(context.out, "not valid")?),
     }
 }
 
@@ -119,7 +119,7 @@ The exit code is 0 when the signature is valid, and 5 when it is not.
 Examples:
   keypairctl verify payments --message order.xml --signature order.sig
   keypairctl verify payments --signature order.sig < order.xml
-  if keypairctl verify payments --message order.xml --signature order.sig; then ship; fi";
+  keypairctl verify payments --message order.xml --signature order.sig && ship";
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! `keypairctl watch`.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use tonic::Code;
 
 use super::Context;
 use super::error::Failure;
-use super::output::{Output, labels, time};
+use super::output::{Form, Output, labels, time};
 use super::printable::printable;
 use crate::proto::key_pair_event::Type;
 use crate::proto::{CryptoProvider, KeyPairEvent, WatchKeyPairsRequest, WatchKeyPairsResponse};
@@ -26,48 +27,80 @@ pub(super) struct Watch {
     count: Option<u64>,
 }
 
+/// How a watch goes.
+struct State {
+    request: WatchKeyPairsRequest,
+    /// How many events are still wanted, if not all.
+    left: Option<u64>,
+    /// Whether the daemon has answered at all.
+    begun: bool,
+    /// Whether it was said that the connection is lost.
+    lost: bool,
+}
+
 impl Watch {
     /// Watches until it is told to end, and comes back to a daemon that was away.
     pub(super) async fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let mut request = WatchKeyPairsRequest {
-            id: self.id.unwrap_or_default(),
-            since: self.since.unwrap_or_default(),
+        let mut state = State {
+            request: WatchKeyPairsRequest {
+                id: self.id.unwrap_or_default(),
+                since: self.since.unwrap_or_default(),
+            },
+            left: self.count,
+            begun: false,
+            lost: false,
         };
-        let mut left = self.count;
-        let mut begun = false;
         loop {
-            let ended = follow(context, &mut request, &mut left, &mut begun).await;
-            match ended {
-                Err(failure) if begun && is_away(&failure) => tokio::time::sleep(RETRY).await,
+            let why = match follow(context, &mut state).await {
+                Err(failure) if state.begun && is_away(&failure) => failure.sentence(),
                 // The daemon closed the connection.
-                Ok(()) if left != Some(0) => tokio::time::sleep(RETRY).await,
+                Ok(()) if state.left != Some(0) => "the daemon ended it".to_owned(),
                 ended => return ended,
+            };
+            if !state.lost {
+                state.lost = true;
+                say(&format!(
+                    "the connection is lost ({why}); trying to get it back every second"
+                ));
             }
+            tokio::time::sleep(RETRY).await;
         }
     }
 }
 
 /// Shows the events of one connection, and moves the request on with each.
-async fn follow(
-    context: &mut Context<'_>,
-    request: &mut WatchKeyPairsRequest,
-    left: &mut Option<u64>,
-    begun: &mut bool,
-) -> Result<(), Failure> {
+async fn follow(context: &mut Context<'_>, state: &mut State) -> Result<(), Failure> {
     let mut client = context.connection.open().await?.events();
-    let answer = client.watch_key_pairs(request.clone()).await?;
+    let answer = client.watch_key_pairs(state.request.clone()).await?;
     let mut responses = answer.into_inner();
-    while *left != Some(0)
+    while state.left != Some(0)
         && let Some(response) = responses.message().await?
     {
-        *begun = true;
-        request.since.clone_from(&response.resume_token);
+        if !state.begun {
+            let what = match &*state.request.id {
+                "" => "all key pairs".to_owned(),
+                id => format!("the key pair {id}"),
+            };
+            let address = context.connection.target()?.address;
+            say(&format!("watching {what} at {address}; Ctrl-C ends it"));
+        } else if state.lost {
+            say("connected again; what happened meanwhile follows");
+        }
+        state.begun = true;
+        state.lost = false;
+        state.request.since.clone_from(&response.resume_token);
         if show(context, &response)? {
-            *left = left.map(|left| left - 1);
+            state.left = state.left.map(|left| left - 1);
         }
         context.out.flush()?;
     }
     Ok(())
+}
+
+/// Says how the watch goes: on standard error, so that standard output has events alone.
+fn say(what: &str) {
+    // When standard error is closed, nobody has to be told.
+    let _ = writeln!(io::stderr(), "keypairctl: {}", printable(what));
 }
 
 /// Shows a response, and tells whether it was an event.
@@ -75,9 +108,14 @@ fn show(context: &mut Context<'_>, response: &WatchKeyPairsResponse) -> Result<b
     let Some(event) = &response.event else {
         return Ok(false);
     };
-    match context.output {
-        Output::Json => context.json("WatchKeyPairsResponse", response)?,
-        Output::Table => {
+    match context.output.form() {
+        Form::Data => {
+            if context.output == Output::Yaml {
+                writeln!(context.out, "---")?;
+            }
+            context.json("WatchKeyPairsResponse", response)?;
+        }
+        Form::Text => {
             let kind = event.r#type().as_str_name();
             let when = time(event.time);
             let (token, what) = (&response.resume_token, what(event));
@@ -127,7 +165,7 @@ fn is_away(failure: &Failure) -> bool {
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Cancelled
         ),
-        Failure::Connect { .. } => true,
+        Failure::Connect(_) => true,
         _ => false,
     }
 }
@@ -137,4 +175,4 @@ const EXAMPLES: &str = "\
 Examples:
   keypairctl watch
   keypairctl watch payments --since e1042-8a6f0f3f9f0a4c1d9d6a5f0c2b7e4d31
-  keypairctl watch --output json | jq -c 'select(.event.type == \"EXPIRING\") | .event.id'";
+  keypairctl watch -o json | jq 'select(.event.type == \"EXPIRING\").event.id'";

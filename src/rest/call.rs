@@ -19,7 +19,7 @@ use tracing::{Level, debug, enabled, error};
 use super::api_result::to_response;
 use crate::domain::Client;
 use crate::service::{Service, ServiceError};
-use crate::telemetry::{Call, CallIds};
+use crate::telemetry::CallIds;
 
 /// How requests are answered.
 #[derive(Clone, Debug)]

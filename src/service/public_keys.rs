@@ -164,7 +164,7 @@ fn all_sign_with(alg: &str, generation: &KeyPairGeneration, shared: &SharedKey) 
     let generations = shared.later.iter().flat_map(KeyPair::generations);
     let mut with_key = generations.filter(|(_, one)| one.public_key == generation.public_key);
     with_key.all(|(_, one)| {
-        let jwk = Jwk::new(&one.public_key, one.signature_algorithm());
+        let jwk = Jwk::new(&one.public_key, one.signing_algorithm);
         jwk.is_some_and(|jwk| jwk.alg == Some(alg))
     })
 }

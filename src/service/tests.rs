@@ -594,7 +594,9 @@ async fn what_is_left_in_a_provider_that_is_off_gives_a_final_answer_or_is_in_no
     let error = service.generate(request("x", "r")).await.unwrap_err();
     let expected = (Code::FailedPrecondition, "PROVIDER_NOT_CONFIGURED");
     assert_eq!(told(&error), expected);
-    assert!(report(&error).message.contains("crypto.mode"));
+    let expected = "an unfinished creation or deletion in HSM holds the id x, and HSM is off in local mode; \
+                    use another id, or set crypto.mode to hybrid so that it is finished";
+    assert_eq!(report(&error).message, expected);
     // The request is answered under another id.
     service.generate(request("y", "r")).await.unwrap();
     assert_eq!(setup.states().await, [IntentState::Aborted]);

@@ -1,12 +1,11 @@
 //! Pages of lists.
 
-use rusqlite::{Connection, ToSql, params, params_from_iter};
+use rusqlite::{Connection, ToSql, params_from_iter};
 use time::OffsetDateTime;
 
 use super::{Page, StoreError, rows};
 use crate::domain::{
     CertificateValidity, KeyPair, Labels, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
-    ProviderKind,
 };
 
 /// Reads one page, one row more than fits to learn whether there is another, and the total, which is
@@ -209,31 +208,6 @@ fn rarest_label<'a>(db: &Connection, labels: &'a Labels) -> Result<Option<Label<
         }
     }
     Ok(rarest)
-}
-
-/// Counts certificates that expire within a span of time, by their index.
-pub(super) fn count_expiring(
-    db: &Connection,
-    provider: Option<ProviderKind>,
-    from: OffsetDateTime,
-    before: OffsetDateTime,
-    with_rotation: bool,
-) -> Result<u64, StoreError> {
-    let count: i64 = db
-        .prepare_cached(
-            "SELECT count(*) FROM key_pairs WHERE not_after >= ?1 AND not_after < ?2 \
-             AND (?3 IS NULL OR +provider = ?3) AND (?4 OR rotation IS NULL)",
-        )?
-        .query_row(
-            params![
-                from.unix_timestamp(),
-                before.unix_timestamp(),
-                provider.map(rows::provider_number),
-                with_rotation
-            ],
-            |row| row.get(0),
-        )?;
-    Ok(u64::try_from(count).unwrap_or_default())
 }
 
 /// The conditions of a query and the values for their placeholders.

@@ -7,6 +7,7 @@
 mod backup;
 mod change;
 mod companion;
+mod counts;
 mod events;
 mod generation;
 mod ids;
@@ -227,12 +228,7 @@ impl MetadataStore for EmbeddedStore {
 
     async fn count_due(&self, before: OffsetDateTime) -> Result<u64, StoreError> {
         self.readers
-            .read(move |db| {
-                let count: i64 = db
-                    .prepare_cached("SELECT count(*) FROM key_pairs WHERE due < ?1")?
-                    .query_row([before.unix_timestamp()], |row| row.get(0))?;
-                Ok(u64::try_from(count).unwrap_or_default())
-            })
+            .read(move |db| counts::count_due(db, before))
             .await
     }
 
@@ -456,7 +452,7 @@ impl MetadataStore for EmbeddedStore {
         with_rotation: bool,
     ) -> Result<u64, StoreError> {
         self.readers
-            .read(move |db| list::count_expiring(db, provider, from, before, with_rotation))
+            .read(move |db| counts::count_expiring(db, provider, from, before, with_rotation))
             .await
     }
 
@@ -470,14 +466,7 @@ impl MetadataStore for EmbeddedStore {
 
     async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError> {
         self.readers
-            .read(move |db| {
-                let count: i64 = db
-                    .prepare_cached(
-                        "SELECT coalesce(sum(key_pairs), 0) FROM counts WHERE provider = ?1",
-                    )?
-                    .query_row([rows::provider_number(provider)], |row| row.get(0))?;
-                Ok(u64::try_from(count).unwrap_or_default())
-            })
+            .read(move |db| counts::count(db, provider))
             .await
     }
 
