@@ -1,6 +1,6 @@
 //! The command line as it is read: what clap does not do by itself.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
@@ -39,7 +39,7 @@ impl Cli {
 
 /// Takes an empty variable for one that is not set, as other programs do.
 fn without_empty_variable(arg: Arg, variable: fn(&str) -> Option<String>) -> Arg {
-    let name = arg.get_env().and_then(|name| name.to_str());
+    let name = arg.get_env().and_then(OsStr::to_str);
     match name.and_then(variable) {
         Some(value) if value.is_empty() => arg.env(None::<&str>),
         _ => arg,

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Command, CommandFactory, FromArgMatches, ValueEnum};
 use clap_complete::env::Shells;
 use clap_complete::{ArgValueCompleter, CompleteEnv, CompletionCandidate};
@@ -31,14 +32,14 @@ enum Shell {
     Elvish,
     Fish,
     #[value(name = "powershell")]
-    PowerShell,
+    Power,
     Zsh,
 }
 
 impl Completions {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<(), Failure> {
         let name = self.shell.to_possible_value();
-        let name = name.as_ref().map_or("", |value| value.get_name());
+        let name = name.as_ref().map_or("", PossibleValue::get_name);
         let mut script = Vec::new();
         if let Some(shell) = Shells::builtins().completer(name) {
             shell.write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut script)?;

@@ -319,14 +319,14 @@ fn column_width(header: &[&str], rows: &[Vec<Cell>], column: usize) -> u16 {
 /// Returns the ids of the key pairs in an answer.
 fn ids(answer: &serde_json::Value) -> Vec<&str> {
     let one = answer.pointer("/keyPair/id").or_else(|| answer.get("id"));
-    let several = answer.get("keyPairs").and_then(|list| list.as_array());
+    let several = answer.get("keyPairs").and_then(serde_json::Value::as_array);
     let several = several
         .into_iter()
         .flatten()
         .filter_map(|one| one.get("id"));
     one.into_iter()
         .chain(several)
-        .filter_map(|id| id.as_str())
+        .filter_map(serde_json::Value::as_str)
         .collect()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{Instrument, info, warn};
 
 use super::issue::on_token;
-use super::link::{decode_hex, not_a_cka_id};
+use super::link::decode_hex;
 use super::{Service, ServiceError};
 use crate::domain::{Generation, KeyPairId, KeyRef, ProviderKind, Refusal};
 use crate::providers::{CryptoProvider, KeySearch, Lane, Operation, ProviderHandle};
@@ -76,9 +76,8 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let not_found =
             || ServiceError::DoubtfulKeyNotFound(private_key_id.chars().take(128).collect());
-        let cka_id = decode_hex(private_key_id).filter(|id| !id.is_empty());
-        let cka_id = cka_id.ok_or_else(|| not_a_cka_id(private_key_id))?;
-        let key_ref = KeyRef::from_slice(&cka_id).ok_or_else(not_found)?;
+        let key_ref = decode_hex(private_key_id).and_then(|id| KeyRef::from_slice(&id));
+        let key_ref = key_ref.ok_or_else(not_found)?;
         let doubtful = self.doubtful_keys().await?;
         let key = doubtful.into_iter().find(|key| key.key_ref == key_ref);
         let key = key.ok_or_else(not_found)?;

@@ -366,24 +366,19 @@ fn search(request: &LinkRequest) -> Result<(&'static str, KeySearch), ServiceErr
         (label, "") => Ok(("privateKeyLabel", KeySearch::Label(label.to_owned()))),
         ("", id) => match decode_hex(id) {
             Some(id) => Ok(("privateKeyId", KeySearch::Id(id))),
-            None => Err(not_a_cka_id(id)),
+            None => Err(ServiceError::invalid(
+                "privateKeyId",
+                Refusal::of(
+                    id,
+                    "is not a CKA_ID in hexadecimal digits, two for each byte",
+                ),
+            )),
         },
         _ => Err(ServiceError::invalid(
             "privateKeyId",
             Refusal::new("is one of two names of the key; give either it or privateKeyLabel"),
         )),
     }
-}
-
-/// Refuses what should be a `CKA_ID`.
-pub(super) fn not_a_cka_id(text: &str) -> ServiceError {
-    ServiceError::invalid(
-        "privateKeyId",
-        Refusal::of(
-            text,
-            "is not a CKA_ID in hexadecimal digits, two for each byte",
-        ),
-    )
 }
 
 /// Reads bytes from hexadecimal digits, two for each, which may have colons in between.
