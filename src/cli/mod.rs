@@ -220,6 +220,7 @@ impl Command {
                 | Self::Get(_)
                 | Self::List(_)
                 | Self::Delete(_)
+                | Self::Label(_)
                 | Self::Import(_)
                 | Self::CsrResponse(_)
                 | Self::Link(_)
