@@ -455,8 +455,8 @@ fn a_file_cannot_ask_for_more_work_than_honest_ones_do() {
             "{EC_KEY}
             openssl pkcs12 -export -inkey key.pem -in cert.pem -out a.p12 -passout pass:x -iter 1000000 -keypbe NONE -nomaciter
             openssl asn1parse -inform DER -in a.p12 -strparse $(openssl asn1parse -inform DER -in a.p12 | awk -F: '/OCTET STRING/ {{print $1; exit}}') -out a.safe -noout
-            openssl pkcs8 -topk8 -in key.pem -passout pass:x -iter 1000000 > many.pem
-            for i in 1 2 3 4 5; do cat many.pem many.pem > more.pem; mv more.pem many.pem; done; cat cert.pem >> many.pem"
+            for i in 1 2 3; do openssl pkcs8 -topk8 -in key.pem -passout pass:x -iter 1000000 >> many.pem; done
+            cat cert.pem >> many.pem"
         ),
     );
     let read = |file: &[u8]| keyfiles::read(file, None, &SecretString::from("x"));
@@ -468,11 +468,11 @@ fn a_file_cannot_ask_for_more_work_than_honest_ones_do() {
     let several = [&b"\x30\x82"[..], &length, &parts].concat();
     let refused = read(&fuzzing::with_mac(&several)).unwrap_err().to_string();
     assert!(refused.contains("too much work"), "{refused}");
-    // Of several keys, none is decrypted.
+    // Of several encrypted keys, none is decrypted: whether they are the same is not known before.
     let begun = Instant::now();
     let many = fs::read(folder.join("many.pem")).unwrap();
     let refused = read(&many).unwrap_err().to_string();
-    assert!(refused.contains("32 private keys"), "{refused}");
+    assert!(refused.contains("3 private keys"), "{refused}");
     println!("{:?}", begun.elapsed());
 }
 

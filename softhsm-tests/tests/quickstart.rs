@@ -154,7 +154,7 @@ fn commands(page: &str) -> Vec<Shown> {
                 output: Vec::new(),
             }),
             None => match commands.last_mut() {
-                Some(last) if goes_on => last.command += &format!("\n{line}"),
+                Some(last) if goes_on => last.command.extend(["\n", line]),
                 Some(last) => last.output.push(line.to_owned()),
                 None => {}
             },

@@ -169,11 +169,12 @@ impl Graph {
         match self.search(leaf, now, true)? {
             Ok(path) if path.is_complete => Ok(path),
             strict => {
-                let lenient = self.search(leaf, now, false)?;
+                let lenient = self.search(leaf, now, false);
                 match (strict, lenient) {
-                    (Ok(_), Ok(lenient)) if lenient.is_complete => Ok(lenient),
+                    (Ok(_), Ok(Ok(lenient))) if lenient.is_complete => Ok(lenient),
+                    // Also when the signature checks did not suffice for the other search.
                     (Ok(strict), _) => Ok(strict),
-                    (Err(_), lenient) => lenient,
+                    (Err(_), lenient) => lenient?,
                 }
             }
         }

@@ -75,12 +75,14 @@ fn is_one_value(bytes: &[u8]) -> bool {
 /// Reads text in UTF-8, UTF-16 of either order, or Latin-1.
 ///
 /// What matters in it is ASCII, which is the same in all of them but for the zero bytes of UTF-16.
-/// So these are dropped, which also reads files that have been put together from several encodings.
+/// So these are dropped, which also reads files that have been put together from several encodings. So
+/// are the bytes of a byte order mark, which UTF-8 never has.
 /// Of escaped text the escapes are undone.
 fn text_of(file: &[u8]) -> Zeroizing<String> {
     // With room for all: a text that grows leaves copies behind, which are not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(file.len()));
-    bytes.extend(file.iter().copied().filter(|byte| *byte != 0));
+    let is_text = |byte: &u8| !matches!(*byte, 0 | 0xfe | 0xff);
+    bytes.extend(file.iter().copied().filter(is_text));
     let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
     match std::str::from_utf8(&bytes) {
         Ok(utf8) => push_without_escapes(&mut text, utf8.chars()),
@@ -337,6 +339,14 @@ mod tests {
             (
                 "base64 in UTF-16",
                 utf16(&PADDED.encode(DER), u16::to_le_bytes),
+            ),
+            (
+                "base64 in UTF-16 with a mark",
+                utf16(&format!("\u{feff}{}", PADDED.encode(DER)), u16::to_le_bytes),
+            ),
+            (
+                "base64 in UTF-16 with a mark, big end first",
+                utf16(&format!("\u{feff}{}", PADDED.encode(DER)), u16::to_be_bytes),
             ),
             ("base64 of base64", twice.into_bytes()),
         ] {

@@ -18,13 +18,21 @@ pub struct Refusal(Cow<'static, str>);
 
 impl Refusal {
     /// Makes a refusal of a sentence without a subject, such as `must be two letters`.
+    ///
+    /// A sentence that has a name from a certificate in it may be very long, and is shortened: it must
+    /// fit the head of an answer.
     pub fn new(sentence: impl Into<Cow<'static, str>>) -> Self {
-        Self(sentence.into())
+        let sentence = sentence.into();
+        if sentence.len() <= SENTENCE_MAX {
+            return Self(sentence);
+        }
+        let kept = sentence.floor_char_boundary(SENTENCE_MAX);
+        Self(Cow::Owned(format!("{} ...", &sentence[..kept])))
     }
 
     /// Makes a refusal that begins with the refused value, shortened and with control characters escaped.
     pub fn of(value: &str, sentence: impl fmt::Display) -> Self {
-        Self(Cow::Owned(format!("{} {sentence}", quoted(value))))
+        Self::new(format!("{} {sentence}", quoted(value)))
     }
 
     /// Refuses a value for a character that shows nothing of its own.
@@ -35,6 +43,10 @@ impl Refusal {
         )))
     }
 }
+
+/// How many bytes a sentence may have. With the details of an error it has to fit the 16 KiB that HTTP/2
+/// clients take of trailers.
+const SENTENCE_MAX: usize = 400;
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,6 +180,16 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_is_shortened_to_what_fits_an_answer() {
+        let long = "ü".repeat(30_000);
+        for refusal in [Refusal::new(long.clone()), Refusal::of("x", &long)] {
+            let shown = refusal.to_string();
+            assert!(shown.len() < 420 && shown.ends_with("ü ..."), "{shown}");
+        }
+        assert_eq!(Refusal::new("is required").to_string(), "is required");
+    }
 
     #[test]
     fn the_first_violation_is_the_message_and_the_rest_are_counted() {

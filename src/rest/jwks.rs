@@ -1,6 +1,7 @@
 //! JWK sets (RFC 7517 section 5): of all key pairs, of some by their labels, or of one.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use axum::Extension;
@@ -118,11 +119,11 @@ async fn answer(
     }
     // An error can be answered as one as long as nothing is written.
     let first = service.public_keys(request.clone()).await?;
-    let mut shared = HashSet::new();
-    let members = members(first.public_keys, &mut shared);
+    let mut written = Written::default();
+    let members = members(first.public_keys, &mut written);
     let rest = stream::unfold(
-        (first.next_page_token, shared),
-        move |(page_token, mut shared)| {
+        (first.next_page_token, written),
+        move |(page_token, mut written)| {
             let (service, request) = (Arc::clone(&service), request.clone());
             async move {
                 let read = pages::next(page_token, async |page_token| {
@@ -134,8 +135,8 @@ async fn answer(
                     Ok((page.next_page_token, page.public_keys))
                 });
                 let (page, next) = read.await?;
-                let page = page.map(|keys| self::members(keys, &mut shared));
-                Some((page, (next, shared)))
+                let page = page.map(|keys| self::members(keys, &mut written));
+                Some((page, (next, written)))
             }
         },
     );
@@ -153,21 +154,22 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     given.any(|given| given == "*" || opaque(given) == opaque(tag))
 }
 
-/// Takes the keys of a page, without those that were written before. `shared` has those written
-/// that later key pairs have too: the first of these may be deleted while the list is read, and
-/// then the next one would count as the first.
-fn members(keys: Vec<PublishedKey>, shared: &mut HashSet<String>) -> Members {
-    let mut once = Vec::new();
-    for key in keys {
-        if shared.contains(&key.jwk.kid) {
-            continue;
-        }
-        if key.is_shared {
-            shared.insert(key.jwk.kid.clone());
-        }
-        once.push(key.jwk);
-    }
-    Members::of(once, |jwk| jwk)
+/// The keys of a set that are written already, each by a hash of its thumbprint: a set may have a
+/// million keys.
+#[derive(Debug, Default)]
+struct Written {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+}
+
+/// Takes the keys of a page, without those that were written before. Key pairs may change while the
+/// list is read, so what the store says of earlier pages is not relied on.
+fn members(keys: Vec<PublishedKey>, written: &mut Written) -> Members {
+    let once = keys.into_iter().map(|key| key.jwk).filter(|jwk| {
+        let hash = written.hasher.hash_one(&jwk.kid);
+        written.hashes.insert(hash)
+    });
+    Members::of(once.collect::<Vec<_>>(), |jwk| jwk)
 }
 
 /// Names the field of labels as REST does.

@@ -1,6 +1,6 @@
 //! Publishes public keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sha2::Digest as _;
 
@@ -29,8 +29,9 @@ pub struct PublishedKey {
     pub certificate_sha256_fingerprint: String,
     /// The validity of its certificate.
     pub validity: Validity,
-    /// Whether later key pairs of the list have the key too.
-    pub is_shared: bool,
+    /// Whether an earlier key pair of the list, on another page, has the key too. The list may have
+    /// changed since that page was read, so that the key is not on it.
+    pub is_repeated: bool,
 }
 
 /// Public keys as a caller asked for them.
@@ -91,9 +92,14 @@ impl Service {
             )
         };
         let filter = self.list_query(&request).map_err(in_own_words)?.filter;
+        let is_first_page = request.page_token.is_empty();
         let page = self.list(request).await?;
+        let mut public_keys = self.published_once(&page.key_pairs, &filter).await?;
+        for key in &mut public_keys {
+            key.is_repeated &= !is_first_page;
+        }
         Ok(PublicKeysPage {
-            public_keys: self.published_once(&page.key_pairs, &filter).await?,
+            public_keys,
             next_page_token: page.next_page_token,
         })
     }
@@ -141,12 +147,17 @@ impl Service {
         let now = self.clock.now();
         let shared = self.store.shared_keys(filter, &keys, now).await?;
         let mut shared: HashMap<_, _> = shared.into_iter().map(|key| (key.key_ref, key)).collect();
+        // What is shared is read after the list, which may have changed in between. So keys of the page
+        // are told by what they are.
+        let mut seen = HashSet::new();
         let once = published.into_iter().filter_map(|(mut key, generation)| {
+            if !seen.insert(key.jwk.kid.clone()) {
+                return None;
+            }
             match shared.remove(&generation.key_ref) {
                 None => {}
-                Some(shared) if shared.is_repeated => return None,
+                Some(shared) if shared.is_repeated => key.is_repeated = true,
                 Some(shared) => {
-                    key.is_shared = !shared.later.is_empty();
                     key.jwk.alg = key
                         .jwk
                         .alg
@@ -182,7 +193,7 @@ fn published(view: &KeyPairView) -> impl Iterator<Item = (PublishedKey, &KeyPair
                 public_key_pem: generation.public_key.pem(),
                 certificate_sha256_fingerprint: generation.certificate.sha256_fingerprint(),
                 validity: generation.validity,
-                is_shared: false,
+                is_repeated: false,
             };
             Some((key, generation))
         })

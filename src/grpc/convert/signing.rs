@@ -112,7 +112,12 @@ pub(in crate::grpc) fn public_keys_request(
 
 pub(in crate::grpc) fn public_keys_response(page: PublicKeysPage) -> pb::ListPublicKeysResponse {
     pb::ListPublicKeysResponse {
-        public_keys: page.public_keys.into_iter().map(public_key).collect(),
+        public_keys: page
+            .public_keys
+            .into_iter()
+            .filter(|key| !key.is_repeated)
+            .map(public_key)
+            .collect(),
         next_page_token: page.next_page_token,
     }
 }

@@ -106,20 +106,21 @@ const AFTER: &str = "
               (SELECT sequence FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2))
     ORDER BY events.sequence";
 
-/// Returns a text that differs after every change of what is published: every change is an event,
-/// but for the expiry of a generation that no longer signs, or does not yet.
+/// Returns a text that differs after every change of what is published, and never comes back: every
+/// change is a write, and writes are counted, but for the expiry of a generation that no longer signs,
+/// or does not yet.
 pub(super) fn published_version(
     db: &Connection,
     history: &str,
     now: OffsetDateTime,
 ) -> Result<String, StoreError> {
-    let (last, expired): (i64, i64) = db
+    let (changes, expired): (String, i64) = db
         .prepare_cached(
-            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0),
+            "SELECT coalesce((SELECT hex(value) FROM facts WHERE name = 'changes'), ''),
                     (SELECT count(*) FROM generations WHERE state IN (2, 3) AND not_after < ?1)",
         )?
         .query_row([now.unix_timestamp()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(format!("{history} {last} {expired}"))
+    Ok(format!("{history} {changes} {expired}"))
 }
 
 /// How many bytes of generations are read together, when it is more than one event.
@@ -150,7 +151,7 @@ struct Reading {
 enum After {
     /// What it is now.
     Now(Box<KeyPair>),
-    Snapshot(Unfinished),
+    Snapshot(Box<Unfinished>),
 }
 
 /// What an event is of.
@@ -166,7 +167,7 @@ impl Reading {
         let value: Option<String> = row.get(5)?;
         let (number, revision): (Option<i64>, Option<u32>) = (row.get(11)?, row.get(12)?);
         let after = match (value, number) {
-            (Some(value), _) => Some(After::Snapshot(Parts::begin(&value)?)),
+            (Some(value), _) => Some(After::Snapshot(Box::new(Parts::begin(&value)?))),
             (None, None) => None,
             (None, Some(_)) => rows::find_key_pair(db, &rows::id(row, 3)?)?
                 .filter(|pair| Some(pair.revision) == revision)

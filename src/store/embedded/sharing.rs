@@ -10,9 +10,9 @@ use crate::store::SharedKey;
 
 /// Returns the key pairs that have a key of this one too, in the order of their making.
 pub(super) fn others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError> {
-    let own = "key_pairs CROSS JOIN generations AS own
-               ON own.key_pair = key_pairs.sequence AND own.state < 4";
-    let asked = "key_pairs.id = ? AND other.key_pair <> own.key_pair";
+    let own = "key_pairs AS asked CROSS JOIN generations AS own
+               ON own.key_pair = asked.sequence AND own.state < 4";
+    let asked = "asked.id = ? AND other.key_pair <> own.key_pair";
     // Most have none, which is quicker to find out than which they are.
     let sql = format!("SELECT EXISTS (SELECT 1 FROM {own} {SAME_KEY} WHERE {asked})");
     let mut statement = db.prepare_cached(&sql)?;
@@ -20,9 +20,10 @@ pub(super) fn others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, 
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT DISTINCT owners.sequence, owners.id FROM {own} {SAME_KEY}
-         CROSS JOIN key_pairs AS owners ON owners.sequence = other.key_pair
-         WHERE {asked} ORDER BY owners.sequence LIMIT {OTHERS_MAX}"
+        "SELECT sequence, id FROM key_pairs
+         WHERE sequence IN (SELECT other.key_pair FROM {own} {SAME_KEY}
+                            WHERE {asked} LIMIT {GENERATIONS_MAX})
+         ORDER BY sequence LIMIT {OTHERS_MAX}"
     );
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([id.as_str()])?;
@@ -142,3 +143,5 @@ const SAME_KEY: &str = "CROSS JOIN generations AS other INDEXED BY generations_b
 const PUBLISHED: &str = "(other.state = 1 OR other.not_after >= ?)";
 /// How many other key pairs of a key are read at most.
 const OTHERS_MAX: u32 = 100;
+/// How many generations are looked through for them: a key pair may have the key in several.
+const GENERATIONS_MAX: u32 = 4 * OTHERS_MAX;

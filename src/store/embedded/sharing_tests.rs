@@ -163,8 +163,17 @@ async fn the_version_of_what_is_published_changes_with_every_change_and_every_ex
     };
     assert!(store.replace(&first, &rotated, activated).await.unwrap());
     assert!(is_new(version(NOW).await));
-    assert!(is_new(version(NOW + Duration::days(31)).await));
-    assert!(store.begin_deletion(&rotated, false, NOW).await.unwrap());
+    let later = NOW + Duration::days(31);
+    assert!(is_new(version(later).await));
+    // A generation is retired without an event.
+    let retired = KeyPair {
+        revision: 2,
+        previous: Vec::new(),
+        ..rotated.clone()
+    };
+    assert!(store.replace(&rotated, &retired, change()).await.unwrap());
+    assert!(is_new(version(later).await));
+    assert!(store.begin_deletion(&retired, false, NOW).await.unwrap());
     assert!(is_new(version(NOW).await));
 }
 
