@@ -210,7 +210,8 @@ impl List {
                 || self.expires_before.is_some()
                 || self.expires_within.is_some()
                 || self.not_rotating
-                || self.query.is_some();
+                || self.query.is_some()
+                || !self.labels.is_empty();
             return Some(match any {
                 true => "no key pairs match".to_owned(),
                 false => "there are no key pairs".to_owned(),

@@ -26,7 +26,10 @@ impl Refusal {
         if sentence.len() <= SENTENCE_MAX {
             return Self(sentence);
         }
-        let kept = sentence.floor_char_boundary(SENTENCE_MAX);
+        let mut kept = SENTENCE_MAX;
+        while !sentence.is_char_boundary(kept) {
+            kept -= 1;
+        }
         Self(Cow::Owned(format!("{} ...", &sentence[..kept])))
     }
 

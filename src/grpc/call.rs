@@ -11,7 +11,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use http::{HeaderName, HeaderValue, Request, Response};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -19,7 +21,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Level, debug, enabled, error};
 
-use super::status::{complete, internal, to_status};
+use super::status::{complete, compressed_stream, internal, to_status};
 use super::streams::StreamLimits;
 use crate::domain::{Client, Origin};
 use crate::service::ServiceError;
@@ -31,20 +33,25 @@ pub struct CallLayer {
     request_timeout: Duration,
     max_message_bytes: usize,
     ids: CallIds,
+    /// The right to read a compressed message.
+    compressed: Arc<Semaphore>,
 }
 
 impl CallLayer {
-    pub(super) const fn new(
-        request_timeout: Duration,
-        max_message_bytes: usize,
-        ids: CallIds,
-    ) -> Self {
+    pub(super) fn new(request_timeout: Duration, max_message_bytes: usize, ids: CallIds) -> Self {
         Self {
             request_timeout,
             max_message_bytes,
             ids,
+            compressed: Arc::new(Semaphore::new(compressed_at_once(max_message_bytes))),
         }
     }
+}
+
+/// Returns how many calls with compressed messages are read at once: each may take as much as the
+/// largest message, whatever it has on the wire. Others wait their turn.
+fn compressed_at_once(max_message_bytes: usize) -> usize {
+    (COMPRESSED_BYTES_MAX / max_message_bytes.max(1)).clamp(2, COMPRESSED_CALLS_MAX)
 }
 
 impl<S> Layer<S> for CallLayer {
@@ -95,7 +102,10 @@ impl<S> CallService<S> {
 
 impl<S> Service<Request<Body>> for CallService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -125,7 +135,17 @@ where
             asked.min(self.layer.request_timeout)
         });
         let max_message_bytes = self.layer.max_message_bytes;
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let encoding = request.headers().get(GRPC_ENCODING);
+        let is_compressed = encoding.is_some_and(|encoding| encoding == "gzip");
+        let answer = match is_compressed {
+            false => Either::Left(self.inner.call(request)),
+            true => Either::Right(read_in_turn(
+                self.inner.clone(),
+                Arc::clone(&self.layer.compressed),
+                request,
+            )),
+        };
+        let answer = AssertUnwindSafe(answer).catch_unwind();
         Box::pin(Arc::clone(&call).answer(async move {
             let begun = Instant::now();
             let mut response = match tokio::time::timeout(timeout, answer).await {
@@ -152,6 +172,26 @@ where
             Ok(response)
         }))
     }
+}
+
+/// Has a call with compressed messages answered when it is its turn.
+///
+/// A stream of requests is refused: how much its messages take is only known when they were read, and
+/// many of them are under way at once.
+async fn read_in_turn<S>(
+    mut inner: S,
+    turns: Arc<Semaphore>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    if request.uri().path() == SIGN_STREAM {
+        return Ok(compressed_stream().into_http());
+    }
+    // It is never closed.
+    let _turn = turns.acquire().await;
+    inner.call(request).await
 }
 
 /// Tells whether a method answers by a stream, for which it must be in [`STREAMS`].
@@ -246,6 +286,11 @@ const STREAMS: [&str; 5] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const SIGN_STREAM: &str = "/keypaird.v1.SigningService/SignStream";
+/// How many bytes compressed messages may take that are being read.
+const COMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
+const COMPRESSED_CALLS_MAX: usize = 64;
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");

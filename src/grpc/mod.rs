@@ -47,8 +47,8 @@ pub fn routes(
     config: &GrpcConfig,
     health: &Health,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    // Of a compressed message, no more is taken than of a plain one, and the server counts it as
-    // that.
+    // Of a compressed message, no more is taken than of a plain one, and the layer of calls lets few
+    // be read at once. Reflection takes none.
     let gzip = CompressionEncoding::Gzip;
     let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(Arc::clone(&service)))
         .accept_compressed(gzip)
@@ -78,16 +78,12 @@ pub fn routes(
                 .max_decoding_message_size(small),
         )
         .add_service(Limited(
-            reflection()
-                .build_v1()?
-                .accept_compressed(gzip)
-                .max_decoding_message_size(small),
+            reflection().build_v1()?.max_decoding_message_size(small),
         ))
         // Older grpcurl and Python know this one only.
         .add_service(Limited(
             reflection()
                 .build_v1alpha()?
-                .accept_compressed(gzip)
                 .max_decoding_message_size(small),
         ))
         .prepare())
@@ -99,7 +95,7 @@ pub fn refuse(error: &ServiceError) -> Response<Body> {
 }
 
 /// Makes the layer that every call passes first.
-pub const fn call_layer(config: &GrpcConfig, ids: CallIds) -> CallLayer {
+pub fn call_layer(config: &GrpcConfig, ids: CallIds) -> CallLayer {
     CallLayer::new(config.request_timeout, config.max_message_bytes, ids)
 }
 

@@ -112,6 +112,18 @@ fn other_encoding(status: &Status, accepted: &AsciiMetadataValue) -> Status {
     refused
 }
 
+/// Refuses compressed messages of a stream of requests, in the same words.
+pub(super) fn compressed_stream() -> Status {
+    let mut refused = Status::with_error_details(
+        Code::Unimplemented,
+        "messages of SignStream by gzip are not read; send them as they are, or use BatchSign",
+        details("UNIMPLEMENTED"),
+    );
+    let metadata = refused.metadata_mut();
+    metadata.insert(ACCEPT_ENCODING, AsciiMetadataValue::from_static("identity"));
+    refused
+}
+
 /// Says that something went wrong inside, and no more.
 pub(super) fn internal() -> Status {
     Status::with_error_details(Code::Internal, report::INTERNAL, details("INTERNAL"))

@@ -34,6 +34,11 @@ pub(super) fn from_pkcs1(der: &[u8]) -> Result<PrivateKey, KeyFileError> {
         ))
     })?;
     numbers.refuse_exponent()?;
+    if numbers.has_large_private_exponent() {
+        return Err(KeyFileError::file(
+            "has an RSA key whose private exponent is not less than its modulus; write the key anew, for example by openssl rsa -in FILE".to_owned(),
+        ));
+    }
     if spec.is_weak() {
         return weak(spec, der, &numbers).ok_or_else(not_a_key);
     }
@@ -99,6 +104,13 @@ impl<'a> Numbers<'a> {
 
     fn modulus(&self) -> BoxedUint {
         BoxedUint::from_be_slice_vartime(self.number(N))
+    }
+
+    /// Tells whether the private exponent is not less than the modulus, as RFC 8017 section 3.2 has it.
+    /// Such a key is read, and then does not sign.
+    fn has_large_private_exponent(&self) -> bool {
+        let (d, n) = (self.number(D), self.number(N));
+        (d.len(), d) >= (n.len(), n)
     }
 
     /// Refuses a public exponent that aws-lc takes for no key of its own.

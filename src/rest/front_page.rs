@@ -48,7 +48,7 @@ impl FrontPage {
              <h1>keypaird</h1><p>This daemon manages signing key pairs.\
              <table><tr><th>Version</th><td>{}</td></tr><tr><th>Mode</th><td>{}</td></tr>{providers}</table>\
              <ul><li><a href=/openapi.json>/openapi.json</a> describes the REST API, which is at \
-             <a href=\"{key_pairs}\">{key_pairs}</a>\
+             <code>{key_pairs}</code>\
              <li><a href={jwks}>{jwks}</a> has the public keys of all key pairs\
              <li><a href=/readyz>/readyz</a> and <a href=/healthz>/healthz</a> tell whether the daemon works\
              <li><a href=/metrics>/metrics</a> is for monitoring</ul>\
