@@ -16,6 +16,7 @@ pub mod domain;
 pub mod grpc;
 pub mod keyfiles;
 pub mod manual;
+pub mod printable;
 pub mod proto;
 pub mod providers;
 pub mod rest;

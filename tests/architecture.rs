@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Which rooms a room may name. The binaries and `app` may name all.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("domain", &[]),
+    ("printable", &[]),
+    ("domain", &["printable"]),
     ("proto", &[]),
     ("certs", &["domain"]),
     ("keyfiles", &["domain"]),
@@ -43,7 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("cli", &["proto"]),
+    ("cli", &["printable", "proto"]),
 ];
 
 /// Where a crate, or a part of the standard library, may be named. Paths are from `src`.

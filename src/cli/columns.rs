@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::Context;
 use super::error::Failure;
 use super::output::{Output, days_left, expires_in, key, labels, provider, time};
-use super::printable::printable;
+use crate::printable::printable;
 use crate::proto::{KeyOrigin, KeyPairView};
 
 /// What a column shows.

@@ -1,4 +1,4 @@
-//! The command line as it is read: what clap does not do by itself.
+//! Reads the command line, with what clap lacks.
 
 use std::ffi::{OsStr, OsString};
 

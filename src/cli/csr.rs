@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::Context;
 use super::error::Failure;
 use super::input::read_whole;
 use super::out_file::OutFile;
 use super::output::Form;
-use super::{Context, notes};
-use crate::proto::{DistinguishedName, GenerateCsrRequest, ImportCsrResponseRequest, KeyPairView};
+
+use crate::proto::{DistinguishedName, GenerateCsrRequest, ImportCsrResponseRequest};
 
 /// Print a certificate signing request (PKCS#10) of a key pair in PEM.
 #[derive(Debug, Args)]
@@ -98,15 +99,16 @@ impl CsrResponse {
         match context.output.form() {
             Form::Data => context.json("ImportCsrResponseResponse", &answer),
             Form::Text => {
-                context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
+                context.adopted(
+                    answer.key_pair,
+                    &answer.warnings,
+                    &answer.ignored_certificates,
+                )?;
                 if answer.rotation_settings_ended {
                     let said = "The rotation settings ended: a new certificate comes from the CA.";
                     writeln!(context.out, "{said}")?;
                 }
-                Ok(notes::write(
-                    &answer.warnings,
-                    &answer.ignored_certificates,
-                )?)
+                Ok(())
             }
         }
     }

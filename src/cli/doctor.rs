@@ -46,7 +46,7 @@ struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
-    /// It works, and somebody should look at it.
+    /// It works, and an operator should look at it.
     Warn,
     Fail,
 }
@@ -82,7 +82,11 @@ impl Doctor {
             Ok(version) => checks.extend(version),
             Err(status) => match explain(Box::new(status), context.connection).await {
                 Failure::Connect(failed) => return context.show_unreachable(checks, &failed),
-                failure => return Err(failure),
+                failure => {
+                    checks.push(Check::new(Verdict::Fail, "gRPC", failure.sentence()));
+                    context.show_checks(&checks)?;
+                    return Err(Failure::NotReached);
+                }
             },
         }
         let health = join_all(SERVICES.map(|service| asker.health(service)));
@@ -303,7 +307,7 @@ impl Asker {
         checks.collect()
     }
 
-    /// Sees whether the store answers, and whether there are key pairs that nobody can sign with any more.
+    /// Checks whether the store answers, and whether key pairs have expired.
     async fn key_pairs(&self) -> Vec<Check> {
         let counted = tokio::try_join!(
             self.count(CertificateValidity::Unspecified),

@@ -10,8 +10,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::output::{Form, Output};
-use super::printable::{printable, printable_json};
 use super::reach::Unreachable;
+use crate::printable::{printable, printable_json};
 
 /// Why a command did not succeed.
 #[derive(Debug)]

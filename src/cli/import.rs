@@ -11,10 +11,8 @@ use super::input::read_whole;
 use super::output::Form;
 use super::password::{Asked, PasswordOptions};
 use super::values::Provider;
-use super::{Context, notes, progress};
-use crate::proto::{
-    CryptoProvider, ImportSigningKeyPairRequest, ImportSigningKeyPairSettings, KeyPairView,
-};
+use super::{Context, progress};
+use crate::proto::{CryptoProvider, ImportSigningKeyPairRequest, ImportSigningKeyPairSettings};
 
 /// Import a private key with its certificate from a PKCS#12 or PEM file.
 #[derive(Debug, Args)]
@@ -60,13 +58,11 @@ impl Import {
             .into_inner();
         match context.output.form() {
             Form::Data => context.json("ImportSigningKeyPairResponse", &answer),
-            Form::Text => {
-                context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
-                Ok(notes::write(
-                    &answer.warnings,
-                    &answer.ignored_certificates,
-                )?)
-            }
+            Form::Text => context.adopted(
+                answer.key_pair,
+                &answer.warnings,
+                &answer.ignored_certificates,
+            ),
         }
     }
 }

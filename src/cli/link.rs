@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
+use super::Context;
 use super::error::Failure;
 use super::input::read_whole;
 use super::output::Form;
 use super::values::parse_days;
-use super::{Context, notes};
-use crate::proto::{KeyPairView, LinkSigningKeyPairRequest, NewKeyPairSettings};
+
+use crate::proto::{LinkSigningKeyPairRequest, NewKeyPairSettings};
 
 /// Adopt a private key that is already on the token.
 #[derive(Debug, Args)]
@@ -68,13 +69,11 @@ impl Link {
         let answer = client.link_signing_key_pair(request).await?.into_inner();
         match context.output.form() {
             Form::Data => context.json("LinkSigningKeyPairResponse", &answer),
-            Form::Text => {
-                context.view(&answer.key_pair.unwrap_or_else(KeyPairView::default))?;
-                Ok(notes::write(
-                    &answer.warnings,
-                    &answer.ignored_certificates,
-                )?)
-            }
+            Form::Text => context.adopted(
+                answer.key_pair,
+                &answer.warnings,
+                &answer.ignored_certificates,
+            ),
         }
     }
 }

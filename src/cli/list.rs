@@ -13,9 +13,9 @@ use super::columns::{self, Column};
 use super::error::Failure;
 use super::generate::parse_label;
 use super::output::{Form, Output};
-use super::printable::printable;
 use super::retry::Retrying;
 use super::values::{KEY_ALGORITHMS, ORDERS, Provider, after, parse_span};
+use crate::printable::printable;
 use crate::proto::key_pair_service_client::KeyPairServiceClient;
 use crate::proto::{
     CertificateValidity, CryptoProvider, KeyPairFilter, KeyPairView, ListSigningKeyPairsRequest,
@@ -41,7 +41,7 @@ pub(super) struct List {
     /// Only those that expire within so long from now, such as 30d, 1y or 12h, or have expired.
     #[arg(long, value_name = "DURATION", value_parser = parse_span, conflicts_with = "expires_before")]
     expires_within: Option<i64>,
-    /// Only those that do not rotate by themselves.
+    /// Only those without rotation settings.
     #[arg(long)]
     not_rotating: bool,
     /// Only those with this text in id or subject.

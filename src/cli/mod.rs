@@ -6,6 +6,7 @@
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
 
 mod address;
+mod adopted;
 mod algorithms;
 mod bench;
 mod certificate;
@@ -29,11 +30,9 @@ mod link;
 mod list;
 mod man;
 mod migrate;
-mod notes;
 mod out_file;
 mod output;
 mod password;
-mod printable;
 mod progress;
 mod public_keys;
 mod reach;
@@ -64,6 +63,8 @@ pub use completions::answer_completions;
 use connect::Connection;
 use error::{Failure, http_status, is_not_grpc, is_unknown_call};
 use output::Output;
+
+use crate::printable::printable;
 
 /// The command line of keypairctl.
 #[derive(Debug, Parser)]
@@ -244,6 +245,12 @@ async fn explain(status: Box<Status>, connection: &Connection) -> Failure {
         Ok(target) => Failure::Connect(Box::new(target.not_keypaird(&what))),
         Err(failure) => failure,
     }
+}
+
+/// Says how a command goes: on standard error, so that standard output has its result alone.
+fn say_aside(what: &str) {
+    // A closed standard error is no failure of the command.
+    let _ = writeln!(io::stderr(), "keypairctl: {}", printable(what));
 }
 
 /// Returns how many columns the terminal at standard output has.

@@ -12,8 +12,8 @@ use unicode_width::UnicodeWidthStr;
 
 use super::Context;
 use super::error::Failure;
-use super::printable::{printable, printable_json};
 use super::yaml;
+use crate::printable::{printable, printable_json};
 use crate::proto::{
     CertificateValidity, CryptoProvider, FILE_DESCRIPTOR_SET, GenerationState, KeyPairView,
 };

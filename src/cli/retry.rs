@@ -1,7 +1,6 @@
 //! Calls that are made again when the daemon says that waiting helps (`google.rpc.RetryInfo`).
 
 use std::error::Error;
-use std::io::{self, Write};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
 use tower::{Service, ServiceExt};
+
+use super::say_aside;
 
 /// A connection over which refused calls are made again.
 #[derive(Clone, Debug)]
@@ -83,10 +84,8 @@ fn retry_delay(refused: &Status) -> Option<Duration> {
 
 /// Says what is waited for.
 pub(super) fn say(why: &str, delay: Duration) {
-    let why = super::printable::printable(why);
     let delay = humantime::format_duration(delay);
-    // When standard error is closed, nobody has to be told.
-    let _ = writeln!(io::stderr(), "keypairctl: {why}; trying again in {delay}");
+    say_aside(&format!("{why}; trying again in {delay}"));
 }
 
 const SIGN_STREAM: &str = "/keypaird.v1.SigningService/SignStream";

@@ -30,7 +30,7 @@ struct Entry {
     id: String,
     generation: i32,
     what: &'static str,
-    /// Whether somebody has to do something about it.
+    /// Whether an operator has to do something about it.
     urgent: bool,
 }
 
@@ -51,7 +51,7 @@ impl Schedule {
         }
         drop(plans);
         entries.retain(|entry| entry.time.seconds <= end);
-        // First what somebody has to do something about.
+        // First what an operator has to do something about.
         entries.sort_by(|one, other| {
             let key = |entry: &Entry| (!entry.urgent, entry.time.seconds, entry.id.clone());
             key(one).cmp(&key(other))

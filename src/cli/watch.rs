@@ -1,15 +1,14 @@
 //! `keypairctl watch`.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
 use tonic::Code;
 
-use super::Context;
 use super::error::Failure;
 use super::output::{Form, Output, labels, time};
-use super::printable::printable;
+use super::{Context, say_aside};
+use crate::printable::printable;
 use crate::proto::key_pair_event::Type;
 use crate::proto::{CryptoProvider, KeyPairEvent, WatchKeyPairsRequest, WatchKeyPairsResponse};
 
@@ -59,7 +58,7 @@ impl Watch {
             };
             if !state.lost {
                 state.lost = true;
-                say(&format!(
+                say_aside(&format!(
                     "the connection is lost ({why}); trying to get it back every second"
                 ));
             }
@@ -82,9 +81,9 @@ async fn follow(context: &mut Context<'_>, state: &mut State) -> Result<(), Fail
                 id => format!("the key pair {id}"),
             };
             let address = context.connection.target()?.address;
-            say(&format!("watching {what} at {address}; Ctrl-C ends it"));
+            say_aside(&format!("watching {what} at {address}; Ctrl-C ends it"));
         } else if state.lost {
-            say("connected again; what happened meanwhile follows");
+            say_aside("connected again; what happened meanwhile follows");
         }
         state.begun = true;
         state.lost = false;
@@ -95,12 +94,6 @@ async fn follow(context: &mut Context<'_>, state: &mut State) -> Result<(), Fail
         context.out.flush()?;
     }
     Ok(())
-}
-
-/// Says how the watch goes: on standard error, so that standard output has events alone.
-fn say(what: &str) {
-    // When standard error is closed, nobody has to be told.
-    let _ = writeln!(io::stderr(), "keypairctl: {}", printable(what));
 }
 
 /// Shows a response, and tells whether it was an event.

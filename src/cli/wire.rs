@@ -76,8 +76,9 @@ impl Wire {
         }
     }
 
-    /// Hears what came before a write failed: it says why, and is read by nobody once the write has failed. The
-    /// failure is told when that was heard, which is soon: a connection that cannot be written has ended.
+    /// Reads what the peer sent before a write failed, since it says why, and hyper reads nothing more
+    /// after a failed write. The failure is passed on when that was read, which is soon: a connection
+    /// that cannot be written has ended.
     fn hear_the_rest<T>(
         &mut self,
         context: &mut Context<'_>,

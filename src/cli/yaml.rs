@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::printable::is_unprintable;
+use crate::printable::is_unprintable;
 
 /// Writes a document.
 pub(super) fn document(value: &Value) -> String {

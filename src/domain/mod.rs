@@ -18,7 +18,6 @@ mod labels;
 mod list;
 mod origin;
 pub(crate) mod pem;
-mod printable;
 mod private_key;
 mod provider;
 mod pss;
@@ -45,7 +44,6 @@ pub use key_pair::{
 pub use labels::Labels;
 pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken};
 pub use origin::{Client, ClientAddress, Origin, Peer};
-pub use printable::{is_unprintable, printable};
 pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
 pub use pss::{PssHash, PssParameters};
@@ -58,3 +56,5 @@ pub use settings::{KeyPairTemplate, NewKeyPairSettings, SettingsDigest};
 pub use signing::{LARGE_LEN, SignatureEncoding, SigningInput, ecdsa_der};
 pub(crate) use spki::rsa_numbers_of;
 pub use violation::{Refusal, Violation, Violations};
+
+pub use crate::printable::{is_unprintable, printable};

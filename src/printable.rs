@@ -1,5 +1,10 @@
 //! Text of others on a terminal, in a log and in a page: what would steer the terminal, or change
 //! how the text around it is read, is escaped.
+//!
+//! A certificate that was imported may have anything in its names, and what answers a client may not be
+//! keypaird at all. So daemon and client both need this, and it names no other room.
+
+use std::fmt::Write as _;
 
 /// Returns a text in which every character that [`is_unprintable`] is escaped, as `\u{202e}`.
 pub fn printable(text: &str) -> String {
@@ -7,6 +12,25 @@ pub fn printable(text: &str) -> String {
     for character in text.chars() {
         match is_unprintable(character) {
             true => shown.extend(character.escape_unicode()),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Returns a JSON text in which the same characters are escaped as JSON does: a terminal obeys
+/// those that JSON leaves as they are, such as C1, and a program reads the same text. Line ends are
+/// of the text itself; within strings they are escaped.
+pub fn printable_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character != '\n' && is_unprintable(character) {
+            true => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    // Writing to a text does not fail.
+                    let _ = write!(shown, "\\u{unit:04x}");
+                }
+            }
             false => shown.push(character),
         }
     }
@@ -62,8 +86,24 @@ mod tests {
             ("pay\u{200b}ments\u{ad}", "pay\\u{200b}ments\\u{ad}"),
             ("\u{2066}x\u{2069}\u{feff}", "\\u{2066}x\\u{2069}\\u{feff}"),
             ("tag \u{e0041}", "tag \\u{e0041}"),
+            ("\u{e0041}\u{feff}", "\\u{e0041}\\u{feff}"),
         ] {
             assert_eq!(printable(text), expected);
         }
+    }
+
+    #[test]
+    fn json_on_a_terminal_steers_nothing_and_reads_as_before() {
+        let value =
+            serde_json::json!({"name": "a\u{1b}\u{9b}2J\u{202e}\u{e0041}\n東", "list": [1, 2]});
+        let shown = printable_json(&format!("{value:#}"));
+        assert!(
+            !shown.chars().any(|c| c != '\n' && is_unprintable(c)),
+            "{shown}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
+        );
     }
 }
