@@ -392,23 +392,29 @@ fn tls_is_served_and_reloaded_when_its_files_change() {
     assert!(!old.status.success(), "TLS 1.2 was accepted");
 }
 
+/// Returns a client that shows the certificate `client.pem` of a folder.
+fn grpcurl_with_certificate(folder: &Path, daemon: &Daemon) -> Grpcurl {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    Grpcurl::with(
+        &["-cacert", &ca, "-cert", &certificate, "-key", &key],
+        daemon.address(),
+    )
+}
+
 #[test]
 fn mutual_tls_lets_only_clients_of_the_ca_in() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let daemon = with_tls(folder.path(), true).start();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let known = Grpcurl::with(
-        &["-cacert", &ca, "-cert", &certificate, "-key", &key],
-        daemon.address(),
-    );
+    let known = grpcurl_with_certificate(folder.path(), &daemon);
     known.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
 
     let stranger = tempfile::tempdir().unwrap();
     certificates(stranger.path());
     let path = |name: &str| stranger.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key) = (path("client.pem"), path("client.key"));
+    let ca = folder.path().join("ca.pem").to_str().unwrap().to_owned();
     for options in [
         &["-cacert", &*ca][..],
         &["-cacert", &ca, "-cert", &certificate, "-key", &key],

@@ -304,7 +304,7 @@ fn what_is_wrong_with_a_set_is_said_in_a_sentence_of_its_own() {
 fn a_signature_of_an_unknown_algorithm_is_not_called_wrong() {
     let inter = Member::new("inter", "root").certificate();
     let leaf = Member::leaf((25, 28)).certificate();
-    // ECDSA with SHA-224, which nobody here verifies.
+    // ECDSA with SHA-224, which keypaird does not verify.
     let der = leaf.der().to_vec();
     let sha_224 = [&ECDSA_SHA256[..11], &[1]].concat();
     let places = der.windows(12).enumerate();

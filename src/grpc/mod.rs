@@ -59,7 +59,7 @@ pub fn routes(
     let signing = SigningServiceServer::new(SigningGrpc::new(service, config.max_message_bytes))
         .accept_compressed(gzip)
         .max_decoding_message_size(config.max_message_bytes);
-    // What tonic allows by itself, for services whose requests are a line.
+    // The default of tonic, for services with short requests.
     let small = config.max_message_bytes.min(SMALL_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -48,7 +48,7 @@ pub(super) async fn update(
 /// Ends the rotation of a key pair.
 #[utoipa::path(delete, path = "/keyPairs/signing/{id}/rotationSettings", tag = "keyPairs",
     operation_id = "deleteRotationSettings", params(IdParameter),
-    responses((status = 204, description = "The key pair no longer rotates by itself"),
+    responses((status = 204, description = "The key pair has no rotation settings any more"),
               Common, OfKeyPair, OfChange))]
 pub(super) async fn delete(
     State(service): State<Arc<Service>>,

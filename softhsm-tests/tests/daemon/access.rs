@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 use softhsm_tests::client::{Client, settings};
 use softhsm_tests::daemon::{Daemon, Home};
 use softhsm_tests::http::{BASE, send};
-use softhsm_tests::tools::Grpcurl;
 use tonic::Code;
 
-use super::{CryptoProvider, NewKeyPairSettings, certificates, signature_with, with_tls};
+use super::{
+    CryptoProvider, NewKeyPairSettings, certificates, grpcurl_with_certificate, signature_with,
+    with_tls,
+};
 
 const SERVICE: &str = "/keypaird.v1.KeyPairService";
 
@@ -136,12 +138,7 @@ fn a_line_names_the_client_by_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let daemon = with_tls(folder.path(), true).start();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
-    let known = Grpcurl::with(
-        &["-cacert", &ca, "-cert", &certificate, "-key", &key],
-        daemon.address(),
-    );
+    let known = grpcurl_with_certificate(folder.path(), &daemon);
     known.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
     let line = daemon.wait_for_log("call");
     assert_eq!(line["client"], "CN=client");

@@ -126,6 +126,12 @@ fn each_fault_on_the_way_has_its_own_sentence_remedy_and_exit_code() {
     let http = |address: SocketAddr| format!("http://{address}");
     let tls = https(mutual.address());
     let bare = mutual.address().to_string();
+    let (strange_pem, strange_key) = (strange("client.pem"), strange("client.key"));
+    let identified = |certificate, key| {
+        let daemon = ["--address", &*tls, "--ca", &*ca];
+        let client = ["--client-cert", certificate, "--client-key", key];
+        [daemon, client].concat()
+    };
     let cases: &[(&str, &[&str], i32, &str)] = &[
         (
             "no client certificate",
@@ -135,16 +141,7 @@ fn each_fault_on_the_way_has_its_own_sentence_remedy_and_exit_code() {
         ),
         (
             "another CA's client",
-            &[
-                "--address",
-                &tls,
-                "--ca",
-                &ca,
-                "--client-cert",
-                &strange("client.pem"),
-                "--client-key",
-                &strange("client.key"),
-            ],
+            &identified(&strange_pem, &strange_key),
             4,
             "does not accept the client certificate",
         ),
@@ -204,61 +201,25 @@ fn each_fault_on_the_way_has_its_own_sentence_remedy_and_exit_code() {
         ),
         (
             "key of another",
-            &[
-                "--address",
-                &tls,
-                "--ca",
-                &ca,
-                "--client-cert",
-                &pem,
-                "--client-key",
-                &strange("client.key"),
-            ],
+            &identified(&pem, &strange_key),
             2,
             "do not belong together",
         ),
         (
             "swapped",
-            &[
-                "--address",
-                &tls,
-                "--ca",
-                &ca,
-                "--client-cert",
-                &key,
-                "--client-key",
-                &pem,
-            ],
+            &identified(&key, &pem),
             2,
             "holds a private key and no certificate; is it swapped with --client-key?",
         ),
         (
             "two certificates",
-            &[
-                "--address",
-                &tls,
-                "--ca",
-                &ca,
-                "--client-cert",
-                &pem,
-                "--client-key",
-                &pem,
-            ],
+            &identified(&pem, &pem),
             2,
             "holds a certificate and no private key; is it swapped with --client-cert?",
         ),
         (
             "encrypted key",
-            &[
-                "--address",
-                &tls,
-                "--ca",
-                &ca,
-                "--client-cert",
-                &pem,
-                "--client-key",
-                &encrypted,
-            ],
+            &identified(&pem, &encrypted),
             2,
             "holds an encrypted private key; openssl pkey",
         ),

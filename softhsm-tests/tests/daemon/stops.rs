@@ -1,7 +1,7 @@
 //! A stop with calls and streams of every kind open.
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -208,17 +208,23 @@ async fn a_stream_answers_what_is_under_way_and_reads_no_more() {
     );
 }
 
+/// Begins a call over REST whose body lacks its last byte.
+fn half_a_request(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST {BASE}/keyPairs/signing/generate HTTP/1.1\r\nHost: {address}\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_comes_during_the_stop_is_told_to_try_again() {
     let daemon = daemon_with_a_key().await;
     let address = daemon.address();
     // A call that is under way for as long as we like, which keeps the daemon.
-    let mut slow = TcpStream::connect(address).unwrap();
-    let head = format!(
-        "POST {BASE}/keyPairs/signing/generate HTTP/1.1\r\nHost: {address}\r\n\
-         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
-    );
-    slow.write_all(head.as_bytes()).unwrap();
+    let mut slow = half_a_request(address);
     // Another on a connection whose peer does not mind that the daemon asks it to go, and so may
     // still call.
     let mut stubborn = Peer::greeted(address);
@@ -265,12 +271,7 @@ async fn a_call_that_comes_during_the_stop_is_told_to_try_again() {
 async fn half_a_request_does_not_make_the_stop_last_the_whole_grace() {
     let daemon = daemon_with_a_key().await;
     let address = daemon.address();
-    let mut half = TcpStream::connect(address).unwrap();
-    let head = format!(
-        "POST {BASE}/keyPairs/signing/generate HTTP/1.1\r\nHost: {address}\r\n\
-         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
-    );
-    half.write_all(head.as_bytes()).unwrap();
+    let _half = half_a_request(address);
     daemon
         .wait_until("it is under way", async || {
             daemon.client().await.serves("").await

@@ -1,4 +1,4 @@
-//! Labels: changed over gRPC and by keypairctl, told to those who watch, and asked for everywhere.
+//! Labels are changed over gRPC and by keypairctl. Watchers learn of it, and every list filters by them.
 
 use keypaird::proto::key_pair_event::Type;
 use keypaird::proto::{
