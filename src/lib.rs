@@ -27,5 +27,6 @@ pub mod telemetry;
 
 /// The version of this package.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The Git revision that it was built from, 40 hexadecimal digits; empty where the build did not know it.
+/// The Git revision that it was built from, 40 hexadecimal digits; empty where the build did not
+/// know it.
 pub const REVISION: &str = env!("KEYPAIRD_REVISION");

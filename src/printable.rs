@@ -1,8 +1,8 @@
 //! Text of others on a terminal, in a log and in a page: what would steer the terminal, or change
 //! how the text around it is read, is escaped.
 //!
-//! A certificate that was imported may have anything in its names, and what answers a client may not be
-//! keypaird at all. So daemon and client both need this, and it names no other room.
+//! A certificate that was imported may have anything in its names, and what answers a client may
+//! not be keypaird at all. So daemon and client both need this, and it names no other room.
 
 use std::fmt::Write as _;
 

@@ -22,7 +22,8 @@ pub fn endless_heads(address: SocketAddr, connections: usize) -> Vec<TcpStream> 
     crowd(address, connections, head.as_bytes())
 }
 
-/// A field that refers to the first entry of the dynamic table (RFC 7541, section 6.1 and appendix A).
+/// A field that refers to the first entry of the dynamic table (RFC 7541, section 6.1 and appendix
+/// A).
 const INDEXED_62: u8 = 0b1011_1110;
 
 /// Opens HTTP/2 connections with 1,000 calls each, whose heads have 460 fields without anything in them.

@@ -324,8 +324,8 @@ async fn restore_in_the_middle(making: Making, (function, skip): (&str, u64), fi
         let refused = client.generate(named_x(CryptoProvider::Local)).await;
         let (code, said) = reason(&refused.unwrap_err());
         assert_eq!((code, &*said), (Code::AlreadyExists, "KEY_PAIR_EXISTS"));
-        // A token without a key pair of ours to try it with is connected anew now and then, and callers
-        // are told to come again meanwhile.
+        // A token without a key pair of ours to try it with is connected anew now and then, and
+        // callers are told to come again meanwhile.
         let link = [
             "link",
             "--private-key-id",

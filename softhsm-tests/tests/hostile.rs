@@ -278,8 +278,9 @@ async fn heads_with_too_many_fields_are_not_kept() {
     let near = (&client, &*id);
     let many_fields = |address| hoarding::many_fields(address, 6);
     let (grown, _connections) = grown_by(&daemon, near, many_fields).await;
-    // Kept, they would take 280 MiB. h2 decodes all that has arrived on a connection before its first
-    // request is looked at: up to 1,000 heads of 47 KB, and each of the two cores reads one connection.
+    // Kept, they would take 280 MiB. h2 decodes all that has arrived on a connection before its
+    // first request is looked at: up to 1,000 heads of 47 KB, and each of the two cores reads one
+    // connection.
     assert!(grown < 120.0, "6,000 heads of 460 fields: {grown} MiB");
 }
 

@@ -22,7 +22,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// Brings a time of the system into the years that can be written. A clock that is beyond them stands still.
+/// Brings a time of the system into the years that can be written. A clock that is beyond them
+/// stands still.
 fn time_of(time: SystemTime) -> OffsetDateTime {
     let nanos = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
     let (nanos, limit) = match time.duration_since(UNIX_EPOCH) {

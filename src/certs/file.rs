@@ -49,7 +49,8 @@ pub fn read_certificates(file: &[u8]) -> Result<Vec<Certificate>, Refusal> {
     }
 }
 
-/// Refuses more than [`read_certificates`] reads: certificates come out of key files and tokens too.
+/// Refuses more than [`read_certificates`] reads: certificates come out of key files and tokens
+/// too.
 pub(super) fn refuse_too_much(certificates: &[Certificate]) -> Result<(), Refusal> {
     let count = certificates.len();
     if count > CERTIFICATES_MAX {

@@ -119,8 +119,8 @@ pub(super) fn parse_der(der: &[u8]) -> Result<Parsed, Refusal> {
     }
 }
 
-/// Tells whether a certificate may issue others, and how many may stand between it and the last. A certificate of
-/// version 1 cannot say so: as a root, it is what its owner says it is.
+/// Tells whether a certificate may issue others, and how many may stand between it and the last. A
+/// certificate of version 1 cannot say so: as a root, it is what its owner says it is.
 pub(super) fn may_issue(parsed: &Parsed, below: usize, is_root: bool) -> bool {
     if parsed.tbs_certificate().version() == Version::V1 {
         return is_root;
@@ -133,8 +133,8 @@ pub(super) fn may_issue(parsed: &Parsed, below: usize, is_root: bool) -> bool {
     is_ca && extension::<KeyUsage>(parsed).is_none_or(|usage| usage.key_cert_sign())
 }
 
-/// Tells whether a certificate says that its key does not sign (RFC 5280 section 4.2.1.3): it has a key usage
-/// without digitalSignature.
+/// Tells whether a certificate says that its key does not sign (RFC 5280 section 4.2.1.3): it has a
+/// key usage without digitalSignature.
 pub fn is_not_for_signatures(certificate: &Certificate) -> bool {
     let usage = parse(certificate).ok();
     let usage = usage.and_then(|parsed| extension::<KeyUsage>(&parsed));

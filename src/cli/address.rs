@@ -74,7 +74,8 @@ impl Address {
         })
     }
 
-    /// Returns the authority of requests: host and port, or what stands for the daemon at a Unix socket.
+    /// Returns the authority of requests: host and port, or what stands for the daemon at a Unix
+    /// socket.
     pub(super) fn authority(&self) -> String {
         match self {
             Self::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),

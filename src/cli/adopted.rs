@@ -8,8 +8,8 @@ use crate::printable::printable;
 use crate::proto::{IgnoredCertificate, KeyPairView};
 
 impl Context<'_> {
-    /// Writes a key pair whose certificate others made; on standard error the warnings about it, and
-    /// which certificates were not kept.
+    /// Writes a key pair whose certificate others made; on standard error the warnings about it,
+    /// and which certificates were not kept.
     pub(super) fn adopted(
         &mut self,
         view: Option<KeyPairView>,

@@ -186,7 +186,8 @@ pub(super) fn write(
     written
 }
 
-/// Returns how wide the columns may be, so that a row fits a terminal: what is shown in the last place is cut first.
+/// Returns how wide the columns may be, so that a row fits a terminal: what is shown in the last
+/// place is cut first.
 fn widths(columns: &[Column], header: &[String], rows: &[Vec<String>], width: usize) -> Vec<usize> {
     let mut widths: Vec<_> = header.iter().map(|name| name.width()).collect();
     for row in rows {
@@ -237,7 +238,8 @@ fn colour(context: &Context<'_>, view: &KeyPairView) -> Option<Color> {
     }
 }
 
-/// Returns the common name in a subject as keypaird shows it, or the whole subject where it has none.
+/// Returns the common name in a subject as keypaird shows it, or the whole subject where it has
+/// none.
 fn common_name(subject_dn: &str) -> String {
     let begins = |at: &usize| *at == 0 || subject_dn[..*at].ends_with(", ");
     let mut found = subject_dn.match_indices("CN=").map(|(at, _)| at);

@@ -8,8 +8,8 @@ use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
 use super::Cli;
 
 impl Cli {
-    /// Reads the command line and the environment. Ends the process where there is nothing to run: with the help, or
-    /// with what is wrong and exit code 2.
+    /// Reads the command line and the environment. Ends the process where there is nothing to run:
+    /// with the help, or with what is wrong and exit code 2.
     pub fn read(
         words: impl IntoIterator<Item = OsString>,
         variable: fn(&str) -> Option<String>,

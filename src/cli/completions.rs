@@ -48,7 +48,8 @@ impl Completions {
     }
 }
 
-/// Answers a completion script and ends the process, if it is one that asks. `words` is the command line.
+/// Answers a completion script and ends the process, if it is one that asks. `words` is the command
+/// line.
 ///
 /// The script names the shell in `KEYPAIRCTL_COMPLETE`, and the words of the line behind `--`.
 pub fn answer_completions(words: impl IntoIterator<Item = OsString>) {
@@ -70,8 +71,8 @@ fn with_ids(command: Command) -> Command {
     command.mut_subcommands(with_ids)
 }
 
-/// Returns the ids of key pairs that begin so, as the daemon of the command line has them. None when it does not answer at
-/// once: a shell that waits is worse than a word that is not completed.
+/// Returns the ids of key pairs that begin so, as the daemon of the command line has them. None
+/// when it does not answer at once: a shell that waits is worse than a word that is not completed.
 fn ids(current: &OsStr) -> Vec<CompletionCandidate> {
     let begin = current.to_string_lossy();
     let found = connection().and_then(|connection| {
@@ -117,7 +118,8 @@ async fn list(connection: &Connection, begin: &str) -> Option<Vec<String>> {
 
 static WORDS: OnceLock<Vec<OsString>> = OnceLock::new();
 const PROGRAM: &str = "keypairctl";
-/// By which a script tells the program to complete. It has the name of the program, so that no other one is meant.
+/// By which a script tells the program to complete. It has the name of the program, so that no
+/// other one is meant.
 const VARIABLE: &str = "KEYPAIRCTL_COMPLETE";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// More than a person reads.

@@ -29,8 +29,8 @@ use crate::proto::signing_service_client::SigningServiceClient;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection options")]
 pub(super) struct Connection {
-    /// Where the daemon answers: HOST:PORT, `https://HOST:PORT`, `http://HOST:PORT` (without TLS) or
-    /// `unix:///PATH`. Without a scheme, TLS is spoken if --ca or --client-cert is given.
+    /// Where the daemon answers: HOST:PORT, `https://HOST:PORT`, `http://HOST:PORT` (without TLS)
+    /// or `unix:///PATH`. Without a scheme, TLS is spoken if --ca or --client-cert is given.
     #[arg(
         long,
         global = true,
@@ -39,7 +39,8 @@ pub(super) struct Connection {
         hide_env_values = true
     )]
     address: String,
-    /// PEM file with the CA of the daemon's certificate. The CAs that the system trusts, when left out.
+    /// PEM file with the CA of the daemon's certificate. The CAs that the system trusts, when left
+    /// out.
     #[arg(
         long,
         global = true,
@@ -79,7 +80,8 @@ pub(super) struct Connection {
         value_parser = parse_duration
     )]
     timeout: Duration,
-    /// Try again for so long, such as 30s, when the daemon says that waiting helps, or does not answer yet.
+    /// Try again for so long, such as 30s, when the daemon says that waiting helps, or does not
+    /// answer yet.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     retry: Option<Duration>,
 }

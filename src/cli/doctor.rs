@@ -23,7 +23,8 @@ use crate::proto::{
     ListSigningKeyPairsRequest, MissingAlgorithm,
 };
 
-/// Tell what is well with the way to the daemon, with the daemon and its providers, what is not, and what to do about it.
+/// Tell what is well with the way to the daemon, with the daemon and its providers, what is not,
+/// and what to do about it.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Doctor {

@@ -200,7 +200,8 @@ impl List {
         columns::write(context, &columns, &answer.key_pairs, !self.no_headers)
     }
 
-    /// Says how many there are beyond those that are shown, if there are some, or that there are none.
+    /// Says how many there are beyond those that are shown, if there are some, or that there are
+    /// none.
     fn footer(&self, answer: &ListSigningKeyPairsResponse) -> Option<String> {
         let shown = answer.key_pairs.len();
         if shown == 0 && self.limit != Some(0) {

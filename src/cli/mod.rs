@@ -72,8 +72,8 @@ use crate::printable::printable;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How answers are written: `table` as wide as the terminal, `wide` with all there is, `json` and `yaml` for
-    /// programs, `name` for the ids alone.
+    /// How answers are written: `table` as wide as the terminal, `wide` with all there is, `json`
+    /// and `yaml` for programs, `name` for the ids alone.
     #[arg(
         short,
         long,

@@ -53,8 +53,9 @@ impl Output {
 }
 
 impl Context<'_> {
-    /// Writes a message for programs, in the JSON form of protobuf: fields in camelCase, enum values by name, times
-    /// in RFC 3339. What is absent is left out. In YAML the names and values are the same.
+    /// Writes a message for programs, in the JSON form of protobuf: fields in camelCase, enum
+    /// values by name, times in RFC 3339. What is absent is left out. In YAML the names and values
+    /// are the same.
     pub(super) fn json(&mut self, name: &str, message: &impl Message) -> Result<(), Failure> {
         let json = to_json(name, message).map_err(Failure::Answer)?;
         if self.output == Output::Json {
@@ -82,8 +83,8 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Writes a table of a header and rows. On a terminal the last column is broken into lines where it is too
-    /// wide.
+    /// Writes a table of a header and rows. On a terminal the last column is broken into lines
+    /// where it is too wide.
     pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
         let mut table = Table::new();
         match self.colour {
@@ -241,7 +242,8 @@ fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Returns what the key pair signs with by default. Daemons before 0.2 do not tell: they go by the certificate.
+/// Returns what the key pair signs with by default. Daemons before 0.2 do not tell: they go by the
+/// certificate.
 pub(super) fn signing_algorithm(view: &KeyPairView) -> &str {
     match &*view.signing_algorithm {
         "" => &view.signature_algorithm,

@@ -1,4 +1,5 @@
-//! The way to the daemon, step by step: its name, TCP or a Unix socket, TLS, and whether gRPC is spoken there.
+//! The way to the daemon, step by step: its name, TCP or a Unix socket, TLS, and whether gRPC is
+//! spoken there.
 //!
 //! Each step that fails has its own sentence and remedy.
 

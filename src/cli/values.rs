@@ -1,4 +1,5 @@
-//! Values of options: read without regard to case, known to completions, and judged by the daemon alone.
+//! Values of options: read without regard to case, known to completions, and judged by the daemon
+//! alone.
 
 use std::ffi::OsStr;
 
@@ -9,7 +10,8 @@ use time::OffsetDateTime;
 
 use crate::proto::CryptoProvider;
 
-/// Reads a name in letters of either case. What is none of the names that this client knows is left to the daemon.
+/// Reads a name in letters of either case. What is none of the names that this client knows is left
+/// to the daemon.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names(&'static [&'static str]);
 
@@ -95,7 +97,8 @@ impl TypedValueParser for Provider {
     }
 }
 
-/// Reads a number of days: `30`, `30d`, `4w` or `1y`, which is 365 days. The daemon says how many there may be.
+/// Reads a number of days: `30`, `30d`, `4w` or `1y`, which is 365 days. The daemon says how many
+/// there may be.
 pub(super) fn parse_days(text: &str) -> Result<i32, String> {
     let text = text.trim();
     let (number, days) = match text.char_indices().next_back() {
@@ -110,7 +113,8 @@ pub(super) fn parse_days(text: &str) -> Result<i32, String> {
         .ok_or_else(|| "must be a number of days such as 30, 30d, 4w or 1y (365 days)".to_owned())
 }
 
-/// Reads a span of time from now on: that of [`parse_days`], or one such as `12h`. The result is in seconds.
+/// Reads a span of time from now on: that of [`parse_days`], or one such as `12h`. The result is in
+/// seconds.
 pub(super) fn parse_span(text: &str) -> Result<i64, String> {
     let days = parse_days(text).ok().filter(|days| *days >= 0);
     let seconds = match days {

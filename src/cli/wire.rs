@@ -1,5 +1,5 @@
-//! A connection whose first bytes are looked at: a server of HTTP/2 greets with SETTINGS, and by what comes instead
-//! it is known what answers.
+//! A connection whose first bytes are looked at: a server of HTTP/2 greets with SETTINGS, and by
+//! what comes instead it is known what answers.
 
 use std::io;
 use std::pin::Pin;
@@ -76,9 +76,9 @@ impl Wire {
         }
     }
 
-    /// Reads what the peer sent before a write failed, since it says why, and hyper reads nothing more
-    /// after a failed write. The failure is passed on when that was read, which is soon: a connection
-    /// that cannot be written has ended.
+    /// Reads what the peer sent before a write failed, since it says why, and hyper reads nothing
+    /// more after a failed write. The failure is passed on when that was read, which is soon: a
+    /// connection that cannot be written has ended.
     fn hear_the_rest<T>(
         &mut self,
         context: &mut Context<'_>,

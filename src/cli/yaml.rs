@@ -1,7 +1,8 @@
 //! JSON values as YAML in block style, for people and for programs.
 //!
-//! Everything that YAML could take for something else is quoted, in the double quotes of JSON, which YAML shares (YAML
-//! 1.2.2, section 7.3.1). What has several lines, such as PEM, is a literal block.
+//! Everything that YAML could take for something else is quoted, in the double quotes of JSON,
+//! which YAML shares (YAML 1.2.2, section 7.3.1). What has several lines, such as PEM, is a literal
+//! block.
 
 use std::fmt::Write;
 
@@ -90,7 +91,8 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// Tells whether a text may be a literal block: visible ASCII in lines that end, and that begin with no blank.
+/// Tells whether a text may be a literal block: visible ASCII in lines that end, and that begin
+/// with no blank.
 fn is_literal(text: &str) -> bool {
     let is_line = |line: &str| {
         line.starts_with(|c: char| c.is_ascii_graphic())
@@ -102,7 +104,8 @@ fn is_literal(text: &str) -> bool {
         && text.split_terminator('\n').all(is_line)
 }
 
-/// Leaves words as they are that begin with a letter, and that no version of YAML takes for something else.
+/// Leaves words as they are that begin with a letter, and that no version of YAML takes for
+/// something else.
 fn plain_or_quoted(text: &str) -> String {
     let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text

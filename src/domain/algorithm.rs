@@ -166,8 +166,8 @@ impl KeySpec {
         }
     }
 
-    /// Returns the algorithm that a new key of this kind signs with when none is asked for. Of the NIST curves
-    /// it is the one that JWS ties to the curve (RFC 7518 section 3.4).
+    /// Returns the algorithm that a new key of this kind signs with when none is asked for. Of the
+    /// NIST curves it is the one that JWS ties to the curve (RFC 7518 section 3.4).
     pub const fn default_signing_algorithm(self) -> SignatureAlgorithm {
         match self {
             Self::Rsa(_) => SignatureAlgorithm::RsaPkcs1(Hash::Sha256),

@@ -100,7 +100,8 @@ impl KeyRef {
         Some(Self { bytes, len })
     }
 
-    /// Tells whether it may be one that keypaird chose. A linked key may have one of another length.
+    /// Tells whether it may be one that keypaird chose. A linked key may have one of another
+    /// length.
     pub fn may_be_chosen_here(&self) -> bool {
         self.len == 16
     }

@@ -144,7 +144,8 @@ pub struct KeyPairGeneration {
     pub subject_alternative_names: Vec<String>,
     /// The certificate's validity.
     pub validity: Validity,
-    /// What it signs with when a request names no algorithm. It never changes, whatever the certificate says.
+    /// What it signs with when a request names no algorithm. It never changes, whatever the
+    /// certificate says.
     pub signing_algorithm: SignatureAlgorithm,
     /// When it began to sign. None for one that does not yet.
     pub activate_time: Option<OffsetDateTime>,
@@ -170,8 +171,8 @@ impl KeyPairGeneration {
             + REST_OF_GENERATION
     }
 
-    /// Puts a key and its certificate together. The key signs with the certificate's algorithm where it can,
-    /// and else with the default of its kind.
+    /// Puts a key and its certificate together. The key signs with the certificate's algorithm
+    /// where it can, and else with the default of its kind.
     pub fn new(key: HeldKey, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
         let spec = issued.public_key.spec();
         let signing_algorithm = spec
@@ -203,7 +204,8 @@ impl KeyPairGeneration {
         self
     }
 
-    /// Puts another certificate of the same key in the place of its own. How the key signs stays as it is.
+    /// Puts another certificate of the same key in the place of its own. How the key signs stays as
+    /// it is.
     pub fn recertified(self, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
         let key = HeldKey {
             number: self.number,

@@ -75,9 +75,9 @@ fn is_one_value(bytes: &[u8]) -> bool {
 /// Reads text in UTF-8, UTF-16 of either order, or Latin-1.
 ///
 /// What matters in it is ASCII, which is the same in all of them but for the zero bytes of UTF-16.
-/// So these are dropped, which also reads files that have been put together from several encodings. So
-/// are the bytes of a byte order mark, which UTF-8 never has.
-/// Of escaped text the escapes are undone.
+/// So these are dropped, which also reads files that have been put together from several encodings.
+/// So are the bytes of a byte order mark, which UTF-8 never has. Of escaped text the escapes are
+/// undone.
 fn text_of(file: &[u8]) -> Zeroizing<String> {
     // With room for all: a text that grows leaves copies behind, which are not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(file.len()));

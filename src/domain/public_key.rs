@@ -50,8 +50,9 @@ impl PublicKey {
         Some(Self::new(spec, key.to_der().ok()?))
     }
 
-    /// Reads a SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7). One key has one value, in whichever form it is
-    /// written: RSA without the NULL parameter or as an RSASSA-PSS key, EC with explicit parameters or a short point.
+    /// Reads a SubjectPublicKeyInfo in DER (RFC 5280 section 4.1.2.7). One key has one value, in
+    /// whichever form it is written: RSA without the NULL parameter or as an RSASSA-PSS key, EC
+    /// with explicit parameters or a short point.
     ///
     /// # Errors
     /// A sentence about the key, such as `is an RSA key of 8192 bits; ...`, when it is of a kind that keypaird
@@ -126,7 +127,8 @@ impl PublicKey {
         verified.map_err(|_| SignatureMismatch)
     }
 
-    /// Checks a signature of RSASSA-PSS with a salt of a length, or of any. MGF1 has the hash of the message.
+    /// Checks a signature of RSASSA-PSS with a salt of a length, or of any. MGF1 has the hash of
+    /// the message.
     pub fn verify_pss(
         &self,
         hash: Hash,
@@ -308,7 +310,8 @@ mod tests {
     /// Writes an element of a tag and parts.
     type Tlv = dyn Fn(u8, &[&[u8]]) -> Vec<u8>;
 
-    /// Writes the parameters of P-384 one by one, with the seed (RFC 3279 section 2.3.5, SP 800-186).
+    /// Writes the parameters of P-384 one by one, with the seed (RFC 3279 section 2.3.5, SP
+    /// 800-186).
     fn explicit_p_384(tlv: &Tlv) -> Vec<u8> {
         let hex = |digits: &str| -> Vec<u8> {
             let pairs = digits.as_bytes().chunks(2);

@@ -53,9 +53,10 @@ pub struct GenerationTemplate {
 }
 
 impl GenerationTemplate {
-    /// Returns what the next generation signs with when a request names no algorithm: what the current one does,
-    /// unless the kind of key changes, or the settings name another signature algorithm than the certificate
-    /// has. Settings that were filled in from the certificate name nothing.
+    /// Returns what the next generation signs with when a request names no algorithm: what the
+    /// current one does, unless the kind of key changes, or the settings name another signature
+    /// algorithm than the certificate has. Settings that were filled in from the certificate name
+    /// nothing.
     pub fn signing_algorithm(&self, now: SigningNow<'_>) -> SignatureAlgorithm {
         let named = self.signature_algorithm;
         if self.spec == now.spec {

@@ -19,8 +19,8 @@ pub struct Refusal(Cow<'static, str>);
 impl Refusal {
     /// Makes a refusal of a sentence without a subject, such as `must be two letters`.
     ///
-    /// A sentence that has a name from a certificate in it may be very long, and is shortened: it must
-    /// fit the head of an answer.
+    /// A sentence that has a name from a certificate in it may be very long, and is shortened: it
+    /// must fit the head of an answer.
     pub fn new(sentence: impl Into<Cow<'static, str>>) -> Self {
         let sentence = sentence.into();
         if sentence.len() <= SENTENCE_MAX {
@@ -47,8 +47,8 @@ impl Refusal {
     }
 }
 
-/// How many bytes a sentence may have. With the details of an error it has to fit the 16 KiB that HTTP/2
-/// clients take of trailers.
+/// How many bytes a sentence may have. With the details of an error it has to fit the 16 KiB that
+/// HTTP/2 clients take of trailers.
 const SENTENCE_MAX: usize = 400;
 
 impl fmt::Display for Refusal {

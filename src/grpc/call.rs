@@ -176,8 +176,8 @@ where
 
 /// Has a call with compressed messages answered when it is its turn.
 ///
-/// A stream of requests is refused: how much its messages take is only known when they were read, and
-/// many of them are under way at once.
+/// A stream of requests is refused: how much its messages take is only known when they were read,
+/// and many of them are under way at once.
 async fn read_in_turn<S>(
     mut inner: S,
     turns: Arc<Semaphore>,

@@ -47,8 +47,8 @@ pub fn routes(
     config: &GrpcConfig,
     health: &Health,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    // Of a compressed message, no more is taken than of a plain one, and the layer of calls lets few
-    // be read at once. Reflection takes none.
+    // Of a compressed message, no more is taken than of a plain one, and the layer of calls lets
+    // few be read at once. Reflection takes none.
     let gzip = CompressionEncoding::Gzip;
     let key_pairs = KeyPairServiceServer::new(KeyPairGrpc::new(Arc::clone(&service)))
         .accept_compressed(gzip)

@@ -62,8 +62,8 @@ impl StreamLimits {
         self.limit_with_last(responses, || None)
     }
 
-    /// Ends responses with an error at the first of the limits, and before a stop of the daemon says
-    /// something last.
+    /// Ends responses with an error at the first of the limits, and before a stop of the daemon
+    /// says something last.
     pub(super) fn limit_with_last<T: Send + 'static>(
         self,
         responses: impl Stream<Item = Result<T, Status>> + Send + 'static,

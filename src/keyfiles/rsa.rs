@@ -106,8 +106,8 @@ impl<'a> Numbers<'a> {
         BoxedUint::from_be_slice_vartime(self.number(N))
     }
 
-    /// Tells whether the private exponent is not less than the modulus, as RFC 8017 section 3.2 has it.
-    /// Such a key is read, and then does not sign.
+    /// Tells whether the private exponent is not less than the modulus, as RFC 8017 section 3.2 has
+    /// it. Such a key is read, and then does not sign.
     fn has_large_private_exponent(&self) -> bool {
         let (d, n) = (self.number(D), self.number(N));
         (d.len(), d) >= (n.len(), n)

@@ -90,7 +90,8 @@ impl List {
         Self::FilterLabels,
     ];
 
-    /// Returns the JSON path of the list, what its elements are, and how many it may have, in words.
+    /// Returns the JSON path of the list, what its elements are, and how many it may have, in
+    /// words.
     const fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Requests => ("requests", "requests", "1 to 1000"),

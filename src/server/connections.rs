@@ -71,8 +71,8 @@ impl Connections {
         })
     }
 
-    /// Gives a new connection its place, if there is one. Clients of the Unix socket have some more:
-    /// an operator on the machine gets in while clients of the network have taken all places.
+    /// Gives a new connection its place, if there is one. Clients of the Unix socket have some
+    /// more: an operator on the machine gets in while clients of the network have taken all places.
     pub(super) fn place(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let places = match peer {
             Peer::User(_) | Peer::Unknown => self.max.saturating_add(UNIX_PLACES),
@@ -492,8 +492,8 @@ const CALL_PRICE: usize = 12 * 1024;
 /// How many bytes of a body a client of HTTP/2 may send before they are read, and how many of all
 /// bodies of its connection.
 ///
-/// Half of the latter is what h2 has for small frames that are still unread, at up to 256 bytes each. A
-/// quarter of a mebibyte would end the connection of a client with 600 calls at once.
+/// Half of the latter is what h2 has for small frames that are still unread, at up to 256 bytes
+/// each. A quarter of a mebibyte would end the connection of a client with 600 calls at once.
 pub(super) const STREAM_WINDOW: usize = 256 * 1024;
 pub(super) const CONNECTION_WINDOW: usize = 1024 * 1024;
 /// How many bytes may be kept in all, of requests and of answers; or twice the largest request, if that is more.

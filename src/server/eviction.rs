@@ -64,8 +64,8 @@ pub(super) fn rank<T>(candidates: &mut [Candidate<T>], share: usize) {
     });
 }
 
-/// What two calls take as such. As many connections as there may be by default are within the budget
-/// with this.
+/// What two calls take as such. As many connections as there may be by default are within the
+/// budget with this.
 const TRIVIAL: usize = 24 * 1024;
 /// How long a connection may make no progress before all that make some stay longer than it.
 const STILL: Duration = Duration::from_secs(10);

@@ -71,8 +71,8 @@ impl Listeners {
     /// Takes the addresses.
     ///
     /// `cors_origins` are the origins whose pages may read the public keys; `descriptors_max` is
-    /// how many descriptors the process may have open, if that is limited. What is known of TLS is noted
-    /// in `tls_status`.
+    /// how many descriptors the process may have open, if that is limited. What is known of TLS is
+    /// noted in `tls_status`.
     pub fn bind(
         config: &ServerConfig,
         cors_origins: Vec<String>,

@@ -1,6 +1,7 @@
 //! The messages of gRPC in the body of a request, told apart as the body comes.
 
-/// Where messages begin and end in the body of a request (gRPC over HTTP/2, Length-Prefixed-Message).
+/// Where messages begin and end in the body of a request (gRPC over HTTP/2,
+/// Length-Prefixed-Message).
 #[derive(Debug)]
 pub(super) struct Messages {
     /// Bytes of the message that came, with its prefix.
@@ -67,9 +68,10 @@ impl Messages {
         self.come > 0
     }
 
-    /// Returns the bytes that the reader holds: it makes room for the largest message and does not give it back. The
-    /// room that every reader has from the start does not count. Of a compressed message it also holds what is in it, which
-    /// counts as much as it may be: how much it is shows only when it is there.
+    /// Returns the bytes that the reader holds: it makes room for the largest message and does not
+    /// give it back. The room that every reader has from the start does not count. Of a compressed
+    /// message it also holds what is in it, which counts as much as it may be: how much it is shows
+    /// only when it is there.
     pub(super) fn held(&self) -> usize {
         let largest = match self.largest {
             0..=READER_MIN => 0,

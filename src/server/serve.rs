@@ -182,7 +182,8 @@ impl Http {
         }
     }
 
-    /// Returns what answers the calls of a connection: its streams end by `leaves`, and all by `stop`.
+    /// Returns what answers the calls of a connection: its streams end by `leaves`, and all by
+    /// `stop`.
     fn answering(
         &self,
         gate: Gate,

@@ -84,8 +84,8 @@ impl Service {
         }
     }
 
-    /// Refuses an id that is held by what was made or deleted in a provider which is off in this mode.
-    /// To try again does not help.
+    /// Refuses an id that is held by what was made or deleted in a provider which is off in this
+    /// mode. To try again does not help.
     async fn refuse_held_elsewhere(&self, id: &KeyPairId) -> Result<(), ServiceError> {
         for intent in self.store.intents().await? {
             if intent.id == *id

@@ -51,8 +51,8 @@ impl Diagnosis {
 }
 
 impl Service {
-    /// Looks at the certificates of key pairs that nothing rotates, at the certificate of the daemon, at what may be
-    /// exported, and at the disk of the store. No question reaches a token.
+    /// Looks at the certificates of key pairs that nothing rotates, at the certificate of the
+    /// daemon, at what may be exported, and at the disk of the store. No question reaches a token.
     ///
     /// # Errors
     /// [`ServiceError::Store`].
@@ -200,10 +200,11 @@ fn size(bytes: u64) -> String {
     format!("{bytes} bytes")
 }
 
-/// Within how many days the expiry of the daemon's certificate is warned of, where nothing is configured.
+/// Within how many days the expiry of the daemon's certificate is warned of, where nothing is
+/// configured.
 const TLS_WARNING_DAYS: u16 = 30;
-/// Less than this is nearly full, however small the disk is: room for the log of SQLite and a backup of some
-/// thousand key pairs.
+/// Less than this is nearly full, however small the disk is: room for the log of SQLite and a
+/// backup of some thousand key pairs.
 const AVAILABLE_MIN: u64 = 64 << 20;
 /// Below this share of the disk it is nearly full, unless there is still a lot.
 const AVAILABLE_PERCENT_MIN: u64 = 10;

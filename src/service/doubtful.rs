@@ -64,8 +64,8 @@ impl Service {
     /// Destroys a doubtful key, because an operator says that no key pair has it: by its `CKA_ID`,
     /// in hexadecimal digits.
     ///
-    /// A linked key whose public key is not known is not destroyed. This ends its doubt when the token
-    /// has no private key with its `CKA_ID` any more.
+    /// A linked key whose public key is not known is not destroyed. This ends its doubt when the
+    /// token has no private key with its `CKA_ID` any more.
     ///
     /// # Errors
     /// [`ServiceError::Invalid`]; [`ServiceError::DoubtfulKeyNotFound`]; [`ServiceError::ProviderOff`];

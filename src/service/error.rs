@@ -59,7 +59,8 @@ pub enum ServiceError {
         /// The mode.
         mode: ProviderMode,
     },
-    /// An unfinished creation or deletion in a provider that is off in the configured mode holds the id.
+    /// An unfinished creation or deletion in a provider that is off in the configured mode holds
+    /// the id.
     #[error(
         "an unfinished creation or deletion of {id} in {provider} holds the id, and {provider} is off in {mode} mode"
     )]

@@ -150,8 +150,8 @@ impl Service {
                 // It is of this request, which no other call answers now.
                 _ if intent.state == IntentState::Creating => Err(ServiceError::RequestUnfinished),
                 Some(handle) => self.finish_intent(handle, &intent).await,
-                // What it left is undone when the mode has its provider again; it stops no other work
-                // unless it has the id: see `refuse_held_elsewhere`.
+                // What it left is undone when the mode has its provider again; it stops no other
+                // work unless it has the id: see `refuse_held_elsewhere`.
                 None => Ok(()),
             };
             if let Err(error) = finished {

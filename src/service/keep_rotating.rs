@@ -106,7 +106,8 @@ impl Service {
         let work = async {
             let mut setbacks = Setbacks::until(&stop);
             let mut clock_watch = ClockWatch::default();
-            // Nothing is forgotten in the first hour: what the clock was before the start is not known.
+            // Nothing is forgotten in the first hour: what the clock was before the start is not
+            // known.
             let mut events_forgotten = Instant::now();
             loop {
                 let trusted = clock_watch.trusted(self.clock.now(), interval);

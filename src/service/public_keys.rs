@@ -147,8 +147,8 @@ impl Service {
         let now = self.clock.now();
         let shared = self.store.shared_keys(filter, &keys, now).await?;
         let mut shared: HashMap<_, _> = shared.into_iter().map(|key| (key.key_ref, key)).collect();
-        // What is shared is read after the list, which may have changed in between. So keys of the page
-        // are told by what they are.
+        // What is shared is read after the list, which may have changed in between. So keys of the
+        // page are told by what they are.
         let mut seen = HashSet::new();
         let once = published.into_iter().filter_map(|(mut key, generation)| {
             if !seen.insert(key.jwk.kid.clone()) {

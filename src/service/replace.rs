@@ -110,7 +110,8 @@ impl Service {
         }
     }
 
-    /// Puts the certificates on the token that it lacks since they are new. One that it refuses does not stop the others.
+    /// Puts the certificates on the token that it lacks since they are new. One that it refuses
+    /// does not stop the others.
     ///
     /// # Errors
     /// The first failure, when all were tried.
@@ -135,8 +136,8 @@ impl Service {
     /// Puts the certificate that a key has now on the token, in the place of those it has there,
     /// unless it is there.
     ///
-    /// The record is read while no other task changes the token, so that of two certificates the later
-    /// one stays, and none is put beside a key that was deleted meanwhile.
+    /// The record is read while no other task changes the token, so that of two certificates the
+    /// later one stays, and none is put beside a key that was deleted meanwhile.
     pub(super) async fn publish_again(
         &self,
         id: &KeyPairId,

@@ -53,7 +53,8 @@ pub enum Code {
 }
 
 /// Puts an error into the caller's terms, and logs it with all its causes: once, here. What there
-/// is no room for is counted, and logged once a second. What the caller did wrong is no warning for the operator.
+/// is no room for is counted, and logged once a second. What the caller did wrong is no warning for
+/// the operator.
 pub fn report(error: &ServiceError) -> Report {
     let report = describe(error);
     if is_said_with_others(error, &report) {

@@ -1,4 +1,5 @@
-//! What is known of TLS at the port: the room `server` notes it, and `Diagnose` and the metrics tell it.
+//! What is known of TLS at the port: the room `server` notes it, and `Diagnose` and the metrics
+//! tell it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

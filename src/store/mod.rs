@@ -164,8 +164,8 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
 
     /// Schedules the destruction of a doubtful key, because an operator says so.
     ///
-    /// Returns the intent; none when the key is not doubtful. None too when another program chose its
-    /// `CKA_ID`, and its public key is not known.
+    /// Returns the intent; none when the key is not doubtful. None too when another program chose
+    /// its `CKA_ID`, and its public key is not known.
     async fn schedule_destruction(&self, key_ref: KeyRef) -> Result<Option<Intent>, StoreError>;
 
     /// Notes that a doubtful key is gone from its provider. Its id is free again, unless something
@@ -239,8 +239,8 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns the keys of all key pairs of a provider.
     async fn keys_of(&self, provider: ProviderKind) -> Result<Vec<KnownKey>, StoreError>;
 
-    /// Returns how many key pairs have a certificate that expires from `from` on and before `before`, of one provider
-    /// or of all; those that rotate are left out unless `with_rotation`.
+    /// Returns how many key pairs have a certificate that expires from `from` on and before
+    /// `before`, of one provider or of all; those that rotate are left out unless `with_rotation`.
     async fn count_expiring(
         &self,
         provider: Option<ProviderKind>,
@@ -255,8 +255,8 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns how many key pairs a provider has.
     async fn count(&self, provider: ProviderKind) -> Result<u64, StoreError>;
 
-    /// Returns a request that was answered not before a time, with the key pair that it made. None of
-    /// that when it was deleted, also when another one has its id since.
+    /// Returns a request that was answered not before a time, with the key pair that it made. None
+    /// of that when it was deleted, also when another one has its id since.
     async fn answered_request(
         &self,
         request_id: &RequestId,
@@ -369,7 +369,7 @@ pub struct Page {
     pub key_pairs: Vec<KeyPair>,
     /// Where the page ended, when there is another.
     pub next: Option<PageToken>,
-    /// How many key pairs meet the conditions over all pages, where that was asked for. Elsewhere it
-    /// is not exact.
+    /// How many key pairs meet the conditions over all pages, where that was asked for. Elsewhere
+    /// it is not exact.
     pub total: u64,
 }

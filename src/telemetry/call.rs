@@ -113,8 +113,8 @@ impl Call {
 
     /// Writes its line in the access log, if it has one.
     ///
-    /// `peer` is where it came from, `client` the subject of the client certificate, and `code` the name or the number
-    /// of the answer's status.
+    /// `peer` is where it came from, `client` the subject of the client certificate, and `code` the
+    /// name or the number of the answer's status.
     pub fn log_access(
         &self,
         peer: &dyn fmt::Display,

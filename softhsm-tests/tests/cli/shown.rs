@@ -1,4 +1,5 @@
-//! What keypairctl shows: help, tables and lists on a terminal of 80 columns, and the same for programs.
+//! What keypairctl shows: help, tables and lists on a terminal of 80 columns, and the same for
+//! programs.
 
 use std::fs;
 use std::process::{Command, Stdio};

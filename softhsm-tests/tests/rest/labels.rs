@@ -1,4 +1,5 @@
-//! Labels are changed over gRPC and by keypairctl. Watchers learn of it, and every list filters by them.
+//! Labels are changed over gRPC and by keypairctl. Watchers learn of it, and every list filters by
+//! them.
 
 use keypaird::proto::key_pair_event::Type;
 use keypaird::proto::{

@@ -48,7 +48,8 @@ impl Connection {
         self.sending() > STALL_MAX
     }
 
-    /// Has it end. Who makes room is asked to, for a call may have begun meanwhile; all others are cut off.
+    /// Has it end. Who makes room is asked to, for a call may have begun meanwhile; all others are
+    /// cut off.
     pub(super) fn end(&self, why: Ending) {
         self.all.count(&format_args!("ended: {why}"));
         match why {
@@ -61,7 +62,8 @@ impl Connection {
     }
 }
 
-/// How long a connection may say nothing: TLS handshake and HTTP/2 preface, or the first byte of HTTP/1.1.
+/// How long a connection may say nothing: TLS handshake and HTTP/2 preface, or the first byte of
+/// HTTP/1.1.
 const GREETING_MAX: Duration = Duration::from_secs(10);
 /// How long answers may lie ready without progress.
 const STALL_MAX: Duration = Duration::from_secs(60);

@@ -47,8 +47,8 @@ impl Connections {
         }
     }
 
-    /// Asks some connections to go that have no call under way, or, for a newcomer, the oldest ones of
-    /// another peer that has more than half of the places.
+    /// Asks some connections to go that have no call under way, or, for a newcomer, the oldest ones
+    /// of another peer that has more than half of the places.
     ///
     /// One that was used just now is not asked: a busy client is between two calls, and the next one
     /// may be on its way, or wait in the client for a connection that is about to say goodbye. The
@@ -114,7 +114,8 @@ fn crowding_peer(connections: &HashMap<u64, Arc<Connection>>) -> Option<Peer> {
         .map(|(peer, _)| peer)
 }
 
-/// Returns so many connections of a peer, the oldest ones, unless the newcomer may be the same peer.
+/// Returns so many connections of a peer, the oldest ones, unless the newcomer may be the same
+/// peer.
 fn oldest_of(
     connections: &HashMap<u64, Arc<Connection>>,
     crowd: Peer,

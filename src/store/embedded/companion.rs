@@ -161,7 +161,8 @@ fn parse_last_line(line: &str) -> Option<(Progress, i64)> {
 pub(super) struct CompanionFile {
     file: File,
     head_len: u64,
-    /// The time that the line has, by the clock of the file system: that of a file server is not ours.
+    /// The time that the line has, by the clock of the file system: that of a file server is not
+    /// ours.
     changed: i64,
 }
 

@@ -107,8 +107,8 @@ const AFTER: &str = "
     ORDER BY events.sequence";
 
 /// Returns a text that differs after every change of what is published, and never comes back: every
-/// change is a write, and writes are counted, but for the expiry of a generation that no longer signs,
-/// or does not yet.
+/// change is a write, and writes are counted, but for the expiry of a generation that no longer
+/// signs, or does not yet.
 pub(super) fn published_version(
     db: &Connection,
     history: &str,

@@ -230,8 +230,8 @@ impl GenerationRow {
     }
 }
 
-/// Returns what a key signed with by default before that was stored: the certificate's algorithm where the key
-/// can make it. Migration 0007 says the same in SQL.
+/// Returns what a key signed with by default before that was stored: the certificate's algorithm
+/// where the key can make it. Migration 0007 says the same in SQL.
 fn signing_algorithm_before_version_7(spec: KeySpec, certificate: &str) -> SignatureAlgorithm {
     spec.signing_algorithm(certificate)
         .unwrap_or_else(|_| spec.algorithm().default_signature_algorithm())

@@ -123,7 +123,8 @@ pub(super) fn doubt(db: &Connection, key_ref: KeyRef) -> Result<(), StoreError> 
 }
 
 /// Schedules the destruction of a doubtful key. What was left of a creation is swept; a linked key
-/// had none here. None when it is not doubtful, or can only be told by a public key that is not known.
+/// had none here. None when it is not doubtful, or can only be told by a public key that is not
+/// known.
 pub(super) fn schedule_destruction(
     db: &Connection,
     key_ref: KeyRef,
@@ -141,7 +142,8 @@ pub(super) fn schedule_destruction(
     Ok(Some(intent))
 }
 
-/// Ends the intent of a doubtful key that is gone from its provider, and tells whether there was one.
+/// Ends the intent of a doubtful key that is gone from its provider, and tells whether there was
+/// one.
 pub(super) fn end_doubt(db: &Connection, key_ref: KeyRef) -> Result<bool, StoreError> {
     let Some(intent) = find_doubtful(db, key_ref)? else {
         return Ok(false);

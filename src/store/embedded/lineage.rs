@@ -6,8 +6,8 @@
 //! Each opening of a store is an *incarnation* with a random name, and each committed batch of
 //! writes counts as one *change*. The database has both, and so has its [`Companion`]. The database
 //! is a copy when the companion is missing, was copied itself, is of another incarnation, counted
-//! more changes, or is of a database file with another inode number. A store of a release that knew no incarnations has
-//! neither, and is no copy.
+//! more changes, or is of a database file with another inode number. A store of a release that knew
+//! no incarnations has neither, and is no copy.
 //!
 //! The order of writing leaves no moment at which a killed daemon would find a copy at its next
 //! start: the companion names the next incarnation before the database has it, and counts a change
@@ -43,8 +43,8 @@ pub(super) struct Lineage {
     files: Option<[u64; 2]>,
 }
 
-/// The database file or its log was removed or replaced while it was open. What is written goes to a
-/// file without a name, and is lost when the daemon ends.
+/// The database file or its log was removed or replaced while it was open. What is written goes to
+/// a file without a name, and is lost when the daemon ends.
 #[derive(Debug, thiserror::Error)]
 #[error("{} or its log (-wal) was removed or replaced while the daemon uses it", .0.display())]
 pub(super) struct FilesReplaced(PathBuf);

@@ -8,8 +8,8 @@ use crate::domain::{
     CertificateValidity, KeyPair, Labels, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
 };
 
-/// Reads one page, one row more than fits to learn whether there is another, and the total, which is
-/// not exact where it is not needed. A page ends at a number of key pairs or of bytes.
+/// Reads one page, one row more than fits to learn whether there is another, and the total, which
+/// is not exact where it is not needed. A page ends at a number of key pairs or of bytes.
 pub(super) fn page(
     db: &Connection,
     query: &ListQuery,

@@ -11,8 +11,9 @@ use rusqlite::{Connection, ErrorCode};
 use super::StoreError;
 use crate::store::SchemaVersion;
 
-/// Keeps other daemons from a database for as long as it exists: by a file beside the database, which
-/// stays when the database is replaced, and by the database itself, since the lock file may be removed.
+/// Keeps other daemons from a database for as long as it exists: by a file beside the database,
+/// which stays when the database is replaced, and by the database itself, since the lock file may
+/// be removed.
 #[derive(Debug)]
 pub(super) struct Lock {
     _place: File,

@@ -16,8 +16,8 @@ pub(super) fn select_key_pair() -> String {
     select_key_pair_from("key_pairs")
 }
 
-/// Returns the query of what [`key_pair`] reads, from `key_pairs` or from a join with it. Conditions
-/// follow.
+/// Returns the query of what [`key_pair`] reads, from `key_pairs` or from a join with it.
+/// Conditions follow.
 ///
 /// To SQLite, `CROSS JOIN` says which table to go through: by an index of `key_pairs`, in the order asked for.
 pub(super) fn select_key_pair_from(from: &str) -> String {

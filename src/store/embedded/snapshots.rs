@@ -1,10 +1,11 @@
 //! What key pairs were after events.
 //!
-//! As long as a key pair is what it was after an event, the event has no snapshot: it is read from the
-//! rows of the key pair. The snapshot is written with the change or the deletion. A snapshot is named by the key pair and its revision and is never changed. What does not change
-//! of a generation is stored once, however many snapshots have the generation, so a history of
-//! rotations takes linear space. A key pair with one generation, as most are, has it within its
-//! snapshot: that is one row to write instead of three.
+//! As long as a key pair is what it was after an event, the event has no snapshot: it is read from
+//! the rows of the key pair. The snapshot is written with the change or the deletion. A snapshot is
+//! named by the key pair and its revision and is never changed. What does not change of a
+//! generation is stored once, however many snapshots have the generation, so a history of rotations
+//! takes linear space. A key pair with one generation, as most are, has it within its snapshot:
+//! that is one row to write instead of three.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,6 @@
--- What a key signs with when a request names no algorithm. Until now it was the algorithm of the certificate where
--- the key can make it, and else the default of its kind; keys that are there already go on with that.
+-- What a key signs with when a request names no algorithm. Until now it was the algorithm of the
+-- certificate where the key can make it, and else the default of its kind; keys that are there
+-- already go on with that.
 ALTER TABLE generations ADD COLUMN signing_algorithm TEXT;
 
 UPDATE generations SET signing_algorithm = CASE
