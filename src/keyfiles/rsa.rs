@@ -168,7 +168,8 @@ impl<'a> Numbers<'a> {
         .ok()
     }
 
-    /// Finds the primes by a root of one (NIST SP 800-56B revision 2, appendix C).
+    /// Finds the primes by a root of one (NIST SP 800-56B revision 2, appendix C), the larger one
+    /// first, as they stand in most files.
     ///
     /// Numbers that do not belong together cost one exponentiation.
     fn factor(&self, d: &BoxedUint) -> Option<(BoxedUint, BoxedUint)> {
@@ -195,7 +196,7 @@ impl<'a> Numbers<'a> {
                     let less_one = root.sub(&one).retrieve();
                     let p = modulus.gcd(&less_one);
                     let q = modulus.wrapping_div(&Option::from(p.to_nz())?);
-                    return Some((p, q));
+                    return Some(if p > q { (p, q) } else { (q, p) });
                 }
                 root = square;
                 if root == minus_one {
