@@ -4,6 +4,7 @@ use tracing::warn;
 
 use super::{KeyPairView, Service, ServiceError};
 use crate::domain::{KeyPair, KeyPairId, Refusal};
+use crate::store::StoreError;
 use crate::telemetry::Call;
 
 impl Service {
@@ -12,9 +13,13 @@ impl Service {
     /// # Errors
     /// [`ServiceError::KeyPairNotFound`]; [`ServiceError::ProviderOff`].
     pub async fn get(&self, id: &str) -> Result<KeyPairView, ServiceError> {
-        let key_pair = self.find(id).await?;
+        let found = self.find_by(id, async |id| self.store.key_pair_and_sharers(id).await);
+        let (key_pair, also_key_pair_ids) = found.await?;
         self.provider_of(&key_pair)?;
-        Ok(self.shown(key_pair).await)
+        Ok(KeyPairView {
+            also_key_pair_ids,
+            ..self.view(key_pair)
+        })
     }
 
     /// Returns what a caller is shown of a key pair, with the others that have its key. When these
@@ -42,9 +47,18 @@ impl Service {
 
     /// Finds a key pair by the id a caller wrote. What cannot be an id is not found.
     pub(super) async fn find(&self, id: &str) -> Result<KeyPair, ServiceError> {
+        self.find_by(id, async |id| self.store.key_pair(id).await)
+            .await
+    }
+
+    async fn find_by<T>(
+        &self,
+        id: &str,
+        search: impl AsyncFnOnce(&KeyPairId) -> Result<Option<T>, StoreError>,
+    ) -> Result<T, ServiceError> {
         let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
         let parsed = parse_id(id)?.ok_or_else(not_found)?;
-        self.store.key_pair(&parsed).await?.ok_or_else(not_found)
+        search(&parsed).await?.ok_or_else(not_found)
     }
 }
 

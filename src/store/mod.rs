@@ -193,6 +193,13 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns one page of a list. `now` decides what is expired.
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
 
+    /// Returns a key pair with the others that have a key of it too, as [`MetadataStore::sharing_a_key`]
+    /// does: all as they are at one moment.
+    async fn key_pair_and_sharers(
+        &self,
+        id: &KeyPairId,
+    ) -> Result<Option<(KeyPair, Vec<KeyPairId>)>, StoreError>;
+
     /// Returns for each of some key pairs the others that have a key of it too, in the order of
     /// their making: the first hundred of them.
     async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError>;

@@ -163,6 +163,7 @@ store! {
     fn key_pair(id: &KeyPairId) -> Option<KeyPair>;
     fn signing_key(id: &KeyPairId) -> Option<(KeyPair, Option<SealedKey>)>;
     fn list(query: ListQuery, now: OffsetDateTime) -> Page;
+    fn key_pair_and_sharers(id: &KeyPairId) -> Option<(KeyPair, Vec<KeyPairId>)>;
     fn sharing_a_key(ids: &[KeyPairId]) -> Vec<Vec<KeyPairId>>;
     fn shared_keys(filter: &ListFilter, keys: &[KeyRef], now: OffsetDateTime) -> Vec<SharedKey>;
     fn published_version(now: OffsetDateTime) -> String;

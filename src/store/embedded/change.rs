@@ -1,10 +1,11 @@
 //! Changes of a key pair, generation by generation.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use time::OffsetDateTime;
 
 use super::generation::{GenerationRow, RETIRED};
-use super::{Incarnation, IntentState, StoreError, intents, rows, snapshots};
-use crate::domain::{KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
+use super::{Incarnation, Intent, IntentState, StoreError, events, ids, intents, rows, snapshots};
+use crate::domain::{EventKind, KeyOrigin, KeyPair, KeyPairGeneration, SealedKey};
 
 /// What becomes of the keys of a key pair that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +91,38 @@ fn retire(
     }
 }
 
-/// Removes a key pair that is still what it was when it was read, and records what is to be done
-/// with its keys. Returns false when it is not.
+/// Takes back a key pair that was just made, with the answer to its request. Its doubtful intent is
+/// in doubt again.
+pub(super) fn take_back(
+    db: &Connection,
+    pair: &KeyPair,
+    doubtful: Option<&Intent>,
+    owner: Incarnation,
+    time: OffsetDateTime,
+) -> Result<bool, StoreError> {
+    let sequence: Option<i64> = db
+        .prepare_cached("SELECT sequence FROM key_pairs WHERE id = ?1")?
+        .query_row([pair.id.as_str()], |row| row.get(0))
+        .optional()?;
+    let removed = delete(db, pair, Removal::TakeBack, owner, time)?;
+    if removed {
+        db.prepare_cached("DELETE FROM requests WHERE key_pair = ?1")?
+            .execute([sequence])?;
+        if let Some(intent) = doubtful {
+            intents::doubt_again(db, intent)?;
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes a key pair that is still what it was when it was read, records what is to be done with
+/// its keys, and tells those who watch. Returns false when it is not.
 pub(super) fn delete(
     db: &Connection,
     pair: &KeyPair,
     removal: Removal,
     owner: Incarnation,
+    time: OffsetDateTime,
 ) -> Result<bool, StoreError> {
     let removed: Option<i64> = db
         .prepare_cached(
@@ -129,5 +155,7 @@ pub(super) fn delete(
         let linked = is_linked.then(|| generation.public_key.clone());
         intents::give_up(db, pair, generation, linked, state, owner)?;
     }
+    ids::free_id(db, pair.id.as_str())?;
+    events::insert(db, EventKind::Deleted, time, &pair.id, None)?;
     Ok(true)
 }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -369,6 +369,16 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
+    async fn key_pair_and_sharers(
+        &self,
+        id: &KeyPairId,
+    ) -> Result<Option<(KeyPair, Vec<KeyPairId>)>, StoreError> {
+        let id = id.clone();
+        self.readers
+            .read(move |db| sharing::with_others(db, &id))
+            .await
+    }
+
     async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError> {
         let ids = ids.to_vec();
         self.readers
@@ -403,7 +413,7 @@ impl MetadataStore for EmbeddedStore {
     ) -> Result<bool, StoreError> {
         let (pair, owner) = (key_pair.clone(), self.incarnation);
         let removal = Removal::Deletion { destroy_linked };
-        self.write_news(move |db| remove(db, &pair, removal, owner, time))
+        self.write_news(move |db| change::delete(db, &pair, removal, owner, time))
             .await
     }
 
@@ -414,22 +424,8 @@ impl MetadataStore for EmbeddedStore {
         time: OffsetDateTime,
     ) -> Result<bool, StoreError> {
         let (pair, owner) = (key_pair.clone(), self.incarnation);
-        self.write_news(move |db| {
-            let sequence: Option<i64> = db
-                .prepare_cached("SELECT sequence FROM key_pairs WHERE id = ?1")?
-                .query_row([pair.id.as_str()], |row| row.get(0))
-                .optional()?;
-            let removed = remove(db, &pair, Removal::TakeBack, owner, time)?;
-            if removed {
-                db.prepare_cached("DELETE FROM requests WHERE key_pair = ?1")?
-                    .execute([sequence])?;
-                if let Some(intent) = &doubtful {
-                    intents::doubt_again(db, intent)?;
-                }
-            }
-            Ok(removed)
-        })
-        .await
+        self.write_news(move |db| change::take_back(db, &pair, doubtful.as_ref(), owner, time))
+            .await
     }
 
     async fn sealed_key(&self, key_ref: KeyRef) -> Result<Option<SealedKey>, StoreError> {
@@ -494,22 +490,6 @@ impl MetadataStore for EmbeddedStore {
             })
             .await
     }
-}
-
-/// Removes a key pair, unless it was changed since, and says so to those who watch.
-fn remove(
-    db: &Connection,
-    pair: &KeyPair,
-    removal: Removal,
-    owner: Incarnation,
-    time: OffsetDateTime,
-) -> Result<bool, StoreError> {
-    let removed = change::delete(db, pair, removal, owner)?;
-    if removed {
-        ids::free_id(db, pair.id.as_str())?;
-        events::insert(db, EventKind::Deleted, time, &pair.id, None)?;
-    }
-    Ok(removed)
 }
 
 /// How long answered requests are kept.

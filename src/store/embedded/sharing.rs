@@ -8,6 +8,19 @@ use super::{StoreError, rows};
 use crate::domain::{KeyPair, KeyPairId, KeyRef, ListFilter};
 use crate::store::SharedKey;
 
+/// Finds a key pair with the others that have a key of it too.
+pub(super) fn with_others(
+    db: &Connection,
+    id: &KeyPairId,
+) -> Result<Option<(KeyPair, Vec<KeyPairId>)>, StoreError> {
+    let view = db.unchecked_transaction()?;
+    let Some(pair) = rows::find_key_pair(&view, id)? else {
+        return Ok(None);
+    };
+    let others = others(&view, id)?;
+    Ok(Some((pair, others)))
+}
+
 /// Returns the key pairs that have a key of this one too, in the order of their making.
 pub(super) fn others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError> {
     let own = "key_pairs AS asked CROSS JOIN generations AS own
