@@ -189,10 +189,12 @@ fn load(file: Option<&Path>) -> Result<Config, Failure> {
 }
 
 fn serve(file: &ConfigFile) -> Result<(), Failure> {
-    let config = load(file.config.as_deref())?;
-    telemetry::start(&config.telemetry).map_err(|error| StartError::Logging(error.to_string()))?;
     run(async {
+        // First of all: a log rotation may send its SIGHUP at any moment.
         let stop = app::stop_signal().map_err(StartError::Threads)?;
+        let config = Config::load(file.config.as_deref(), &app::environment())?;
+        telemetry::start(&config.telemetry)
+            .map_err(|error| StartError::Logging(error.to_string()))?;
         let app = App::start(config).await?;
         app.serve(stop).await
     })
