@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keypaird::domain::{KeyPairId, KeyRef};
+use keypaird::domain::{KeyPairId, KeyRef, PublicKey};
 use keypaird::proto::{
     CertificateValidity, CryptoProvider, KeyPairFilter, ListSigningKeyPairsRequest,
     NewKeyPairSettings,
@@ -170,6 +170,7 @@ async fn fill_store(home: &Home) {
                 let mut key_pair = first.clone();
                 key_pair.id = KeyPairId::parse(&format!("k{n:06}")).unwrap();
                 key_pair.current.key_ref = KeyRef::from_random(rand::random());
+                key_pair.current.public_key = other_key(&first.current.public_key, n);
                 key_pair.current.subject_dn =
                     format!("CN=Service {:06}, O=Acme, C=US", (n * 7919) % IN_STORE);
                 key_pair.current.validity.not_after +=
@@ -187,6 +188,14 @@ async fn fill_store(home: &Home) {
             write.await.unwrap();
         }
     }
+}
+
+/// Returns another public key of the same kind, whose last bytes say which.
+fn other_key(key: &PublicKey, number: usize) -> PublicKey {
+    let mut bits = key.bits().to_vec();
+    let place = bits.len() - 20;
+    bits[place..place + 8].copy_from_slice(&number.to_be_bytes());
+    PublicKey::new(key.spec(), bits)
 }
 
 async fn on_token() {

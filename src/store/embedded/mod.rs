@@ -382,7 +382,7 @@ impl MetadataStore for EmbeddedStore {
     async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError> {
         let ids = ids.to_vec();
         self.readers
-            .read(move |db| ids.iter().map(|id| sharing::others(db, id)).collect())
+            .read(move |db| sharing::others_of_all(db, &ids))
             .await
     }
 
