@@ -7,6 +7,7 @@ use bytes::Bytes;
 use const_oid::db::rfc5912::ID_EXTENSION_REQ;
 use der::asn1::{Any, BitStringRef, ObjectIdentifier, OctetString, SetOfVec};
 use der::{AnyRef, Decode, Encode, Reader, Sequence, SliceReader, Tag, ValueOrd};
+use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -39,6 +40,9 @@ pub struct CsrProfile {
 #[derive(Debug)]
 pub struct LintedCsr {
     public_key: PublicKey,
+    /// The SubjectPublicKeyInfo in DER.
+    spki: Vec<u8>,
+    algorithm: SignatureAlgorithm,
     to_be_signed: Bytes,
 }
 
@@ -53,7 +57,14 @@ impl CsrProfile {
             Some(subject) => encoded(subject_name(subject))?,
             None => subject_of(&self.certificate).ok_or(CertError::Subject)?,
         };
-        let spki = self.public_key.spki_der();
+        // A key that is for RSASSA-PSS only stays so in its next certificate.
+        let (spki, algorithm) = match read::pss_only(&self.certificate) {
+            Some(only) => (spki_of(&self.certificate)?, only.default_algorithm()),
+            None => {
+                let default = self.public_key.spec().default_signing_algorithm();
+                (self.public_key.spki_der(), default)
+            }
+        };
         let info = RequestInfo {
             version: 0,
             subject: AnyRef::from_der(&subject).map_err(|_| CertError::Subject)?,
@@ -63,6 +74,8 @@ impl CsrProfile {
         let to_be_signed = encoded(info.to_der())?;
         let linted = LintedCsr {
             public_key: self.public_key,
+            spki,
+            algorithm,
             to_be_signed: to_be_signed.into(),
         };
         linted.check(&subject)?;
@@ -132,7 +145,7 @@ impl LintedCsr {
     /// Returns how it is to be signed. The hash is as strong as the key, whatever that of the
     /// certificate.
     pub const fn signature_algorithm(&self) -> SignatureAlgorithm {
-        self.public_key.spec().default_signing_algorithm()
+        self.algorithm
     }
 
     /// Completes the request with its signature, which must be one of its own key, and returns it
@@ -149,9 +162,11 @@ impl LintedCsr {
     }
 
     fn with_signature(&self, signature: &[u8]) -> Result<Vec<u8>, CertError> {
+        let algorithm = algorithm_identifier(self.algorithm);
+        let algorithm = AnyRef::new(Tag::Sequence, algorithm.as_ref());
         let request = Request {
             info: AnyRef::from_der(&self.to_be_signed).map_err(CertError::EncodeRequest)?,
-            algorithm: algorithm_identifier(self.signature_algorithm()),
+            algorithm: encoded(algorithm)?,
             signature: BitStringRef::from_bytes(signature).map_err(CertError::EncodeRequest)?,
         };
         encoded(request.to_der())
@@ -167,7 +182,7 @@ impl LintedCsr {
         };
         let request = self.with_signature(&[0])?;
         let parsed = CertReq::from_der(&request).map_err(|_| broken("is not a request in DER"))?;
-        if parsed.info.public_key.to_der().ok() != Some(self.public_key.spki_der()) {
+        if parsed.info.public_key.to_der().ok() != Some(self.spki.clone()) {
             return Err(broken("has another public key"));
         }
         if second_element(&self.to_be_signed).as_deref() != Some(subject) {
@@ -197,33 +212,31 @@ struct Attribute {
 #[derive(Sequence)]
 struct Request<'a> {
     info: AnyRef<'a>,
-    algorithm: Algorithm<'a>,
+    algorithm: AnyRef<'a>,
     signature: BitStringRef<'a>,
 }
 
-#[derive(Sequence)]
-struct Algorithm<'a> {
-    oid: ObjectIdentifier,
-    #[asn1(optional = "true")]
-    parameters: Option<AnyRef<'a>>,
+/// Returns the contents of an AlgorithmIdentifier, in DER.
+const fn algorithm_identifier(algorithm: SignatureAlgorithm) -> AlgorithmIdentifier {
+    match algorithm {
+        SignatureAlgorithm::RsaPkcs1(Hash::Sha256) => alg_id::RSA_PKCS1_SHA256,
+        SignatureAlgorithm::RsaPkcs1(Hash::Sha384) => alg_id::RSA_PKCS1_SHA384,
+        SignatureAlgorithm::RsaPkcs1(Hash::Sha512) => alg_id::RSA_PKCS1_SHA512,
+        SignatureAlgorithm::RsaPss(Hash::Sha256) => alg_id::RSA_PSS_SHA256,
+        SignatureAlgorithm::RsaPss(Hash::Sha384) => alg_id::RSA_PSS_SHA384,
+        SignatureAlgorithm::RsaPss(Hash::Sha512) => alg_id::RSA_PSS_SHA512,
+        SignatureAlgorithm::Ecdsa(Hash::Sha256) => alg_id::ECDSA_SHA256,
+        SignatureAlgorithm::Ecdsa(Hash::Sha384) => alg_id::ECDSA_SHA384,
+        SignatureAlgorithm::Ecdsa(Hash::Sha512) => alg_id::ECDSA_SHA512,
+        SignatureAlgorithm::Ed25519 => alg_id::ED25519,
+    }
 }
 
-/// RFC 4055 section 5, RFC 5758 section 3.2, RFC 8410 section 3. Requests are signed with one of
-/// these only.
-fn algorithm_identifier(algorithm: SignatureAlgorithm) -> Algorithm<'static> {
-    let (oid, parameters) = match algorithm {
-        SignatureAlgorithm::Ecdsa(Hash::Sha256) => ("1.2.840.10045.4.3.2", None),
-        SignatureAlgorithm::Ecdsa(Hash::Sha384) => ("1.2.840.10045.4.3.3", None),
-        SignatureAlgorithm::Ecdsa(Hash::Sha512) => ("1.2.840.10045.4.3.4", None),
-        SignatureAlgorithm::Ed25519 => ("1.3.101.112", None),
-        SignatureAlgorithm::RsaPkcs1(_) | SignatureAlgorithm::RsaPss(_) => {
-            ("1.2.840.113549.1.1.11", Some(AnyRef::NULL))
-        }
-    };
-    Algorithm {
-        oid: ObjectIdentifier::new_unwrap(oid),
-        parameters,
-    }
+/// Returns the public key of a certificate as it stands there, with what it is restricted to.
+fn spki_of(certificate: &Certificate) -> Result<Vec<u8>, CertError> {
+    let parsed = read::parse(certificate).map_err(|_| CertError::Subject)?;
+    let spki = parsed.tbs_certificate().subject_public_key_info();
+    encoded(spki.to_der())
 }
 
 /// Returns the subject of a certificate in DER, as it stands there.

@@ -28,7 +28,7 @@ pub use error::CertError;
 pub use file::read_certificates;
 pub use lint::Finding;
 pub use profile::{Linted, Profile, SerialNumber};
-pub use read::{is_not_for_signatures, is_self_signed, read, subject_and_names};
+pub use read::{is_not_for_signatures, is_self_signed, pss_only, read, subject_and_names};
 pub use tls::{dns_names, not_after, subject};
 
 #[cfg(test)]

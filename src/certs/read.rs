@@ -16,7 +16,7 @@ use super::names::{self, CanonicalName};
 use super::signature::{self, RSASSA_PSS, SignatureCheck};
 use super::{dates, unread};
 use crate::domain::{
-    Certificate, IssuedCertificate, PublicKey, Refusal, Subject, SubjectAlternativeName,
+    Certificate, IssuedCertificate, PssOnly, PublicKey, Refusal, Subject, SubjectAlternativeName,
     SubjectSettings, Violations, dn_part, printable,
 };
 
@@ -38,10 +38,18 @@ pub(super) fn read_parsed(
 ) -> Result<IssuedCertificate, Refusal> {
     let tbs = parsed.tbs_certificate();
     let spki = tbs.subject_public_key_info().to_der();
+    let of_key = |refusal| Refusal::new(format!("has a certificate whose key {refusal}"));
+    let public_key = PublicKey::from_spki_der(&spki.map_err(|_| damaged())?).map_err(of_key)?;
+    let pss_only = signature::pss_only(parsed).map_err(of_key)?;
+    if pss_only.is_some() && public_key.spec().is_weak() {
+        let bits = public_key.spec().bits();
+        let sentence = format!("is restricted to RSASSA-PSS, for which {bits} bits are too few");
+        return Err(of_key(Refusal::new(sentence)));
+    }
     Ok(IssuedCertificate {
         certificate: certificate.clone(),
-        public_key: PublicKey::from_spki_der(&spki.map_err(|_| damaged())?)
-            .map_err(|refusal| Refusal::new(format!("has a certificate whose key {refusal}")))?,
+        public_key,
+        pss_only,
         signature_algorithm: signature_name(parsed.signature_algorithm()),
         serial_number: decimal(tbs.serial_number().as_bytes()),
         subject_dn: dn(tbs.subject()),
@@ -52,6 +60,13 @@ pub(super) fn read_parsed(
             .collect(),
         validity: dates::validity(certificate.der()).ok_or_else(damaged)?,
     })
+}
+
+/// Tells whether a certificate restricts its key to RSASSA-PSS, and to what of it. None when it is
+/// damaged, too.
+pub fn pss_only(certificate: &Certificate) -> Option<PssOnly> {
+    let parsed = parse(certificate).ok()?;
+    signature::pss_only(&parsed).ok()?
 }
 
 /// Tells whether a certificate was issued under its own name and signed by its own key.

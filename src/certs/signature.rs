@@ -6,7 +6,9 @@ use rustls_pki_types::alg_id;
 use x509_cert::spki::{AlgorithmIdentifierOwned, AlgorithmIdentifierRef};
 
 use super::read::{self, Parsed};
-use crate::domain::{Certificate, PssHash, PssParameters, PublicKey, SigningInput, rsa_numbers_of};
+use crate::domain::{
+    Certificate, PssHash, PssOnly, PssParameters, PublicKey, Refusal, SigningInput, rsa_numbers_of,
+};
 
 /// What is found out about the signature of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,23 @@ fn is_signed_by_pss(
     let signature = parsed.signature().as_bytes()?;
     let verified = parameters.verify(&modulus, &exponent, &digest, signature);
     Some(verified.is_ok())
+}
+
+/// Reads what a certificate restricts its key to.
+///
+/// # Errors
+/// A sentence about the key, when keypaird makes no such signatures.
+pub(super) fn pss_only(parsed: &Parsed) -> Result<Option<PssOnly>, Refusal> {
+    let algorithm = &parsed.tbs_certificate().subject_public_key_info().algorithm;
+    if algorithm.oid != RSASSA_PSS {
+        return Ok(None);
+    }
+    if algorithm.parameters.is_none() {
+        return Ok(Some(PssOnly { hash: None }));
+    }
+    let parameters = pss_parameters(algorithm)
+        .ok_or_else(|| Refusal::new("is restricted to an unknown form of RSASSA-PSS"))?;
+    PssOnly::with_parameters(parameters).map(Some)
 }
 
 /// Reads the parameters of RSASSA-PSS. None when they are damaged, or name a function that is not

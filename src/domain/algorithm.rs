@@ -389,7 +389,7 @@ fn find<T: Copy>(name: &str, all: &[T], name_of: fn(T) -> &'static str) -> Resul
 }
 
 /// Joins the members of a list as a sentence does: `a`, `a or b`, `a, b or c`.
-fn one_of(members: impl Iterator<Item = String>) -> String {
+pub(super) fn one_of(members: impl Iterator<Item = String>) -> String {
     let mut members: Vec<String> = members.collect();
     match members.pop() {
         Some(last) if members.is_empty() => last,

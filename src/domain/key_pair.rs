@@ -7,7 +7,7 @@ use sha2::Digest as _;
 use time::OffsetDateTime;
 
 use super::{
-    Certificate, Generation, KeyPairId, KeyRef, Labels, ProviderKind, PublicKey, Rotation,
+    Certificate, Generation, KeyPairId, KeyRef, Labels, ProviderKind, PssOnly, PublicKey, Rotation,
     SignatureAlgorithm, Validity,
 };
 
@@ -174,10 +174,7 @@ impl KeyPairGeneration {
     /// Puts a key and its certificate together. The key signs with the certificate's algorithm
     /// where it can, and else with the default of its kind.
     pub fn new(key: HeldKey, issued: IssuedCertificate, chain: Vec<Certificate>) -> Self {
-        let spec = issued.public_key.spec();
-        let signing_algorithm = spec
-            .signing_algorithm(&issued.signature_algorithm)
-            .unwrap_or_else(|_| spec.default_signing_algorithm());
+        let signing_algorithm = issued.signing_algorithm();
         Self {
             number: key.number,
             provider: key.provider,
@@ -283,6 +280,22 @@ pub struct IssuedCertificate {
     pub subject_alternative_names: Vec<String>,
     /// Its validity.
     pub validity: Validity,
+    /// What it restricts the key to, if it does.
+    pub pss_only: Option<PssOnly>,
+}
+
+impl IssuedCertificate {
+    /// Returns the algorithm of the certificate's own signature where the key can sign with it too,
+    /// and else the default of the key.
+    fn signing_algorithm(&self) -> SignatureAlgorithm {
+        let spec = self.public_key.spec();
+        let default = self.pss_only.map(PssOnly::default_algorithm);
+        spec.signing_algorithm(&self.signature_algorithm)
+            .ok()
+            .filter(|algorithm| self.pss_only.is_none_or(|only| only.allows(*algorithm)))
+            .or(default)
+            .unwrap_or_else(|| spec.default_signing_algorithm())
+    }
 }
 
 /// How a private key came into its provider.

@@ -46,7 +46,7 @@ pub use list::{ListFilter, ListOrder, ListQuery, OrderField, PageSize, PageToken
 pub use origin::{Client, ClientAddress, Origin, Peer};
 pub use private_key::PrivateKey;
 pub use provider::{ProviderKind, ProviderMode, ProviderPolicy};
-pub use pss::{PssHash, PssParameters};
+pub use pss::{PssHash, PssOnly, PssParameters};
 pub(crate) use public_key::digest_algorithm;
 pub use public_key::{PublicKey, SignatureMismatch};
 pub use rotation::{GenerationTemplate, RotatedFrom, Rotation, RotationSettings, SigningNow};

@@ -7,7 +7,8 @@
 use num_bigint::BigUint;
 use sha2::Digest as _;
 
-use super::SignatureMismatch;
+use super::algorithm::one_of;
+use super::{Hash, Refusal, SignatureAlgorithm, SignatureMismatch};
 
 /// What a signature was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,79 @@ pub struct PssParameters {
     pub mask_hash: PssHash,
     /// How many bytes the salt has; none for whatever the signature has.
     pub salt_len: Option<usize>,
+}
+
+/// A key that its certificate restricts to RSASSA-PSS: it makes no other signatures.
+///
+/// # Source
+/// RFC 4055 sections 1.2 and 3.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PssOnly {
+    /// The only hash, where the certificate names one.
+    pub hash: Option<Hash>,
+}
+
+impl PssOnly {
+    /// Reads the parameters of a public key. keypaird signs with the same hash in MGF1 and with a
+    /// salt as long as the hash, and a certificate may only ask for a shorter salt.
+    ///
+    /// # Errors
+    /// A sentence about the key, when keypaird makes no such signatures.
+    pub fn with_parameters(parameters: PssParameters) -> Result<Self, Refusal> {
+        let hash = match parameters.hash {
+            PssHash::Sha256 => Some(Hash::Sha256),
+            PssHash::Sha384 => Some(Hash::Sha384),
+            PssHash::Sha512 => Some(Hash::Sha512),
+            PssHash::Sha1 | PssHash::Sha224 => None,
+        };
+        let salt_len = parameters.salt_len.unwrap_or_default();
+        let is_ours =
+            parameters.mask_hash == parameters.hash && salt_len <= parameters.hash.digest_len();
+        hash.filter(|_| is_ours)
+            .map(|hash| Self { hash: Some(hash) })
+            .ok_or_else(|| {
+                Refusal::new(format!(
+                    "is restricted to RSASSA-PSS with {}, MGF1 with {} and a salt of at least {salt_len} bytes; keypaird signs with SHA256, SHA384 or SHA512, the same hash in MGF1, and a salt as long as the hash",
+                    parameters.hash.name(),
+                    parameters.mask_hash.name(),
+                ))
+            })
+    }
+
+    /// Returns what the key signs with when a request names no algorithm.
+    pub const fn default_algorithm(self) -> SignatureAlgorithm {
+        match self.hash {
+            Some(hash) => SignatureAlgorithm::RsaPss(hash),
+            None => SignatureAlgorithm::RsaPss(Hash::Sha256),
+        }
+    }
+
+    /// Tells whether the key may sign with an algorithm.
+    pub fn allows(self, algorithm: SignatureAlgorithm) -> bool {
+        match (algorithm, self.hash) {
+            (SignatureAlgorithm::RsaPss(hash), Some(only)) => hash == only,
+            (SignatureAlgorithm::RsaPss(_), None) => true,
+            _ => false,
+        }
+    }
+
+    /// Returns an algorithm that the key may sign with.
+    ///
+    /// # Errors
+    /// The names of those it may sign with, when this is none of them.
+    pub fn check(self, algorithm: SignatureAlgorithm) -> Result<SignatureAlgorithm, Refusal> {
+        if self.allows(algorithm) {
+            return Ok(algorithm);
+        }
+        let allowed = SignatureAlgorithm::ALL
+            .into_iter()
+            .filter(|algorithm| self.allows(*algorithm))
+            .map(|algorithm| algorithm.name().to_owned());
+        Err(Refusal::new(format!(
+            "must be {}, because the certificate restricts the key to RSASSA-PSS",
+            one_of(allowed)
+        )))
+    }
 }
 
 /// The hash functions that RFC 4055 section 2.1 knows.

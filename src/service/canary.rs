@@ -177,14 +177,14 @@ impl Service {
         let input = SigningInput::Message(message.into_bytes().into());
         let order = SigningOrder {
             key: Arc::clone(&key.stored),
-            algorithm: key.algorithm,
+            algorithm: key.signing.default,
             input: input.clone(),
         };
         let signed = handle.sign(order).await.and_then(|signature| {
             let verified = key
                 .stored
                 .public_key
-                .verify(key.algorithm, &input, &signature);
+                .verify(key.signing.default, &input, &signature);
             verified.map_err(|_| {
                 let kind = ProviderErrorKind::Untrustworthy;
                 ProviderError::new(handle.kind(), Operation::Sign, kind)

@@ -163,6 +163,12 @@ fn recertified(was: &KeyPair, certified: &(PublicKey, Certified)) -> Result<KeyP
         ));
     }
     let Certified { leaf, chain, .. } = certified.clone();
+    let algorithm = was.current.signing_algorithm;
+    if leaf.pss_only.is_some_and(|only| !only.allows(algorithm)) {
+        return Err(Refusal::new(format!(
+            "has a certificate that restricts the key to RSASSA-PSS, and the key pair signs with {algorithm}; ask the CA to take the public key as it is in the request"
+        )));
+    }
     Ok(KeyPair {
         revision: was.revision + 1,
         // What comes from a CA is renewed by that CA.

@@ -32,6 +32,7 @@ pub(super) fn self_signed(
         subject_dn,
         subject_alternative_names,
         validity,
+        pss_only: None,
     })
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::signing_keys::SigningKey;
 use super::{Service, ServiceError};
+use crate::certs;
 use crate::domain::{
-    CertificateValidity, Generation, KeySpec, Refusal, SignatureAlgorithm, SignatureEncoding,
-    SigningInput, Violations,
+    CertificateValidity, Generation, KeyAlgorithm, KeyPairGeneration, KeySpec, PssOnly, Refusal,
+    SignatureAlgorithm, SignatureEncoding, SigningInput, Violations,
 };
 use crate::providers::{Operation, ProviderError, ProviderErrorKind, SigningOrder};
 
@@ -141,12 +142,8 @@ impl Service {
     /// Finds the key, and checks all of a request at once.
     async fn check_signing(&self, request: SignRequest) -> Result<Checked, ServiceError> {
         let key = self.signing_key(&request.id).await?;
-        let (algorithm, input) = check_against(
-            key.stored.public_key.spec(),
-            key.algorithm,
-            request.input,
-            &request.signature_algorithm,
-        )?;
+        let (algorithm, input) =
+            check_against(key.signing, request.input, &request.signature_algorithm)?;
         let status = key.validity.at(self.clock.now());
         if status != CertificateValidity::Valid && !request.allow_outside_validity {
             return Err(ServiceError::OutsideValidity {
@@ -170,18 +167,56 @@ fn is_lost(signature: &Result<Vec<u8>, ProviderError>) -> bool {
     error.is_some_and(|error| error.kind == ProviderErrorKind::Unavailable)
 }
 
+/// How a key signs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signing {
+    /// The kind of key.
+    pub(super) spec: KeySpec,
+    /// The signature algorithm used when a request names none.
+    pub(super) default: SignatureAlgorithm,
+    /// What its certificate restricts it to, if it does.
+    pub(super) pss_only: Option<PssOnly>,
+}
+
+impl Signing {
+    /// Reads it off a generation.
+    pub(super) fn of(generation: &KeyPairGeneration) -> Self {
+        let spec = generation.public_key.spec();
+        let recorded = generation.signing_algorithm;
+        let is_rsa = spec.algorithm() == KeyAlgorithm::Rsa;
+        let pss_only = is_rsa.then(|| certs::pss_only(&generation.certificate));
+        let pss_only = pss_only.flatten();
+        Self {
+            spec,
+            // Recorded before restrictions were read.
+            default: match pss_only {
+                Some(only) if !only.allows(recorded) => only.default_algorithm(),
+                _ => recorded,
+            },
+            pss_only,
+        }
+    }
+
+    fn choose(&self, algorithm: &str) -> Result<SignatureAlgorithm, Refusal> {
+        let algorithm = match algorithm {
+            "" => self.default,
+            name => self.spec.signing_algorithm(name)?,
+        };
+        match self.pss_only {
+            Some(only) => only.check(algorithm),
+            None => Ok(algorithm),
+        }
+    }
+}
+
 /// Checks what is signed, or was, and how, against the key.
 pub(super) fn check_against(
-    spec: KeySpec,
-    default: SignatureAlgorithm,
+    signing: Signing,
     input: Option<SigningInput>,
     algorithm: &str,
 ) -> Result<(SignatureAlgorithm, SigningInput), ServiceError> {
     let mut violations = Violations::new();
-    let algorithm = match algorithm {
-        "" => Some(default),
-        name => violations.check("signatureAlgorithm", spec.signing_algorithm(name)),
-    };
+    let algorithm = violations.check("signatureAlgorithm", signing.choose(algorithm));
     match (&input, algorithm) {
         (None, _) => violations.add(
             "message",

@@ -6,10 +6,10 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use super::get::parse_id;
+use super::sign::Signing;
 use super::{Service, ServiceError};
 use crate::domain::{
-    Generation, GenerationState, KeyPair, KeyPairGeneration, KeyPairId, PublicKey,
-    SignatureAlgorithm, Validity,
+    Generation, GenerationState, KeyPair, KeyPairGeneration, KeyPairId, PublicKey, Validity,
 };
 use crate::providers::{KeyName, ProviderHandle, StoredKey};
 use crate::telemetry::Call;
@@ -21,8 +21,8 @@ pub(super) struct SigningKey {
     pub(super) stored: Arc<StoredKey>,
     /// Its provider.
     pub(super) provider: Arc<ProviderHandle>,
-    /// The signature algorithm used when a request names none.
-    pub(super) algorithm: SignatureAlgorithm,
+    /// How it signs.
+    pub(super) signing: Signing,
     /// The certificate's validity.
     pub(super) validity: Validity,
     /// The certificate's SHA-256 fingerprint.
@@ -37,8 +37,8 @@ pub(super) struct VerifyingKey {
     pub(super) number: Generation,
     pub(super) state: GenerationState,
     pub(super) public_key: PublicKey,
-    /// The signature algorithm used when a request names none.
-    pub(super) algorithm: SignatureAlgorithm,
+    /// How it signs.
+    pub(super) signing: Signing,
     pub(super) validity: Validity,
     pub(super) fingerprint: Arc<str>,
 }
@@ -93,13 +93,13 @@ impl Service {
             number: one.number,
             state,
             public_key: one.public_key.clone(),
-            algorithm: one.signing_algorithm,
+            signing: Signing::of(one),
             validity: one.validity,
             fingerprint: one.certificate.sha256_fingerprint().into(),
         });
         let key = Arc::new(SigningKey {
             published: published.collect(),
-            algorithm: key_pair.current.signing_algorithm,
+            signing: Signing::of(&key_pair.current),
             validity: key_pair.current.validity,
             fingerprint: key_pair.current.certificate.sha256_fingerprint().into(),
             provider,

@@ -55,8 +55,7 @@ impl Service {
         let (mut candidates, mut refused) = (Vec::new(), None);
         for generation in published {
             let checked = check_against(
-                generation.public_key.spec(),
-                generation.algorithm,
+                generation.signing,
                 request.input.clone(),
                 &request.signature_algorithm,
             );

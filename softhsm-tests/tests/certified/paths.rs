@@ -219,6 +219,127 @@ async fn names_in_other_strings_and_pss_with_any_salt_are_links_as_openssl_says(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_for_rsassa_pss_only_makes_and_verifies_no_other_signatures() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    shell(
+        folder,
+        r#"
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=CA -days 99 2>/dev/null
+        sign=; key() { openssl genpkey -algorithm rsa-pss -pkeyopt rsa_keygen_bits:2048 ${@:2} -out $1.key 2>/dev/null
+            openssl req -new -key $1.key -out $1.csr -subj /CN=$1 $sign
+            openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -days 30 -out $1.crt 2>/dev/null
+            cat $1.key $1.crt > $1.pem; }
+        o='-pkeyopt rsa_pss_keygen'
+        key any; key sha-384 ${o}_md:sha384 ${o}_mgf1_md:sha384 ${o}_saltlen:48
+        key short-salt ${o}_md:sha512 ${o}_mgf1_md:sha512 ${o}_saltlen:20
+        key long-salt ${o}_md:sha256 ${o}_mgf1_md:sha256 ${o}_saltlen:48
+        key other-mask ${o}_md:sha256 ${o}_mgf1_md:sha1 ${o}_saltlen:20
+        sign=-sha1; key sha-1 ${o}_md:sha1 ${o}_mgf1_md:sha1 ${o}_saltlen:20"#,
+    );
+    let daemon = Home::local().start();
+    let client = daemon.client().await;
+    for (name, default, others) in [
+        ("any", "SHA256withRSAandMGF1", "SHA384withRSAandMGF1"),
+        ("sha-384", "SHA384withRSAandMGF1", ""),
+        ("short-salt", "SHA512withRSAandMGF1", ""),
+    ] {
+        let view = import(&client, name, read(folder, &format!("{name}.pem"))).await;
+        let view = view.unwrap_or_else(|status| panic!("{name}: {:?}", refusal(&status)));
+        let view = view.key_pair.unwrap();
+        assert_eq!(view.signing_algorithm, default, "{name}");
+        client.signs(&view).await;
+        for algorithm in [
+            "SHA256withRSA",
+            "SHA256withRSAandMGF1",
+            "SHA384withRSAandMGF1",
+            "SHA512withRSAandMGF1",
+        ] {
+            let request = SignRequest {
+                id: name.into(),
+                input: Some(sign_request::Input::Message(b"message"[..].into())),
+                signature_algorithm: algorithm.into(),
+                ..SignRequest::default()
+            };
+            let allowed = name == "any" || [default, others].contains(&algorithm);
+            match client.sign(request).await {
+                Ok(_) => assert!(
+                    allowed && algorithm != "SHA256withRSA",
+                    "{name} {algorithm}"
+                ),
+                Err(status) => {
+                    let (field, why) = refusal(&status);
+                    assert_eq!(field, "signatureAlgorithm");
+                    assert!(why.contains("restricts the key to RSASSA-PSS"), "{why}");
+                    assert!(
+                        !allowed || algorithm == "SHA256withRSA",
+                        "{name} {algorithm}"
+                    );
+                }
+            }
+            let request = VerifyRequest {
+                id: name.into(),
+                input: Some(verify_request::Input::Message(b"message"[..].into())),
+                signature: vec![1; 256].into(),
+                signature_algorithm: "SHA256withRSA".into(),
+                ..VerifyRequest::default()
+            };
+            let refused = client.verify(request).await.unwrap_err();
+            assert_eq!(refusal(&refused).0, "signatureAlgorithm");
+        }
+        // The next certificate restricts the key as this one does.
+        fs::write(folder.join("x.csr"), csr(&client, name).await).unwrap();
+        let said = shell(
+            folder,
+            &format!(
+                "openssl req -in x.csr -noout -text -verify 2>&1; openssl req -in x.csr -noout -pubkey > x.pub
+                 openssl x509 -in {name}.crt -noout -pubkey | cmp - x.pub && echo same key
+                 openssl x509 -req -in x.csr -CA ca.crt -CAkey ca.key -days 30 -out x.crt"
+            ),
+        );
+        assert!(said.contains("verify OK"), "{said}");
+        assert!(said.contains("Signature Algorithm: rsassaPss"), "{said}");
+        assert!(said.contains("same key"), "{said}");
+        answer(&client, name, read(folder, "x.crt")).await.unwrap();
+    }
+    for (name, sentence) in [
+        ("long-salt", "a salt of at least 48 bytes"),
+        ("other-mask", "MGF1 with SHA1"),
+        ("sha-1", "RSASSA-PSS with SHA1"),
+    ] {
+        let refused = import(&client, name, read(folder, &format!("{name}.pem"))).await;
+        let (field, why) = refusal(&refused.unwrap_err());
+        assert_eq!(field, "fileData");
+        assert!(why.contains(sentence), "{name}: {why}");
+    }
+    // How a key pair signs does not change by what a CA answers.
+    let made = client.generate(key_pair("RSA", 2048)).await.unwrap();
+    fs::write(folder.join("x.csr"), csr(&client, &made.id).await).unwrap();
+    fs::write(folder.join("made.pub"), &made.public_key_pem).unwrap();
+    shell(
+        folder,
+        "python3 - <<'END'
+import base64
+pem = open('made.pub').read().split('-----')[2]
+der = base64.b64decode(pem)
+# RSASSA-PSS without parameters in the place of rsaEncryption with NULL.
+old = bytes.fromhex('300d06092a864886f70d0101010500'); new = bytes.fromhex('300b06092a864886f70d01010a')
+at = der.index(old); body = new + der[at + len(old):]
+out = bytes.fromhex('3082') + len(body).to_bytes(2, 'big') + body
+print('-----BEGIN PUBLIC KEY-----', base64.b64encode(out).decode(), '-----END PUBLIC KEY-----', sep='\\n', file=open('pss.pub', 'w'))
+END
+         openssl x509 -new -subj /CN=x -force_pubkey pss.pub -CA ca.crt -CAkey ca.key -days 30 -out restricted.crt",
+    );
+    let refused = answer(&client, &made.id, read(folder, "restricted.crt")).await;
+    let (field, why) = refusal(&refused.unwrap_err());
+    assert_eq!(field, "fileData");
+    assert!(
+        why.contains("and the key pair signs with SHA256withRSA"),
+        "{why}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_with_little_time_or_another_use_is_taken_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
