@@ -1,14 +1,16 @@
 //! Signals that log rotation, closed terminals and operators send.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use softhsm_tests::client::settings;
-use softhsm_tests::daemon::Home;
+use softhsm_tests::daemon::{Home, binary};
 use softhsm_tests::measure::children;
 use softhsm_tests::token::Token;
-use softhsm_tests::tools::Grpcurl;
+use softhsm_tests::tools::{Grpcurl, run};
 
 use super::{CryptoProvider, certificates, with_tls};
 
@@ -40,6 +42,32 @@ async fn a_hangup_and_the_signals_of_users_end_neither_the_daemon_nor_the_proces
     for level in ["\"WARN\"", "\"ERROR\""] {
         assert!(!log.contains(level), "{log}");
     }
+}
+
+#[test]
+fn a_hangup_while_the_configuration_is_read_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("keypaird.toml");
+    run("mkfifo", [&config]);
+    let mut daemon = Command::new(binary("keypaird"))
+        .args(["serve", "--config"])
+        .arg(&config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It opens when the daemon opens it to read.
+    let mut writer = OpenOptions::new().write(true).open(&config).unwrap();
+    let pid = Pid::from_child(&daemon);
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        kill_process(pid, signal).unwrap();
+    }
+    writer.write_all(b"[server]\nlisten = 7\n").unwrap();
+    drop(writer);
+    let ended = daemon.wait().unwrap();
+    let mut said = String::new();
+    daemon.stderr.unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(ended.code(), Some(64), "{said}");
+    assert!(said.contains("server.listen"), "{said}");
 }
 
 #[test]
