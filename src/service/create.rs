@@ -122,7 +122,6 @@ impl Service {
             Some(id) => {
                 // Only spares work: whether an id is taken is decided by the store when it is taken.
                 self.refuse_taken(id).await?;
-                self.refuse_held_elsewhere(id).await?;
                 id.clone()
             }
             None => KeyPairId::from_random(self.entropy.bits_128()?),
@@ -137,9 +136,14 @@ impl Service {
             self.create_as(handle, &name, creation, named.as_ref(), gone)
                 .await
         };
-        let key_pair = self
-            .or_undo(handle, std::slice::from_ref(&name), work)
-            .await?;
+        let made = self.or_undo(handle, std::slice::from_ref(&name), work);
+        let key_pair = match made.await {
+            Err(error @ ServiceError::CreationUnfinished(_)) => {
+                self.refuse_held_elsewhere(&name.id).await?;
+                return Err(error);
+            }
+            made => made?,
+        };
         info!(
             key_pair = %name.id,
             provider = %key_pair.provider(),
