@@ -257,6 +257,7 @@ async fn every_key_signs_what_its_certificate_verifies(home: &Home, token: &Toke
                 after: None,
                 skip: 0,
                 with_total: false,
+                with_sharers: false,
             },
             std::time::SystemTime::now().into(),
         )

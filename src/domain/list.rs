@@ -22,6 +22,8 @@ pub struct ListQuery {
     pub skip: u32,
     /// Whether the total is needed. To count what contains a text takes a look at every key pair.
     pub with_total: bool,
+    /// Whether the others are needed that have a key of one of the page too.
+    pub with_sharers: bool,
 }
 
 /// Conditions that listed key pairs meet, all of them.

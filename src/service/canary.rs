@@ -214,6 +214,7 @@ impl Service {
             after: None,
             skip: 0,
             with_total: false,
+            with_sharers: false,
         };
         let mut listed = self.store.list(query, self.clock.now()).await?.key_pairs;
         listed.sort_by_key(|key_pair| {

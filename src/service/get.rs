@@ -25,10 +25,8 @@ impl Service {
     /// Returns what a caller is shown of a key pair, with the others that have its key. When these
     /// cannot be looked up now, they are left out: what the caller asked for is done.
     pub(super) async fn shown(&self, key_pair: KeyPair) -> KeyPairView {
-        let others = self.store.sharing_a_key(std::slice::from_ref(&key_pair.id));
-        let others = others.await.map(|others| others.into_iter().flatten());
-        let also_key_pair_ids = match others {
-            Ok(others) => others.collect(),
+        let also_key_pair_ids = match self.store.sharing_a_key(&key_pair.id).await {
+            Ok(others) => others,
             Err(error) => {
                 warn!(key_pair = %key_pair.id, %error, "key pairs with the same key are not shown");
                 Vec::new()

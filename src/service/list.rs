@@ -68,18 +68,13 @@ impl Service {
         let (filter, order) = (query.filter.clone(), query.order);
         let turn = self.lists.turn(request.origin).await;
         let page = self.store.list(query, self.clock.now()).await?;
-        let mut others = Vec::new();
-        if request.with_shared_keys {
-            let ids: Vec<_> = page.key_pairs.iter().map(|pair| pair.id.clone()).collect();
-            others = self.store.sharing_a_key(&ids).await?;
-        }
-        let mut others = others.into_iter();
+        let mut sharers = page.sharers.into_iter();
         Ok(KeyPairPage {
             key_pairs: page
                 .key_pairs
                 .into_iter()
                 .map(|pair| KeyPairView {
-                    also_key_pair_ids: others.next().unwrap_or_default(),
+                    also_key_pair_ids: sharers.next().unwrap_or_default(),
                     ..self.view(pair)
                 })
                 .collect(),
@@ -139,6 +134,7 @@ impl Service {
                 after,
                 skip: request.skip,
                 with_total: request.with_total,
+                with_sharers: request.with_shared_keys,
             }),
             _ => Err(violations),
         }

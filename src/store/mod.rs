@@ -200,9 +200,9 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         id: &KeyPairId,
     ) -> Result<Option<(KeyPair, Vec<KeyPairId>)>, StoreError>;
 
-    /// Returns for each of some key pairs the others that have a key of it too, in the order of
-    /// their making: the first hundred of them.
-    async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError>;
+    /// Returns the other key pairs that have a key of this one too, in the order of their making:
+    /// the first hundred of them.
+    async fn sharing_a_key(&self, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError>;
 
     /// Returns those of some keys that several key pairs of a list publish. `now` decides what is
     /// no longer published.
@@ -379,4 +379,7 @@ pub struct Page {
     /// How many key pairs meet the conditions over all pages, where that was asked for. Elsewhere
     /// it is not exact.
     pub total: u64,
+    /// For each of them the others that have a key of it too, as [`MetadataStore::sharing_a_key`]
+    /// says, where that was asked for.
+    pub sharers: Vec<Vec<KeyPairId>>,
 }

@@ -164,7 +164,7 @@ store! {
     fn signing_key(id: &KeyPairId) -> Option<(KeyPair, Option<SealedKey>)>;
     fn list(query: ListQuery, now: OffsetDateTime) -> Page;
     fn key_pair_and_sharers(id: &KeyPairId) -> Option<(KeyPair, Vec<KeyPairId>)>;
-    fn sharing_a_key(ids: &[KeyPairId]) -> Vec<Vec<KeyPairId>>;
+    fn sharing_a_key(id: &KeyPairId) -> Vec<KeyPairId>;
     fn shared_keys(filter: &ListFilter, keys: &[KeyRef], now: OffsetDateTime) -> Vec<SharedKey>;
     fn published_version(now: OffsetDateTime) -> String;
     fn begin_deletion(key_pair: &KeyPair, destroy_linked: bool, time: OffsetDateTime) -> bool;

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, ToSql, params_from_iter};
 use time::OffsetDateTime;
 
-use super::{Page, StoreError, rows};
+use super::{Page, StoreError, rows, sharing};
 use crate::domain::{
     CertificateValidity, KeyPair, Labels, ListFilter, ListOrder, ListQuery, OrderField, PageToken,
 };
@@ -68,7 +68,12 @@ pub(super) fn page(
             OrderField::SubjectDn => last.current.subject_dn.clone(),
         },
     });
+    let sharers = match query.with_sharers {
+        true => sharing::others_of_all(&view, &key_pairs)?,
+        false => Vec::new(),
+    };
     Ok(Page {
+        sharers,
         key_pairs,
         next,
         total,
@@ -380,6 +385,7 @@ pub(super) fn plan(
         }),
         skip: 0,
         with_total: true,
+        with_sharers: false,
     };
     let label = rarest_label(db, &query.filter.labels)?.map(|label| Label {
         key_pairs: SORTED_MAX + 1,

@@ -379,11 +379,9 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 
-    async fn sharing_a_key(&self, ids: &[KeyPairId]) -> Result<Vec<Vec<KeyPairId>>, StoreError> {
-        let ids = ids.to_vec();
-        self.readers
-            .read(move |db| sharing::others_of_all(db, &ids))
-            .await
+    async fn sharing_a_key(&self, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError> {
+        let id = id.clone();
+        self.readers.read(move |db| sharing::others(db, &id)).await
     }
 
     async fn shared_keys(

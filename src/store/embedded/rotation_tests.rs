@@ -131,6 +131,7 @@ async fn a_rotation_is_remembered_step_by_step() {
         after: None,
         skip: 0,
         with_total: true,
+        with_sharers: false,
     };
     let page = store.list(query, NOW).await.unwrap();
     assert_eq!(page.key_pairs, std::slice::from_ref(&second));

@@ -26,24 +26,23 @@ pub(super) fn with_others(
 /// Returns for each of some key pairs those that have a key of it too, in the order of their making.
 pub(super) fn others_of_all(
     db: &Connection,
-    ids: &[KeyPairId],
+    key_pairs: &[KeyPair],
 ) -> Result<Vec<Vec<KeyPairId>>, StoreError> {
     // Most have none: one question finds that out for all of them.
-    let names: Vec<_> = ids.iter().map(KeyPairId::as_str).collect();
+    let ids: Vec<_> = key_pairs.iter().map(|pair| pair.id.as_str()).collect();
     let sql = format!(
         "SELECT asked.id FROM json_each(?) CROSS JOIN key_pairs AS asked ON asked.id = value
          WHERE EXISTS (SELECT 1 FROM generations AS own {SAME_KEY}
                        WHERE own.key_pair = asked.sequence AND own.state < 4
                          AND other.key_pair <> own.key_pair)"
     );
-    let view = db.unchecked_transaction()?;
-    let mut statement = view.prepare_cached(&sql)?;
-    let found = statement.query_map([rows::to_json(&names)?], |row| row.get(0))?;
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_map([rows::to_json(&ids)?], |row| row.get(0))?;
     let with_others = found.collect::<Result<HashSet<String>, _>>()?;
-    let each = ids
+    let each = key_pairs
         .iter()
-        .map(|id| match with_others.contains(id.as_str()) {
-            true => others(&view, id),
+        .map(|pair| match with_others.contains(pair.id.as_str()) {
+            true => others(db, &pair.id),
             false => Ok(Vec::new()),
         });
     each.collect()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tests::{NOW, change, new, open, pair};
 use super::*;
-use crate::domain::{Curve, KeySpec, Labels, ListOrder, PageSize, PublicKey, RsaSize};
+use crate::domain::{Curve, KeySpec, Labels, ListOrder, OrderField, PageSize, PublicKey, RsaSize};
 
 pub(super) fn labels(pairs: &[(&str, &str)]) -> Labels {
     let pairs = pairs.iter().map(|(key, value)| (*key, *value));
@@ -36,6 +36,7 @@ fn query(filter: ListFilter, with_total: bool) -> ListQuery {
         after: None,
         skip: 0,
         with_total,
+        with_sharers: false,
     }
 }
 
@@ -64,20 +65,27 @@ async fn key_pairs_with_one_key_know_of_each_other() {
     ] {
         store.complete_creation(new(pair)).await.unwrap();
     }
-    let ids = ["a", "c", "alone", "end", "kind", "none"].map(|id| KeyPairId::parse(id).unwrap());
-    let others = store.sharing_a_key(&ids).await.unwrap();
-    let others: Vec<_> = others.iter().map(|ids| texts(ids)).collect();
-    assert_eq!(
-        others,
-        [
-            vec!["c", "b"],
-            vec!["b", "a"],
-            vec![],
-            vec![],
-            vec![],
-            vec![]
-        ]
-    );
+    let mut by_id = query(ListFilter::default(), false);
+    by_id.order.field = OrderField::Id;
+    by_id.with_sharers = true;
+    let page = store.list(by_id, NOW).await.unwrap();
+    let alone: Vec<&str> = Vec::new();
+    for (pair, sharers, expected) in [
+        ("a", 0, vec!["c", "b"]),
+        ("alone", 1, alone.clone()),
+        ("b", 2, vec!["c", "a"]),
+        ("c", 3, vec!["b", "a"]),
+        ("end", 4, alone.clone()),
+        ("kind", 5, alone.clone()),
+    ] {
+        assert_eq!(page.key_pairs[sharers].id.as_str(), pair);
+        assert_eq!(texts(&page.sharers[sharers]), expected, "{pair}");
+        let id = KeyPairId::parse(pair).unwrap();
+        let others = store.sharing_a_key(&id).await.unwrap();
+        assert_eq!(texts(&others), expected, "{pair}");
+    }
+    let unknown = KeyPairId::parse("none").unwrap();
+    assert_eq!(store.sharing_a_key(&unknown).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -920,6 +920,7 @@ proptest! {
                     after,
                     skip: 0,
                     with_total: true,
+                    with_sharers: false,
                 };
                 let page = store.list(query, NOW).await.unwrap();
                 prop_assert_eq!(page.total, u64::try_from(expected.len()).unwrap());
@@ -953,6 +954,7 @@ async fn a_list_is_counted_by_its_text_only_where_the_total_is_needed() {
             after: None,
             skip: 0,
             with_total,
+            with_sharers: false,
         };
         let page = store.list(query, NOW).await.unwrap();
         assert_eq!((page.key_pairs.len(), page.total), (0, total));
