@@ -222,7 +222,8 @@ async fn answers_that_nobody_takes_end_their_connection_and_no_other() {
             let stream = u32::try_from(2 * number + 1).unwrap();
             peer.send(&call(stream, path, &list));
         }
-        peer.is_closed_within(Duration::from_secs(60))
+        // A minute is promised. A busy machine may need it all to make the answers.
+        peer.is_closed_within(Duration::from_secs(3 * 60))
     });
     assert!(ended.await, "who takes nothing stays");
     let grown = resident_mib(daemon.pid()) - before;

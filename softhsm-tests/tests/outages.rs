@@ -389,11 +389,22 @@ async fn a_token_is_found_again_when_slots_have_other_numbers() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // So they have when another token comes, and when it goes.
+        let compared = || {
+            stage
+                .daemon
+                .log()
+                .matches("the token and the store were compared")
+                .count()
+        };
+        let before = compared();
         stage.token.initialise("other");
         stage
             .module
             .tell(&format!("* 0 0 renumber 7\n{LOSE_THE_CONNECTION}"));
         stage.sign(&stage.hsm).await.unwrap();
+        // Slots that change under the comparison lose the connection once more.
+        let is_over = async || compared() > before;
+        stage.daemon.wait_until("a comparison", is_over).await;
         softhsm2_util(&stage.token, &["--delete-token", "--token", "other"]);
         stage.module.tell(LOSE_THE_CONNECTION);
         stage.sign(&stage.hsm).await.unwrap();
