@@ -158,10 +158,17 @@ fn a_key_pair_is_certified_exported_imported_migrated_and_linked() {
         "US",
         "--valid-days",
         "9",
+        "--label",
+        "team=pay",
+        "--label",
+        "stage=",
         "--output",
         "json",
     ];
-    assert_eq!(json(&daemon, &linked)["keyPair"]["keyOrigin"], "LINKED");
+    let linked = json(&daemon, &linked);
+    assert_eq!(linked["keyPair"]["keyOrigin"], "LINKED");
+    let labels = serde_json::json!({"stage": "", "team": "pay"});
+    assert_eq!(linked["keyPair"]["labels"], labels);
     succeeded(&daemon, &["delete", "old", "--yes"]);
     assert!(pkcs11_tool(&token, &["--list-objects"]).contains("label:      old"));
 }

@@ -1,5 +1,6 @@
 //! Keys that were on the token before keypaird: adopted, used, and left as they were.
 
+use std::collections::HashMap;
 use std::fs;
 
 use keypaird::proto::{
@@ -388,4 +389,64 @@ async fn a_linked_key_is_left_where_it_is_when_its_key_pair_rotates() {
     let left = pkcs11_tool(&token, &["--list-objects", "--type", "privkey"]);
     assert_eq!(token.count("Private Key"), 1);
     assert!(left.contains("theirs"), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_key_pair_has_the_labels_of_the_request_whatever_certificate_it_has() {
+    let token = Token::fresh();
+    token.make_foreign_key("EC:prime256v1", "theirs", "01");
+    let daemon = Home::hybrid(&token).start();
+    let client = daemon.client().await;
+    let map = |labels: &[(&str, &str)]| {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        labels.iter().map(owned).collect::<HashMap<_, _>>()
+    };
+    let pay = map(&[("team", "pay"), ("stage", "")]);
+    let request = |beside: &HashMap<String, String>, inside: &HashMap<String, String>| {
+        let mut request = by_label("theirs");
+        request.labels = beside.clone();
+        request.settings.as_mut().unwrap().labels = inside.clone();
+        request
+    };
+    let none = HashMap::new();
+    let mut certificate = Vec::new();
+    for (row, request) in [
+        ("beside the settings", request(&pay, &none)),
+        ("in the settings", request(&none, &pay)),
+        ("in both", request(&pay, &pay)),
+    ] {
+        let view = link(&client, request).await.unwrap();
+        assert_eq!(view.labels, pay, "{row}");
+        assert_eq!(client.get(&view.id).await.unwrap().labels, pay, "{row}");
+        certificate = view.certificate_pem.clone().into_bytes();
+        client.delete(&view.id).await.unwrap();
+    }
+    for (row, labels, field) in [
+        ("a key that is none", map(&[("Team", "pay")]), "labels"),
+        (
+            "a value with a line end",
+            map(&[("team", "a\nb")]),
+            "labels.team",
+        ),
+    ] {
+        let issued = LinkSigningKeyPairRequest {
+            settings: None,
+            certificate: certificate.clone(),
+            ..request(&labels, &none)
+        };
+        for request in [request(&labels, &none), request(&none, &labels), issued] {
+            let refused = link(&client, request).await.unwrap_err();
+            assert_eq!(refusal(&refused).0, field, "{row}");
+        }
+    }
+    let differ = link(&client, request(&map(&[("team", "hr")]), &pay)).await;
+    let (field, sentence) = refusal(&differ.unwrap_err());
+    assert_eq!(field, "labels");
+    assert!(sentence.contains("one of the two places"), "{sentence}");
+    let issued = LinkSigningKeyPairRequest {
+        settings: None,
+        certificate,
+        ..request(&pay, &none)
+    };
+    assert_eq!(link(&client, issued).await.unwrap().labels, pay);
 }

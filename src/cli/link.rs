@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args};
 
 use super::Context;
 use super::error::Failure;
+use super::generate::parse_label;
 use super::input::read_whole;
 use super::output::Form;
 use super::values::parse_days;
@@ -46,6 +47,9 @@ pub(super) struct Link {
     /// Subject alternative name of the new certificate. May be repeated.
     #[arg(long = "san", value_name = "NAME", requires = "common_name")]
     subject_alternative_names: Vec<String>,
+    /// Label. May be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
 }
 
 impl Link {
@@ -65,6 +69,7 @@ impl Link {
                 subject_alternative_names: self.subject_alternative_names,
                 ..NewKeyPairSettings::default()
             }),
+            labels: self.labels.into_iter().collect(),
         });
         let answer = client.link_signing_key_pair(request).await?.into_inner();
         match context.output.form() {
@@ -81,7 +86,7 @@ impl Link {
 const EXAMPLES: &str = "\
 Examples:
   keypairctl link --private-key-label old-signing-key --id payments \\
-    --certificate payments.pem
+    --certificate payments.pem --label team=pay
   keypairctl link --private-key-id 01ab --common-name Payments \\
     --organization Acme --country US --valid-days 1y
   Deleting it leaves the key on the token, unless it is told to destroy it:

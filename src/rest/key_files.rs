@@ -64,6 +64,7 @@ pub(super) async fn link(
         private_key_id,
         certificate: certificate.unwrap_or_default().into(),
         settings: None,
+        labels: std::collections::BTreeMap::new(),
     };
     let linked = service.link(request).await.map_err(in_words_of_rest)?;
     Ok(created(linked.view.into()))

@@ -1,5 +1,6 @@
 //! Adopts keys that are on the token already.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::certs::{self, Certified, Profile, SerialNumber};
 use crate::domain::{
     Certificate, Generation, HeldKey, KeyOrigin, KeyPair, KeyPairGeneration, KeyPairId,
     KeyPairTemplate, KeyRef, Labels, NewKeyPairSettings, ProviderKind, PublicKey, Refusal,
-    SigningInput, Validity,
+    SigningInput, Validity, Violations,
 };
 use crate::providers::{
     CryptoProvider, KeyName, KeySearch, Lane, LinkedKey, Operation, ProviderError, ProviderHandle,
@@ -34,6 +35,8 @@ pub struct LinkRequest {
     pub certificate: Bytes,
     /// `settings` of a self-signed certificate.
     pub settings: Option<NewKeyPairSettings>,
+    /// `labels`, which `settings` may have instead.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A key that can be adopted.
@@ -86,7 +89,7 @@ impl Service {
         }
         let handle = self.running(ProviderKind::Hsm, Operation::Inventory)?;
         let found = self.find_on_token(handle, field, search).await?;
-        let (id, source) = self.link_source(handle, request, &found).await?;
+        let (id, labels, source) = self.link_source(handle, request, &found).await?;
         let id = match id {
             Some(id) => {
                 self.refuse_taken(&id).await?;
@@ -94,9 +97,9 @@ impl Service {
             }
             None => KeyPairId::from_random(self.entropy.bits_128()?),
         };
-        let (labels, rotation) = match &source {
-            Source::Issued(_) => (Labels::default(), None),
-            Source::SelfSigned(template) => (template.labels.clone(), template.rotation),
+        let rotation = match &source {
+            Source::Issued(_) => None,
+            Source::SelfSigned(template) => template.rotation,
         };
         let name = KeyName {
             id: id.clone(),
@@ -240,22 +243,25 @@ impl Service {
         })
     }
 
-    /// Decides where the certificate comes from.
+    /// Decides where the certificate comes from, and checks the identifier and the labels.
     async fn link_source(
         &self,
         handle: &ProviderHandle,
         request: LinkRequest,
         found: &Found,
-    ) -> Result<(Option<KeyPairId>, Source), ServiceError> {
+    ) -> Result<(Option<KeyPairId>, Labels, Source), ServiceError> {
         let LinkRequest {
             id,
             certificate,
             settings,
+            labels,
             ..
         } = request;
+        let labels = one_of(labels, settings.as_ref())?;
         let now = self.clock.now();
         if let Some(settings) = settings.filter(|_| certificate.is_empty()) {
             let spec = found.public_key.spec();
+            let settings = NewKeyPairSettings { labels, ..settings };
             let template = self
                 .check_settings(settings.for_key(spec, id))
                 .map_err(ServiceError::Invalid)?;
@@ -263,10 +269,13 @@ impl Service {
                 let refusal = format!("is not that of the key, which is {spec}; leave it out");
                 return Err(ServiceError::invalid("keyAlgorithm", Refusal::new(refusal)));
             }
-            return Ok((template.id.clone(), Source::SelfSigned(Box::new(template))));
+            let (id, labels) = (template.id.clone(), template.labels.clone());
+            return Ok((id, labels, Source::SelfSigned(Box::new(template))));
         }
-        let id = id.as_deref().map(KeyPairId::parse).transpose();
-        let id = id.map_err(|refusal| ServiceError::invalid("id", refusal))?;
+        let mut violations = Violations::new();
+        let id = id.and_then(|id| violations.check("id", KeyPairId::parse(&id)));
+        let labels = Labels::check(labels, &mut violations);
+        violations.into_result().map_err(ServiceError::Invalid)?;
         let on_token = match certificate.is_empty() {
             false => None,
             true => Some(certificates_of(handle, found.key.id.clone()).await?),
@@ -286,7 +295,7 @@ impl Service {
         };
         let refused = |refusal| ServiceError::invalid("certificate", refusal);
         let certified = self.file_work(move || certify().map_err(refused)).await?;
-        Ok((id, Source::Issued(Box::new(certified))))
+        Ok((id, labels, Source::Issued(Box::new(certified))))
     }
 
     /// Has the key sign, which shows that it is ours to use and the one of the public key.
@@ -378,6 +387,22 @@ fn search(request: &LinkRequest) -> Result<(&'static str, KeySearch), ServiceErr
             "privateKeyId",
             Refusal::new("is one of two names of the key; give either it or privateKeyLabel"),
         )),
+    }
+}
+
+/// Returns the labels, which may be given beside the settings or in them.
+fn one_of(
+    labels: BTreeMap<String, String>,
+    settings: Option<&NewKeyPairSettings>,
+) -> Result<BTreeMap<String, String>, ServiceError> {
+    let in_settings = settings.map(|settings| &settings.labels);
+    match in_settings.filter(|others| !others.is_empty()) {
+        Some(others) if labels.is_empty() => Ok(others.clone()),
+        Some(others) if *others != labels => Err(ServiceError::invalid(
+            "labels",
+            Refusal::new("differ from settings.labels; give the labels in one of the two places"),
+        )),
+        _ => Ok(labels),
     }
 }
 

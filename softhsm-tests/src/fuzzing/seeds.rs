@@ -179,6 +179,7 @@ fn messages(key_file: &[u8], certificate: &[u8]) -> Vec<Vec<u8>> {
                 private_key_label: "label".into(),
                 certificate: certificate.to_vec(),
                 settings: Some(settings),
+                labels: [("team".to_owned(), "pay".to_owned())].into(),
                 ..LinkSigningKeyPairRequest::default()
             },
         ),

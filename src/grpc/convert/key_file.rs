@@ -46,6 +46,7 @@ pub(in crate::grpc) fn link_request(
         private_key_id: request.private_key_id,
         certificate: Bytes::from(request.certificate),
         settings: request.settings.map(new_key_pair_settings).transpose()?,
+        labels: request.labels.into_iter().collect(),
     })
 }
 
