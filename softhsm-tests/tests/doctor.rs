@@ -85,7 +85,7 @@ fn says(checked: &(i32, String), exit_code: i32, subject: &str, lines: &[&str]) 
 }
 
 const SOFTHSM: &str =
-    "well module /usr/lib/softhsm/libsofthsm2.so is loaded, by a process of its own";
+    "OK module /usr/lib/softhsm/libsofthsm2.so is loaded, by a process of its own";
 
 #[test]
 fn all_is_well_before_the_first_start_and_nothing_is_made_by_looking() {
@@ -94,13 +94,13 @@ fn all_is_well_before_the_first_start_and_nothing_is_made_by_looking() {
     let (code, said) = check(&home);
     let expected = "\
 trying all that it names; the PIN is sent to the token once
-  note    store        HOME/keypaird.db is not there; serve makes it
-  note    key file     HOME/key-encryption-key is not there; serve makes it
-  well    address      127.0.0.1:PORT is free
-  well    module       /usr/lib/softhsm/libsofthsm2.so is loaded, by a process of its own
-  well    token        \"tests\", serial number SERIAL, model SoftHSM v2
-  well    PIN          the token accepts it
-  well    signature    made by a trial key (EC-256), which is gone again, and verified
+  OK    store        HOME/keypaird.db is not there; serve makes it
+  OK    key file     HOME/key-encryption-key is not there; serve makes it
+  OK    address      127.0.0.1:PORT is free
+  OK    module       /usr/lib/softhsm/libsofthsm2.so is loaded, by a process of its own
+  OK    token        \"tests\", serial number SERIAL, model SoftHSM v2
+  OK    PIN          the token accepts it
+  OK    signature    made by a trial key (EC-256), which is gone again, and verified
 all is well
 ";
     assert_eq!(said, expected);
@@ -138,26 +138,31 @@ async fn a_daemon_that_runs_is_noticed_and_not_disturbed() {
         0,
         "store",
         &[
-            "note store HOME/keypaird.db, with one key pair; a keypaird runs with it, and a second one would not start",
+            "WARN store HOME/keypaird.db, with one key pair; a keypaird runs with it, and a second one would not start",
         ],
     );
     says(
         &checked,
         0,
         "key",
-        &["well key file HOME/key-encryption-key is the one of the store"],
+        &["OK key file HOME/key-encryption-key is the one of the store"],
     );
     says(
         &checked,
         0,
         "address",
-        &["note address 127.0.0.1:PORT is in use, as the store is"],
+        &["WARN address 127.0.0.1:PORT is in use, as the store is"],
+    );
+    assert!(
+        checked.1.ends_with("\nit works, with 2 warnings\n"),
+        "{}",
+        checked.1
     );
     says(
         &checked,
         0,
         "signature",
-        &["well signature made by a trial key (EC-256), which is gone again, and verified"],
+        &["OK signature made by a trial key (EC-256), which is gone again, and verified"],
     );
     client.signs(&view).await;
     assert_eq!(token.count("Private Key"), 1);
@@ -169,7 +174,7 @@ async fn a_daemon_that_runs_is_noticed_and_not_disturbed() {
         69,
         "address",
         &[
-            "WRONG address cannot listen on 127.0.0.1:PORT: Address already in use (os error 98)",
+            "FAIL address cannot listen on 127.0.0.1:PORT: Address already in use (os error 98)",
             "-> end what listens there (ss -ltnp shows it), or change server.listen",
         ],
     );
@@ -191,7 +196,7 @@ fn a_module_that_is_missing_or_none_is_told_apart() {
         1,
         "module",
         &[
-            "WRONG module the file of the PKCS#11 module is not there",
+            "FAIL module the file of the PKCS#11 module is not there",
             "-> install the module, or correct crypto.pkcs11.module; it is looked for again and again",
         ],
     );
@@ -202,7 +207,7 @@ fn a_module_that_is_missing_or_none_is_told_apart() {
         1,
         "module",
         &[
-            "WRONG module the PKCS#11 module cannot be loaded: invalid ELF header",
+            "FAIL module the PKCS#11 module cannot be loaded: invalid ELF header",
             "-> see that the module is for this machine, and that what it needs is installed and may be read",
         ],
     );
@@ -217,7 +222,7 @@ fn a_module_that_is_missing_or_none_is_told_apart() {
         1,
         "module",
         &[
-            "WRONG module the file that should be the PKCS#11 module is another library: it has no C_GetFunctionList",
+            "FAIL module the file that should be the PKCS#11 module is another library: it has no C_GetFunctionList",
             "-> set crypto.pkcs11.module to the PKCS#11 library of the token's vendor",
         ],
     );
@@ -236,7 +241,7 @@ fn a_module_that_crashes_or_hangs_takes_only_its_own_process_with_it() {
         1,
         "module",
         &[
-            "WRONG module the PKCS#11 module crashed, or ended the process that it was loaded in",
+            "FAIL module the PKCS#11 module crashed, or ended the process that it was loaded in",
             "-> tell the module's vendor; meanwhile see that its own configuration and its way to the token are in order",
         ],
     );
@@ -246,7 +251,7 @@ fn a_module_that_crashes_or_hangs_takes_only_its_own_process_with_it() {
         1,
         "module",
         &[
-            "WRONG module a call does not come back from the PKCS#11 module",
+            "FAIL module a call does not come back from the PKCS#11 module",
             "-> look at the way to the token: its network, its cable, the vendor's service on this machine",
         ],
     );
@@ -256,7 +261,7 @@ fn a_module_that_crashes_or_hangs_takes_only_its_own_process_with_it() {
         1,
         "module",
         &[
-            "WRONG module C_Initialize of the PKCS#11 module returned GeneralError",
+            "FAIL module C_Initialize of the PKCS#11 module returned GeneralError",
             "-> see what the module's vendor says of this return value, and look at the token and at the module's own configuration",
         ],
     );
@@ -273,7 +278,7 @@ fn a_token_that_is_not_there_is_told_with_those_that_are() {
         1,
         "token",
         &[
-            "WRONG token there is no token with label \"tests\"; the PKCS#11 module shows none at all",
+            "FAIL token there is no token with label \"tests\"; the PKCS#11 module shows none at all",
             REMEDY,
         ],
     );
@@ -298,7 +303,7 @@ fn a_token_that_is_not_there_is_told_with_those_that_are() {
         1,
         "token",
         &[
-            "WRONG token there are 2 tokens with label \"tests\": \"tests\" (serial number SERIAL), \"tests\" (serial number SERIAL)",
+            "FAIL token there are 2 tokens with label \"tests\": \"tests\" (serial number SERIAL), \"tests\" (serial number SERIAL)",
             "-> choose one by crypto.pkcs11.token_serial in place of token_label",
         ],
     );
@@ -333,11 +338,11 @@ fn a_wrong_pin_is_tried_once_and_told_with_the_tries_that_are_left() {
             1,
             "PIN",
             &[
-                &format!("WRONG PIN the token refused the PIN; {tries}"),
+                &format!("FAIL PIN the token refused the PIN; {tries}"),
                 REMEDY,
             ],
         );
-        says(&checked, 1, "token", &["well token it is there"]);
+        says(&checked, 1, "token", &["OK token it is there"]);
         assert_eq!(module.called("C_Login"), before + 1);
         assert!(!checked.1.contains("wrong-pin"));
     }
@@ -345,12 +350,12 @@ fn a_wrong_pin_is_tried_once_and_told_with_the_tries_that_are_left() {
     for (flags, said, remedy) in [
         (
             "0x40000",
-            "WRONG PIN the token is locked after too many wrong PINs, and takes none",
+            "FAIL PIN the token is locked after too many wrong PINs, and takes none",
             "-> have the token's security officer unlock it; the daemon notices, and until then tries no PIN",
         ),
         (
             "0x20000",
-            "WRONG PIN the token says that one more wrong PIN locks it, so the PIN was not tried",
+            "FAIL PIN the token says that one more wrong PIN locks it, so the PIN was not tried",
             "-> see that the right PIN is in crypto.pkcs11.pin_file, and run keypaird check-config --connect --last-try: a login that succeeds gives all tries back, and the daemon notices",
         ),
     ] {
@@ -363,7 +368,7 @@ fn a_wrong_pin_is_tried_once_and_told_with_the_tries_that_are_left() {
         &check_with(&home, &["--last-try"]),
         0,
         "PIN",
-        &["well PIN the token accepts it"],
+        &["OK PIN the token accepts it"],
     );
 }
 
@@ -377,7 +382,7 @@ fn a_pin_file_that_cannot_be_used_is_told_before_the_token_is_asked() {
         1,
         "PIN",
         &[
-            "WRONG PIN the file with the PIN has nothing in its first line",
+            "FAIL PIN the file with the PIN has nothing in its first line",
             "-> put the PIN into the first line of crypto.pkcs11.pin_file",
         ],
     );
@@ -387,7 +392,7 @@ fn a_pin_file_that_cannot_be_used_is_told_before_the_token_is_asked() {
         1,
         "PIN",
         &[
-            "WRONG PIN the PIN begins with a byte order mark, as editors on Windows write it, which is not part of it",
+            "FAIL PIN the PIN begins with a byte order mark, as editors on Windows write it, which is not part of it",
             "-> write the PIN as plain text, without a byte order mark, as by printf %s PIN > FILE; it is read again, and nothing was sent to the token",
         ],
     );
@@ -397,7 +402,7 @@ fn a_pin_file_that_cannot_be_used_is_told_before_the_token_is_asked() {
         1,
         "PIN",
         &[
-            "WRONG PIN the file with the PIN is accessible to everybody (mode 644), and so is not used",
+            "FAIL PIN the file with the PIN is accessible to everybody (mode 644), and so is not used",
             "-> run chmod o= on crypto.pkcs11.pin_file",
         ],
     );
@@ -407,7 +412,7 @@ fn a_pin_file_that_cannot_be_used_is_told_before_the_token_is_asked() {
         1,
         "PIN",
         &[
-            "WRONG PIN the file with the PIN cannot be read: entity not found",
+            "FAIL PIN the file with the PIN cannot be read: entity not found",
             "-> put the PIN into crypto.pkcs11.pin_file, which the daemon's user must be able to read; it is read again and again",
         ],
     );
@@ -424,8 +429,8 @@ fn what_the_token_cannot_do_is_told() {
         0,
         "mechanisms",
         &[
-            "note mechanisms ED25519 255 cannot be done: the token has no CKM_EC_EDWARDS_KEY_PAIR_GEN to generate key pairs",
-            "note mechanisms SHA256withRSAandMGF1, SHA384withRSAandMGF1, SHA512withRSAandMGF1 cannot be done: the token has no CKM_RSA_PKCS_PSS to sign",
+            "OK mechanisms ED25519 255 cannot be done: the token has no CKM_EC_EDWARDS_KEY_PAIR_GEN to generate key pairs",
+            "OK mechanisms SHA256withRSAandMGF1, SHA384withRSAandMGF1, SHA512withRSAandMGF1 cannot be done: the token has no CKM_RSA_PKCS_PSS to sign",
         ],
     );
     let (token, module) = (Token::fresh(), FaultyModule::new());
@@ -445,7 +450,7 @@ fn what_the_token_cannot_do_is_told() {
         1,
         "token",
         &[
-            "WRONG token the token is write-protected",
+            "FAIL token the token is write-protected",
             "-> take the write protection off the token by its own tools",
         ],
     );
@@ -461,7 +466,7 @@ fn a_trial_signature_is_made_and_verified() {
         1,
         "signature",
         &[
-            "WRONG signature the trial signature failed: C_Sign of the PKCS#11 module returned FunctionFailed",
+            "FAIL signature the trial signature failed: C_Sign of the PKCS#11 module returned FunctionFailed",
             "-> see what the module's vendor says of this return value, and look at the token and at the module's own configuration",
         ],
     );
@@ -471,7 +476,7 @@ fn a_trial_signature_is_made_and_verified() {
         1,
         "signature",
         &[
-            "WRONG signature the trial signature failed: it does not verify with the public key",
+            "FAIL signature the trial signature failed: it does not verify with the public key",
             "-> look at the token and its module: none of its signatures would be handed out",
         ],
     );
@@ -481,7 +486,7 @@ fn a_trial_signature_is_made_and_verified() {
         0,
         "signature",
         &[
-            "note signature not tried: the token makes no key for a trial (C_GenerateKeyPair returned TemplateInconsistent); serve tries with the keys of the store",
+            "WARN signature not tried: the token makes no key for a trial (C_GenerateKeyPair returned TemplateInconsistent); serve tries with the keys of the store",
         ],
     );
 }
@@ -495,7 +500,7 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
         &check(&home),
         0,
         "key",
-        &["well key file HOME/key-encryption-key is the one of the store"],
+        &["OK key file HOME/key-encryption-key is the one of the store"],
     );
     let file = home.path("key-encryption-key");
     let own = fs::read(&file).unwrap();
@@ -505,7 +510,7 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
         77,
         "key",
         &[
-            "WRONG key file the key encryption key HOME/key-encryption-key is not the one that the store was made with",
+            "FAIL key file the key encryption key HOME/key-encryption-key is not the one that the store was made with",
             "-> put the right file back, or point store.url at the store that belongs to it",
         ],
     );
@@ -516,7 +521,7 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
         77,
         "key",
         &[
-            "WRONG key file the key encryption key HOME/key-encryption-key is accessible to others (mode 644)",
+            "FAIL key file the key encryption key HOME/key-encryption-key is accessible to others (mode 644)",
             "-> run chmod 600 on it",
         ],
     );
@@ -526,7 +531,7 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
         77,
         "key",
         &[
-            "WRONG key file the key encryption key HOME/key-encryption-key is missing, but the store was made with one",
+            "FAIL key file the key encryption key HOME/key-encryption-key is missing, but the store was made with one",
             "-> put the file back, or point crypto.local.key_encryption_key_file at it (a new one is never made over old data)",
         ],
     );
@@ -544,7 +549,7 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
         "store",
         &[
             &format!(
-                "WRONG store HOME/keypaird.db has schema version 99, and this keypaird knows {known} at most; run a later version"
+                "FAIL store HOME/keypaird.db has schema version 99, and this keypaird knows {known} at most; run a later version"
             ),
             "-> or point store.url at another store",
         ],
@@ -558,7 +563,7 @@ fn the_key_encryption_key_and_the_store_are_looked_at() {
         69,
         "store",
         &[
-            "WRONG store HOME/keypaird.db cannot be read as a database: file is not a database",
+            "FAIL store HOME/keypaird.db cannot be read as a database: file is not a database",
             "-> see that store.url names a database of keypaird, or restore it from a backup",
         ],
     );
@@ -580,7 +585,7 @@ fn what_serve_cannot_make_is_told_and_looking_makes_nothing() {
         77,
         "key",
         &[
-            "WRONG key file HOME/nowhere/key is not there, and cannot be made: No such file or directory (os error 2)",
+            "FAIL key file HOME/nowhere/key is not there, and cannot be made: No such file or directory (os error 2)",
             "-> have the daemon's user own its folder, or change crypto.local.key_encryption_key_file",
         ],
     );
@@ -596,7 +601,7 @@ fn what_serve_cannot_make_is_told_and_looking_makes_nothing() {
         &check(&home),
         0,
         "store",
-        &["well store HOME/keypaird.db, with 0 key pairs"],
+        &["OK store HOME/keypaird.db, with 0 key pairs"],
     );
     assert_eq!(files(), before);
 }
@@ -625,7 +630,7 @@ fn tls_files_and_sockets_that_cannot_be_used_are_told() {
     let checked = check(&home.clone().with(&lines));
     let tls = about(&checked.1, "TLS");
     assert!(
-        tls[0].contains("WRONG") && tls[0].contains("cannot use HOME/server.pem for TLS: "),
+        tls[0].contains("FAIL") && tls[0].contains("cannot use HOME/server.pem for TLS: "),
         "{tls:?}"
     );
     assert_eq!(
@@ -637,12 +642,12 @@ fn tls_files_and_sockets_that_cannot_be_used_are_told() {
         69,
         "socket",
         &[
-            "WRONG socket at HOME/file there is a file that is no socket",
+            "FAIL socket at HOME/file there is a file that is no socket",
             "-> remove it, or change server.unix_socket",
         ],
     );
     assert!(
-        checked.1.ends_with("keypaird: 2 things are wrong\n"),
+        checked.1.ends_with("keypaird: 2 failures\n"),
         "{}",
         checked.1
     );

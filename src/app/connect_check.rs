@@ -39,27 +39,27 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is as it should be.
-    Well,
-    /// There is something to know, and nothing wrong.
-    Note,
-    /// It is not as it should be. `serve` would end with this exit code; 1 when it would run all the same.
-    Wrong {
+    Ok,
+    /// It works, and an operator should look at it.
+    Warn,
+    /// It does not work. `serve` would end with this exit code; 1 when it would run all the same.
+    Fail {
         /// The exit code.
         exit_code: u8,
     },
 }
 
 impl Check {
-    fn well(subject: &'static str, message: impl Into<String>) -> Self {
-        Self::new(subject, Verdict::Well, message)
+    fn ok(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(subject, Verdict::Ok, message)
     }
 
-    fn note(subject: &'static str, message: impl Into<String>) -> Self {
-        Self::new(subject, Verdict::Note, message)
+    fn warn(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(subject, Verdict::Warn, message)
     }
 
-    fn wrong(subject: &'static str, exit_code: u8, message: impl Into<String>) -> Self {
-        Self::new(subject, Verdict::Wrong { exit_code }, message)
+    fn fail(subject: &'static str, exit_code: u8, message: impl Into<String>) -> Self {
+        Self::new(subject, Verdict::Fail { exit_code }, message)
     }
 
     fn new(subject: &'static str, verdict: Verdict, message: impl Into<String>) -> Self {
@@ -80,54 +80,68 @@ impl Check {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
-            Verdict::Well => "well",
-            Verdict::Note => "note",
-            Verdict::Wrong { .. } => "WRONG",
+            Verdict::Ok => "OK",
+            Verdict::Warn => "WARN",
+            Verdict::Fail { .. } => "FAIL",
         };
-        write!(f, "{verdict:7} {:12} {}", self.subject, self.message)?;
+        write!(f, "{verdict:4}  {:11}  {}", self.subject, self.message)?;
         match &self.remedy {
-            Some(remedy) => write!(f, "\n{:20} -> {remedy}", ""),
+            // The caller indents a line by two.
+            Some(remedy) => write!(f, "\n{:21}-> {remedy}", ""),
             None => Ok(()),
         }
     }
 }
 
-/// That not all is well.
+/// What failed, and what there is to look at beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotWell {
-    /// How many things are wrong.
-    pub count: usize,
+    /// How many things failed.
+    pub failures: usize,
+    /// How many things work and should be looked at.
+    pub warnings: usize,
     /// What to end with.
     pub exit_code: u8,
 }
 
 impl fmt::Display for NotWell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.count {
-            1 => f.write_str("one thing is wrong"),
-            count => write!(f, "{count} things are wrong"),
+        match self.failures {
+            1 => f.write_str("1 failure")?,
+            failures => write!(f, "{failures} failures")?,
+        }
+        match self.warnings {
+            0 => Ok(()),
+            1 => f.write_str(", 1 warning"),
+            warnings => write!(f, ", {warnings} warnings"),
         }
     }
 }
 
-/// Says what checks come to.
+/// Says what checks come to: how many warnings there are.
 ///
 /// # Errors
-/// When something is wrong. The exit code is the one that `serve` would end with: that of the first thing which it would not run with, since
-/// the checks are in its order; and 1 when it would run with all.
-pub fn conclude(checks: &[Check]) -> Result<(), NotWell> {
-    let wrong = checks.iter().filter_map(|check| match check.verdict {
-        Verdict::Wrong { exit_code } => Some(exit_code),
-        Verdict::Well | Verdict::Note => None,
+/// When something failed. The exit code is the one that `serve` would end with: that of the first
+/// thing which it would not run with, since the checks are in its order; and 1 when it would run
+/// with all.
+pub fn conclude(checks: &[Check]) -> Result<usize, NotWell> {
+    let warnings = checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Warn)
+        .count();
+    let failed = checks.iter().filter_map(|check| match check.verdict {
+        Verdict::Fail { exit_code } => Some(exit_code),
+        Verdict::Ok | Verdict::Warn => None,
     });
-    let exit_codes: Vec<u8> = wrong.collect();
+    let exit_codes: Vec<u8> = failed.collect();
     if exit_codes.is_empty() {
-        return Ok(());
+        return Ok(warnings);
     }
     let mut ending = exit_codes.iter().copied();
     let ending = ending.find(|exit_code| *exit_code != RUNS_WITH_IT);
     Err(NotWell {
-        count: exit_codes.len(),
+        failures: exit_codes.len(),
+        warnings,
         exit_code: ending.unwrap_or(RUNS_WITH_IT),
     })
 }
@@ -181,13 +195,13 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
                     "see that the daemon's user may read and write it, or change store.url",
                 ),
             };
-            return Check::wrong("store", 69, message).remedy(remedy);
+            return Check::fail("store", 69, message).remedy(remedy);
         }
     };
     let Some(schema) = found.schema else {
         return match can_be_made(path, path) {
-            Ok(()) => Check::note("store", format!("{shown} is not there; serve makes it")),
-            Err(error) => Check::wrong("store", 69, cannot_be_made(path, &error))
+            Ok(()) => Check::ok("store", format!("{shown} is not there; serve makes it")),
+            Err(error) => Check::fail("store", 69, cannot_be_made(path, &error))
                 .remedy("have the daemon's user own its folder, or change store.url"),
         };
     };
@@ -204,11 +218,11 @@ fn check_store(path: &Path, inspected: &Result<StoreInspection, StoreError>) -> 
     };
     let message = format!("{shown}, with {counted}{upgrade}");
     match found.in_use {
-        true => Check::note(
+        true => Check::warn(
             "store",
             format!("{message}; a keypaird runs with it, and a second one would not start"),
         ),
-        false => Check::well("store", message),
+        false => Check::ok("store", message),
     }
 }
 
@@ -247,28 +261,28 @@ fn check_key_encryption_key(
     let error = match (KeyEncryptionKey::read(path), check_value) {
         (Ok(_), None) if inspected.is_err() => {
             let message = format!(
-                "{} can be read; nobody knows whose it is without the store",
+                "{} can be read; without the store it cannot be seen whether it is the right one",
                 path.display()
             );
-            return Check::note(SUBJECT, message);
+            return Check::warn(SUBJECT, message);
         }
         (Ok(key), Some(check)) if key.recognises(check) => {
-            return Check::well(
+            return Check::ok(
                 SUBJECT,
                 format!("{} is the one of the store", path.display()),
             );
         }
         (Ok(_), Some(_)) => KeyEncryptionKeyError::Wrong(path.to_owned()),
         (Ok(_), None) => {
-            return Check::well(SUBJECT, format!("{} can be used", path.display()));
+            return Check::ok(SUBJECT, format!("{} can be used", path.display()));
         }
         (Err(KeyEncryptionKeyError::Missing(_)), None) => {
             return match can_be_made(path, store) {
                 Ok(()) => {
                     let message = format!("{} is not there; serve makes it", path.display());
-                    Check::note(SUBJECT, message)
+                    Check::ok(SUBJECT, message)
                 }
-                Err(error) => Check::wrong(SUBJECT, exit_code, cannot_be_made(path, &error))
+                Err(error) => Check::fail(SUBJECT, exit_code, cannot_be_made(path, &error))
                     .remedy("have the daemon's user own its folder, or change crypto.local.key_encryption_key_file"),
             };
         }
@@ -277,8 +291,8 @@ fn check_key_encryption_key(
     let text = chain(&error);
     // What it is, and what to do, are one sentence there.
     match text.split_once("; ") {
-        Some((message, remedy)) => Check::wrong(SUBJECT, exit_code, message).remedy(remedy),
-        None => Check::wrong(SUBJECT, exit_code, text),
+        Some((message, remedy)) => Check::fail(SUBJECT, exit_code, message).remedy(remedy),
+        None => Check::fail(SUBJECT, exit_code, text),
     }
 }
 
@@ -286,16 +300,16 @@ fn check_addresses(server: &ServerConfig, runs: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(tls) = &server.tls {
         checks.push(match Tls::check(tls) {
-            Ok(()) => Check::well("TLS", format!("{} and its key can be used", tls.certificate.display())),
+            Ok(()) => Check::ok("TLS", format!("{} and its key can be used", tls.certificate.display())),
             Err(error) => wrong_start("TLS", &error.into())
                 .remedy("put a certificate and its private key in PEM there, which the daemon's user must be able to read"),
         });
     }
     let address = server.listen;
     checks.push(match TcpListener::bind(address) {
-        Ok(_) => Check::well("address", format!("{address} is free")),
+        Ok(_) => Check::ok("address", format!("{address} is free")),
         Err(source) if runs && source.kind() == io::ErrorKind::AddrInUse => {
-            Check::note("address", format!("{address} is in use, as the store is"))
+            Check::warn("address", format!("{address} is in use, as the store is"))
         }
         Err(source) => {
             let address = address.to_string();
@@ -320,7 +334,7 @@ fn check_socket(path: &Path, runs: bool) -> Check {
     let shown = path.display();
     let wrong = |message: String, remedy: &str| {
         let remedy = format!("{remedy}, or change server.unix_socket");
-        Check::wrong(SUBJECT, 69, message).remedy(remedy)
+        Check::fail(SUBJECT, 69, message).remedy(remedy)
     };
     let folder = folder_of(path);
     if !folder.is_dir() {
@@ -329,7 +343,7 @@ fn check_socket(path: &Path, runs: bool) -> Check {
     let found = is_left_socket(path).map_err(|error| (error.kind(), error));
     match found {
         Ok(_) => match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
-            Ok(()) => Check::well(SUBJECT, format!("{shown} is free")),
+            Ok(()) => Check::ok(SUBJECT, format!("{shown} is free")),
             Err(error) => wrong(
                 format!("{shown} is free, and cannot be made: {error}"),
                 "have the daemon's user own its folder",
@@ -340,7 +354,7 @@ fn check_socket(path: &Path, runs: bool) -> Check {
             "remove it",
         ),
         Err((io::ErrorKind::AddrInUse, _)) if runs => {
-            Check::note(SUBJECT, format!("{shown} is in use, as the store is"))
+            Check::warn(SUBJECT, format!("{shown} is in use, as the store is"))
         }
         Err((io::ErrorKind::AddrInUse, _)) => {
             wrong(format!("another process answers at {shown}"), "end it")
@@ -374,40 +388,39 @@ fn check_token(token: &TokenConfig, last_try: bool) -> Vec<Check> {
         checks.extend(what_is_wrong(&module, &failure));
         return checks;
     }
-    checks.push(Check::well("module", module));
+    checks.push(Check::ok("module", module));
     if let Some(identity) = provider.identity() {
-        checks.push(Check::well("token", identity.to_string()));
+        checks.push(Check::ok("token", identity.to_string()));
         if identity.write_protected {
             let message =
                 "the token says that it is write-protected: no key can be made, or destroyed";
             checks.push(
-                Check::wrong("token", 1, message)
-                    .remedy("take the protection off by its own tools"),
+                Check::fail("token", 1, message).remedy("take the protection off by its own tools"),
             );
         }
     }
-    checks.push(Check::well("PIN", "the token accepts it"));
+    checks.push(Check::ok("PIN", "the token accepts it"));
     for missing in provider.capabilities().unwrap_or_default().missing() {
-        checks.push(Check::note("mechanisms", missing.to_string()));
+        checks.push(Check::ok("mechanisms", missing.to_string()));
     }
     checks.push(match provider.rehearse() {
-        Ok(Rehearsal::Signed(spec)) => Check::well(
+        Ok(Rehearsal::Signed(spec)) => Check::ok(
             "signature",
             format!("made by a trial key ({spec}), which is gone again, and verified"),
         ),
-        Ok(Rehearsal::NotMade(why)) => Check::note(
+        Ok(Rehearsal::NotMade(why)) => Check::warn(
             "signature",
             format!("not tried: the token makes no key for a trial ({why}); serve tries with the keys of the store"),
         ),
         Err(failure) if failure.kind == ProviderErrorKind::Untrustworthy => {
             let said = "the trial signature failed: it does not verify with the public key";
-            Check::wrong("signature", 1, said).remedy(
+            Check::fail("signature", 1, said).remedy(
                 "look at the token and its module: none of its signatures would be handed out",
             )
         }
         Err(failure) => {
             let said = format!("the trial signature failed: {}", sentence(&failure));
-            with_remedy(Check::wrong("signature", 1, said), &failure)
+            with_remedy(Check::fail("signature", 1, said), &failure)
         }
     });
     provider.disconnect();
@@ -421,10 +434,10 @@ fn what_is_wrong(module: &str, failure: &ProviderError) -> Vec<Check> {
         Some(finding) if finding.is_of_module() => "module",
         Some(finding) if finding.is_of_pin_file() => "PIN",
         Some(finding) => {
-            checks.push(Check::well("module", module));
+            checks.push(Check::ok("module", module));
             match finding.is_of_pin() {
                 true => {
-                    checks.push(Check::well("token", "it is there"));
+                    checks.push(Check::ok("token", "it is there"));
                     "PIN"
                 }
                 false => "token",
@@ -432,7 +445,7 @@ fn what_is_wrong(module: &str, failure: &ProviderError) -> Vec<Check> {
         }
         None => "token",
     };
-    let wrong = Check::wrong(subject, 1, sentence(failure));
+    let wrong = Check::fail(subject, 1, sentence(failure));
     checks.push(with_remedy(wrong, failure));
     checks
 }
@@ -452,7 +465,7 @@ fn with_remedy(check: Check, failure: &ProviderError) -> Check {
 }
 
 fn wrong_start(subject: &'static str, error: &StartError) -> Check {
-    Check::wrong(subject, error.exit_code(), chain(error))
+    Check::fail(subject, error.exit_code(), chain(error))
 }
 
 /// What is wrong that `serve` would run with.
@@ -465,12 +478,12 @@ mod tests {
     #[test]
     fn the_exit_code_is_that_of_the_first_thing_that_would_end_serve() {
         let conclude = |codes: &[u8]| {
-            let mut checks = vec![Check::well("a", "is well"), Check::note("b", "is new")];
-            let wrong = codes.iter().map(|code| Check::wrong("c", *code, "fails"));
+            let mut checks = vec![Check::ok("a", "is well"), Check::warn("b", "is in use")];
+            let wrong = codes.iter().map(|code| Check::fail("c", *code, "fails"));
             checks.extend(wrong);
-            conclude(&checks).map_err(|not_well| (not_well.count, not_well.exit_code))
+            conclude(&checks).map_err(|not_well| (not_well.failures, not_well.exit_code))
         };
-        assert_eq!(conclude(&[]), Ok(()));
+        assert_eq!(conclude(&[]), Ok(1));
         assert_eq!(conclude(&[1, 1]), Err((2, 1)));
         assert_eq!(conclude(&[69, 77, 1]), Err((3, 69)));
         assert_eq!(conclude(&[1, 77, 69]), Err((3, 77)));

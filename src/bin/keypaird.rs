@@ -29,8 +29,8 @@ enum Command {
     /// Check the configuration, name every fault, and end with 64 if there is one.
     ///
     /// With `--connect`, try also all that it names, before `serve` is started or while it runs: the store, the key files, the
-    /// addresses, the token. Nothing is changed. Ends with the exit code that `serve` would end with, or with 1 when something is wrong
-    /// that it would run with, such as a token that is away.
+    /// addresses, the token. Nothing is changed. OK is as it should be, WARN works and should be looked at, FAIL does not work. Ends with
+    /// 0 without a FAIL, else with the exit code that `serve` would end with, or with 1 when it would run all the same, as without a token.
     CheckConfig(CheckConfig),
     /// Initialise a new token with the label and the user PIN of the configuration.
     InitToken(InitToken),
@@ -232,8 +232,11 @@ fn connect(config: &Config, last_try: bool) -> Result<(), Failure> {
     for check in &checks {
         println!("  {check}");
     }
-    app::conclude(&checks)?;
-    println!("all is well");
+    match app::conclude(&checks)? {
+        0 => println!("all is well"),
+        1 => println!("it works, with 1 warning"),
+        warnings => println!("it works, with {warnings} warnings"),
+    }
     Ok(())
 }
 
