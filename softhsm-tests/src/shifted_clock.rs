@@ -36,9 +36,18 @@ impl ShiftedClock {
 
     /// Sets the clock ahead of the right time, by days.
     pub fn set_days_ahead(&self, days: u32) {
+        self.set(&format!("+{days}d"));
+    }
+
+    /// Sets the clock back from the right time, by days.
+    pub fn set_days_back(&self, days: u32) {
+        self.set(&format!("-{days}d"));
+    }
+
+    fn set(&self, offset: &str) {
         // Put in place as a whole: it is read at every look at the clock.
         let new = self.folder.path().join("new");
-        fs::write(&new, format!("+{days}d\n")).unwrap();
+        fs::write(&new, format!("{offset}\n")).unwrap();
         fs::rename(new, self.file()).unwrap();
     }
 

@@ -28,6 +28,7 @@ use softhsm_tests::client::{Client, settings};
 use softhsm_tests::daemon::{Daemon, Home, Isolation, binary};
 use softhsm_tests::http::send;
 use softhsm_tests::measure::children;
+use softhsm_tests::shifted_clock::ShiftedClock;
 use softhsm_tests::token::{LABEL, PIN, SO_PIN, Token};
 use softhsm_tests::tools::{Grpcurl, run};
 
@@ -400,6 +401,23 @@ fn grpcurl_with_certificate(folder: &Path, daemon: &Daemon) -> Grpcurl {
         &["-cacert", &ca, "-cert", &certificate, "-key", &key],
         daemon.address(),
     )
+}
+
+#[test]
+fn a_clock_before_1970_ends_no_handshake_in_a_panic() {
+    // Some sixty-eight years.
+    const DAYS: u32 = 25_000;
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let clock = ShiftedClock::new();
+    let daemon = clock.given_to(with_tls(folder.path(), false)).start();
+    let client = grpcurl_with_certificate(folder.path(), &daemon);
+    for days in [DAYS, 0] {
+        clock.set_days_back(days);
+        client.key_pairs("ListKeyAlgorithms", &json!({})).unwrap();
+    }
+    let log = daemon.log();
+    assert!(!log.contains("panicked"), "{log}");
 }
 
 #[test]

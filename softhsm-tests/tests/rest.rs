@@ -489,6 +489,56 @@ fn the_date_of_an_answer_follows_the_clock_back() {
     assert_eq!(back.whole_days(), 0, "{back}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_to_before_1970_ends_no_connection() {
+    let clock = ShiftedClock::new();
+    let daemon = clock.given_to(Home::local()).start();
+    let client = daemon.client().await;
+    let made = client.generate(settings(CryptoProvider::Unspecified)).await;
+    let made = made.unwrap();
+    clock.set_days_back(DAYS_TO_BEFORE_1970);
+    // More connections than there are threads, so that each thread has some for the first time.
+    for _ in 0..16 {
+        let answer = send(&daemon, "GET", "/healthz", &[], b"");
+        assert_eq!(answer.status, 200);
+        let date = OffsetDateTime::parse(answer.header("date"), &Rfc2822).unwrap();
+        assert!(date.year() < 1970, "{date}");
+        let client = daemon.client().await;
+        let got = client.get(&made.id).await.unwrap();
+        // By that clock it is not valid yet.
+        assert_eq!(got.certificate_pem, made.certificate_pem);
+    }
+    clock.set_days_back(0);
+    let answer = send(&daemon, "GET", "/healthz", &[], b"");
+    let date = OffsetDateTime::parse(answer.header("date"), &Rfc2822).unwrap();
+    assert!(date.year() > 1970, "{date}");
+    let log = daemon.log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// Some sixty-eight years, from this century on.
+const DAYS_TO_BEFORE_1970: u32 = 25_000;
+
+#[test]
+fn with_a_clock_before_1970_nothing_starts() {
+    let clock = ShiftedClock::new();
+    clock.set_days_back(DAYS_TO_BEFORE_1970);
+    let home = clock.given_to(Home::local());
+    let refused = home.run(&["serve"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(70), "{said}");
+    assert!(
+        said.contains("keypaird: the system clock shows 19"),
+        "{said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(!home.path("keypaird.db").exists());
+    let checked = home.run(&["check-config", "--connect"]);
+    assert_eq!(checked.status.code(), Some(70));
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(said.contains("FAIL  clock "), "{said}");
+}
+
 #[test]
 fn readiness_tells_of_a_token_that_is_away() {
     let token = Token::none();

@@ -13,6 +13,7 @@ use rustix::fs::{Access, access};
 
 use super::StartError;
 use super::module_process;
+use super::system::refuse_wrong_clock;
 use crate::config::{Config, ServerConfig, TokenConfig};
 use crate::providers::isolated::IsolatedPkcs11Provider;
 use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError};
@@ -150,6 +151,9 @@ pub fn conclude(checks: &[Check]) -> Result<usize, NotWell> {
 /// most; when the token says that one more wrong one locks it, only if `last_try`.
 pub fn check_connections(config: &Config, last_try: bool) -> Vec<Check> {
     let mut checks = Vec::new();
+    if let Err(error) = refuse_wrong_clock() {
+        checks.push(wrong_start("clock", &error));
+    }
     let inspected = inspect(&config.store.path);
     let runs = inspected.as_ref().is_ok_and(|found| found.in_use);
     checks.push(check_store(&config.store.path, &inspected));

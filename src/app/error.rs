@@ -37,6 +37,11 @@ pub enum StartError {
     /// The server ended by itself.
     #[error("the server failed")]
     Ended(#[source] tokio::task::JoinError),
+    /// The system clock shows a time by which nothing can be dated.
+    #[error(
+        "the system clock shows {0}, and certificates and answers can be dated from 1970 to 9999 only; set the clock, and start again"
+    )]
+    Clock(String),
     /// Log lines cannot be written.
     #[error("cannot start logging: {0}")]
     Logging(String),
@@ -55,6 +60,7 @@ impl StartError {
             | Self::Reflection(_)
             | Self::StoreFailed
             | Self::Ended(_)
+            | Self::Clock(_)
             | Self::Logging(_) => 70,
         }
     }

@@ -21,10 +21,10 @@ pub use connect_check::{Check, NotWell, Verdict, check_connections, conclude};
 pub use error::StartError;
 pub use module_process::{PKCS11_MODULE, serve_module};
 pub use shutdown::{outlive_full_files, stop_signal};
-pub use system::environment;
+pub use system::{environment, prepare_thread};
 
 use crate::config::{Config, Isolation};
-use crate::domain::{Entropy, KeyPairId, ProviderKind, ProviderMode};
+use crate::domain::{Clock, Entropy, KeyPairId, ProviderKind, ProviderMode};
 use crate::grpc::{self, GrpcConfig, Health};
 use crate::providers::isolated::IsolatedPkcs11Provider;
 use crate::providers::local::{KeyEncryptionKey, KeyEncryptionKeyError, LocalProvider};
@@ -52,6 +52,7 @@ pub struct App {
 impl App {
     /// Opens the store, prepares the providers, and takes the addresses. Does not wait for the token.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        system::refuse_wrong_clock()?;
         let store = Arc::new(EmbeddedStore::open(&config.store.path)?);
         let app = Self::over(Arc::clone(&store), config).await;
         if app.is_err() {
@@ -63,10 +64,11 @@ impl App {
     async fn over(store: Arc<EmbeddedStore>, config: Config) -> Result<Self, StartError> {
         let registry = registry(&config, &*store).await?;
         let metadata: Arc<dyn MetadataStore> = Arc::<EmbeddedStore>::clone(&store);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let service = Arc::new(Service::new(
             metadata,
             registry,
-            Arc::new(SystemClock),
+            Arc::clone(&clock),
             Arc::new(SystemEntropy),
             ServiceConfig {
                 allow_export: config.crypto.allow_export,
@@ -85,6 +87,7 @@ impl App {
             config.rest.cors_origins,
             system::descriptors_max(),
             service.tls_status(),
+            &clock,
         )?;
         Ok(Self {
             store,

@@ -8,8 +8,11 @@ use aws_lc_rs::rand;
 use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
+use super::StartError;
 use crate::config::Environment;
 use crate::domain::{Clock, END_OF_TIME, Entropy, EntropyError};
+use crate::providers::wait_for_turn_when_woken;
+use crate::server;
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,29 @@ fn time_of(time: SystemTime) -> OffsetDateTime {
         Err(before) => (-nanos(before.duration()), OffsetDateTime::UNIX_EPOCH),
     };
     OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(limit)
+}
+
+/// Refuses a clock by which nothing can be dated.
+pub(super) fn refuse_wrong_clock() -> Result<(), StartError> {
+    let now = SystemClock.now();
+    match is_datable(now) {
+        true => Ok(()),
+        false => Err(StartError::Clock(now.date().to_string())),
+    }
+}
+
+/// Tells whether HTTP, TLS and X.509 can all write a time.
+fn is_datable(time: OffsetDateTime) -> bool {
+    (OffsetDateTime::UNIX_EPOCH..END_OF_TIME).contains(&time)
+}
+
+/// Prepares a thread of the runtime, before it answers its first call.
+pub fn prepare_thread() {
+    wait_for_turn_when_woken();
+    // By another clock, nothing is answered.
+    if is_datable(SystemClock.now()) {
+        server::prepare_thread();
+    }
 }
 
 /// aws-lc's generator, which is seeded by the system's.
@@ -88,5 +114,8 @@ mod tests {
         assert_eq!(time_of(UNIX_EPOCH), OffsetDateTime::UNIX_EPOCH);
         let before = UNIX_EPOCH - Duration::from_secs(1);
         assert_eq!(time_of(before).unix_timestamp(), -1);
+        let datable = [before, UNIX_EPOCH, seconds(end - 1), seconds(end)]
+            .map(|time| is_datable(time_of(time)));
+        assert_eq!(datable, [false, true, true, false]);
     }
 }

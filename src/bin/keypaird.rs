@@ -11,7 +11,6 @@ use keypaird::app::{self, App, NotWell, StartError};
 use keypaird::config::Config;
 use keypaird::domain::ProviderMode;
 use keypaird::providers::pkcs11::{PinSource, TokenSelector, init_token};
-use keypaird::providers::wait_for_turn_when_woken;
 use keypaird::telemetry::{self, FlushOnDrop, LogFormat, TelemetryConfig, chain};
 
 /// Key management daemon: signing key pairs in a PKCS#11 token or in software, over gRPC.
@@ -365,7 +364,7 @@ fn healthcheck(command: &Healthcheck) -> Result<(), Failure> {
 fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .on_thread_start(wait_for_turn_when_woken)
+        .on_thread_start(app::prepare_thread)
         .build()
         .map_err(StartError::Threads)?;
     let done = runtime.block_on(work);

@@ -10,22 +10,17 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use time::{OffsetDateTime, UtcOffset};
 use tokio::time::{Instant, timeout};
 use tracing::{Level, debug, enabled, error};
 
 use super::api_result::to_response;
 use crate::domain::Client;
-use crate::service::{Service, ServiceError};
+use crate::service::ServiceError;
 use crate::telemetry::CallIds;
 
 /// How requests are answered.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
-    /// By whose clock answers are dated.
-    pub(super) service: Arc<Service>,
     pub(super) ids: CallIds,
     pub(super) request_timeout: Duration,
 }
@@ -59,10 +54,6 @@ pub(super) async fn answer(State(calls): State<Calls>, request: Request, next: N
         let client = client.unwrap_or_default();
         let (subject, code) = (client.certificate_subject.as_deref(), response.status());
         answering.log_access(&client.address, subject, &code.as_u16(), took);
-        // hyper would go on with a later time after the clock was set back.
-        if let Ok(date) = HeaderValue::try_from(http_date(calls.service.now())) {
-            response.headers_mut().insert(header::DATE, date);
-        }
         let id = answering.known_id();
         if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
             response.headers_mut().insert(X_REQUEST_ID, id);
@@ -83,38 +74,4 @@ pub(super) fn guarded(mut response: Response) -> Response {
     response
 }
 
-/// Writes a time as HTTP does (RFC 9110 section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(time: OffsetDateTime) -> String {
-    // These parts of a time are always there.
-    time.to_offset(UtcOffset::UTC)
-        .format(HTTP_DATE)
-        .unwrap_or_default()
-}
-
-const HTTP_DATE: &[BorrowedFormatItem<'_>] = format_description!(
-    "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-);
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-#[cfg(test)]
-mod tests {
-    use time::macros::datetime;
-
-    use super::*;
-
-    #[test]
-    fn a_time_is_written_as_http_does() {
-        for (time, expected) in [
-            (
-                datetime!(1994-11-06 08:49:37 UTC),
-                "Sun, 06 Nov 1994 08:49:37 GMT",
-            ),
-            (
-                datetime!(2027-01-01 00:30:00 +1),
-                "Thu, 31 Dec 2026 23:30:00 GMT",
-            ),
-        ] {
-            assert_eq!(http_date(time), expected);
-        }
-    }
-}

@@ -106,7 +106,6 @@ pub fn routes(service: Arc<Service>, config: &RestConfig, ids: CallIds) -> Route
     // A description is always JSON.
     let description = description.to_json().unwrap_or_default();
     let calls = Calls {
-        service: Arc::clone(&service),
         ids,
         request_timeout: config.request_timeout,
     };

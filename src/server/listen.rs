@@ -72,16 +72,20 @@ impl Listeners {
     ///
     /// `cors_origins` are the origins whose pages may read the public keys; `descriptors_max` is
     /// how many descriptors the process may have open, if that is limited. What is known of TLS is
-    /// noted in `tls_status`.
+    /// noted in `tls_status`, and TLS goes by `clock`.
     pub fn bind(
         config: &ServerConfig,
         cors_origins: Vec<String>,
         descriptors_max: Option<usize>,
         tls_status: &Arc<TlsStatus>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Self, ServerError> {
         let failed = |address: String| move |source| ServerError::Listen { address, source };
         let hosts = Arc::new(Hosts::new(config.hosts.clone()));
-        let load = |tls| Tls::load(tls, Arc::clone(&hosts), Arc::clone(tls_status));
+        let load = |tls| {
+            let status = Arc::clone(tls_status);
+            Tls::load(tls, Arc::clone(&hosts), status, Arc::clone(clock))
+        };
         let tls = config.tls.clone().map(load).transpose()?;
         let address = config.listen.to_string();
         let tcp = listen(config.listen).map_err(failed(address.clone()))?;
@@ -117,10 +121,10 @@ impl Listeners {
 
     /// Answers calls on all addresses until `stop`, and returns when the last call has ended.
     ///
-    /// The clock tells which client certificates have expired.
+    /// The clock dates answers, and tells which client certificates have expired.
     pub async fn serve(self, front: Front, clock: Arc<dyn Clock>, stop: CancellationToken) {
         let door = Arc::new(Door {
-            http: Http::new(front, self.request_timeout),
+            http: Http::new(front, Arc::clone(&clock), self.request_timeout),
             gate: self.gate,
             age_max: self.age_max,
             clock,

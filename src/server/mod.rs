@@ -2,6 +2,7 @@
 
 mod accounts;
 mod connections;
+mod dates;
 mod error;
 mod eviction;
 mod front;
@@ -15,6 +16,7 @@ mod progress;
 mod serve;
 mod tls;
 
+pub use dates::prepare_thread;
 pub use error::ServerError;
 pub use front::Front;
 pub use listen::{Addresses, Listeners, is_left_socket};

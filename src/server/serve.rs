@@ -23,11 +23,12 @@ use tracing::debug;
 
 use super::accounts::{Answer, Asked, CallUnderWay};
 use super::connections::{CONNECTION_WINDOW, Connection, STREAM_WINDOW};
+use super::dates::Dates;
 use super::eviction::SLOW;
 use super::front::{Answered, Front, Transport};
 use super::gate::Gate;
 use super::lifetime::{Lifetime, Over};
-use crate::domain::Client;
+use crate::domain::{Client, Clock};
 use crate::service::ServiceError;
 
 /// How HTTP is spoken, and who answers.
@@ -36,13 +37,15 @@ pub(super) struct Http {
     protocol: Arc<Builder<TokioExecutor>>,
     front: Front,
     turns: Turns,
+    dates: Dates,
     /// How long the calls of a connection may take that has reached its greatest age.
     old_calls_max: Duration,
 }
 
 impl Http {
-    /// Has a front answer, whose calls take no longer than `request_timeout`.
-    pub(super) fn new(front: Front, request_timeout: Duration) -> Self {
+    /// Has a front answer, whose calls take no longer than `request_timeout`. Answers are dated by
+    /// the clock.
+    pub(super) fn new(front: Front, clock: Arc<dyn Clock>, request_timeout: Duration) -> Self {
         let mut protocol = Builder::new(TokioExecutor::new());
         let window = |bytes: usize| u32::try_from(bytes).ok();
         protocol
@@ -64,6 +67,7 @@ impl Http {
             protocol: Arc::new(protocol),
             front,
             turns: Turns::new(),
+            dates: Dates::by(clock),
             old_calls_max: request_timeout.saturating_add(ANSWER_MAX),
         }
     }
@@ -199,6 +203,7 @@ impl Http {
             refuses: Arc::default(),
             closes: Arc::default(),
             turns: self.turns,
+            dates: self.dates,
             connection: Arc::clone(connection),
         }
     }
@@ -215,6 +220,7 @@ struct Answering {
     front: Front,
     client: Arc<Client>,
     turns: Turns,
+    dates: Dates,
     connection: Arc<Connection>,
     /// Whether calls are told to connect again, since the daemon or the connection has to end.
     refuses: Arc<AtomicBool>,
@@ -232,6 +238,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         if request.headers().len() > FIELDS_MAX {
             return Reply {
                 call,
+                dates: self.dates,
                 closes: None,
                 unbegun: None,
                 answer: Some(std::future::ready(Ok(too_many_fields())).boxed()),
@@ -250,6 +257,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         let is_http1 = request.version() <= Version::HTTP_11;
         Reply {
             call,
+            dates: self.dates,
             closes: is_http1.then(|| Arc::clone(&self.closes)),
             unbegun: Some((request, transport, turn)),
             answer: None,
@@ -260,6 +268,7 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
 /// A call until there is an answer. Its work begins when it is first polled, which is its turn.
 struct Reply {
     call: Arc<CallUnderWay>,
+    dates: Dates,
     /// Over HTTP/1.1: whether the answer closes the connection.
     closes: Option<Arc<AtomicBool>>,
     unbegun: Option<(Request<Incoming>, Transport, Result<Turn, ServiceError>)>,
@@ -294,6 +303,9 @@ impl Future for Reply {
         me.call.is_answered();
         let call = Arc::clone(&me.call);
         let (mut head, body) = response.into_parts();
+        if let Some(date) = me.dates.now() {
+            head.headers.insert(header::DATE, date);
+        }
         let closes = me.closes.as_ref();
         if closes.is_some_and(|closes| closes.load(Ordering::Relaxed)) {
             let close = HeaderValue::from_static("close");

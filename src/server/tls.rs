@@ -14,8 +14,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConnection;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::time_provider::TimeProvider;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ pub struct Tls {
     hosts: Arc<Hosts>,
     status: Arc<TlsStatus>,
     failed: Arc<FailedHandshakes>,
+    clock: TlsClock,
     current: ArcSwap<Files>,
     /// Told when the files are to be read again, changed or not.
     reload: Arc<Notify>,
@@ -68,8 +70,10 @@ impl Tls {
         config: TlsConfig,
         hosts: Arc<Hosts>,
         status: Arc<TlsStatus>,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, ServerError> {
-        let files = read(&config)?;
+        let clock = TlsClock(clock);
+        let files = read(&config, Some(&clock))?;
         hosts.use_certificate(files.names.clone());
         status.use_certificate(files.not_after);
         let current = ArcSwap::from_pointee(files);
@@ -78,6 +82,7 @@ impl Tls {
             hosts,
             failed: Arc::new(FailedHandshakes::new(Arc::clone(&status))),
             status,
+            clock,
             current,
             reload: Arc::default(),
         })
@@ -90,7 +95,7 @@ impl Tls {
 
     /// Reads the files, and does no more.
     pub fn check(config: &TlsConfig) -> Result<(), ServerError> {
-        read(config).map(drop)
+        read(config, None).map(drop)
     }
 
     /// Returns what accepts the next connection.
@@ -121,7 +126,7 @@ impl Tls {
                 true => "the TLS files were read again",
                 false => "the TLS files changed",
             };
-            match read(&self.config) {
+            match read(&self.config, Some(&self.clock)) {
                 Ok(files) => {
                     self.replace(files, what);
                     seen = now;
@@ -211,7 +216,19 @@ impl Files {
     }
 }
 
-fn read(config: &TlsConfig) -> Result<Files, ServerError> {
+/// The clock as TLS reads it, which has no time before 1970: rustls panics there by its own clock.
+#[derive(Clone, Debug)]
+struct TlsClock(Arc<dyn Clock>);
+
+impl TimeProvider for TlsClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.0.now().unix_timestamp()).unwrap_or_default();
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+/// Reads the files. Without a clock, what is read accepts no connections.
+fn read(config: &TlsConfig, clock: Option<&TlsClock>) -> Result<Files, ServerError> {
     let chain = certificates(&config.certificate)?;
     let names = chain.first().map(|first| certs::dns_names(first));
     let not_after = chain.first().and_then(|first| certs::not_after(first));
@@ -247,6 +264,9 @@ fn read(config: &TlsConfig) -> Result<Files, ServerError> {
     let mut server = builder
         .with_single_cert(chain, key)
         .map_err(|error| refused(&config.certificate, error.to_string()))?;
+    if let Some(clock) = clock {
+        server.time_provider = Arc::new(clock.clone());
+    }
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Files {
         server: Arc::new(server),
