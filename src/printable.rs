@@ -4,6 +4,7 @@
 //! A certificate that was imported may have anything in its names, and what answers a client may
 //! not be keypaird at all. So daemon and client both need this, and it names no other room.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Returns a text in which every character that [`is_unprintable`] is escaped, as `\u{202e}`.
@@ -16,6 +17,32 @@ pub fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Returns a text of a caller as it stands in a log line or in an answer: printable, and of at most
+/// 256 bytes. Where something is left out at its end, there is a mark.
+pub fn excerpt(text: &str) -> Cow<'_, str> {
+    // As nearly all of them are.
+    if text.len() <= EXCERPT_BYTES_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(EXCERPT_BYTES_MAX);
+    // Where it ends if it has to be cut.
+    let mut end = 0;
+    for character in text.chars() {
+        match is_unprintable(character) {
+            true => shown.extend(character.escape_unicode()),
+            false => shown.push(character),
+        }
+        if shown.len() <= EXCERPT_BYTES_MAX - CUT.len() {
+            end = shown.len();
+        } else if shown.len() > EXCERPT_BYTES_MAX {
+            shown.truncate(end);
+            shown.push_str(CUT);
+            break;
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// Returns a JSON text in which the same characters are escaped as JSON does: a terminal obeys
@@ -71,9 +98,41 @@ pub fn is_unprintable(character: char) -> bool {
         )
 }
 
+/// How long an excerpt may be.
+const EXCERPT_BYTES_MAX: usize = 256;
+/// What stands for the rest of a text.
+const CUT: &str = "…";
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_short_and_ends_between_two_characters() {
+        let (full, rest) = ("x".repeat(256), "x".repeat(253));
+        for (text, expected) in [
+            (String::new(), String::new()),
+            ("GET /a".into(), "GET /a".into()),
+            (full.clone(), full.clone()),
+            (format!("{full}x"), format!("{rest}…")),
+            ("x".repeat(60_000), format!("{rest}…")),
+            // Three bytes each: 85 of them are 255, and 86 are too many.
+            ("東".repeat(85), "東".repeat(85)),
+            ("東".repeat(86), format!("{}…", "東".repeat(84))),
+            (format!("{rest}é"), format!("{rest}é")),
+            (format!("{rest}xéé"), format!("{rest}…")),
+            ("a\u{202e}b\u{9b}".into(), r"a\u{202e}b\u{9b}".into()),
+            // An escape is whole, or not there.
+            (
+                format!("{}\u{202e}", "x".repeat(250)),
+                format!("{}…", "x".repeat(250)),
+            ),
+        ] {
+            let shown = excerpt(&text);
+            assert_eq!(shown, expected, "{text}");
+            assert!(shown.len() <= 256);
+        }
+    }
 
     #[test]
     fn what_steers_a_terminal_is_escaped_and_all_else_stays() {

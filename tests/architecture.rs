@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("keyfiles", &["domain"]),
     ("providers", &["domain", "telemetry"]),
     ("store", &["domain"]),
-    ("telemetry", &[]),
+    ("telemetry", &["printable"]),
     (
         "service",
         &[
@@ -31,7 +31,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("config", &["domain", "providers", "telemetry"]),
     ("grpc", &["domain", "proto", "service", "telemetry"]),
-    ("rest", &["domain", "service", "telemetry"]),
+    ("rest", &["domain", "printable", "service", "telemetry"]),
     (
         "server",
         &[

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::printable::excerpt;
+
 /// How many violations one answer carries at most.
 ///
 /// They travel in the trailers of a gRPC response, for which clients allow 8 KiB (gRPC C-core) to
@@ -91,10 +93,12 @@ impl Violations {
     /// Notes that `field` is refused.
     pub fn add(&mut self, field: impl Into<Cow<'static, str>>, refusal: Refusal) {
         if self.kept.len() < REPORTED_MAX {
-            self.kept.push(Violation {
-                field: field.into(),
-                refusal,
-            });
+            let mut field = field.into();
+            // That of a JSON object may have a name of any length.
+            if let Cow::Owned(name) = &field {
+                field = Cow::Owned(excerpt(name).into_owned());
+            }
+            self.kept.push(Violation { field, refusal });
         } else {
             self.dropped += 1;
         }
@@ -221,6 +225,18 @@ mod tests {
             .map(|violation| violation.field.len() + violation.refusal.to_string().len())
             .sum();
         assert!(bytes < 4096, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_field_of_any_length_is_short_in_a_message() {
+        let mut violations = Violations::new();
+        violations.add("x".repeat(60_000), Refusal::new("is unknown"));
+        violations.add("a\u{202e}b", Refusal::new("is unknown"));
+        let fields: Vec<_> = violations.iter().map(|one| &*one.field).collect();
+        assert_eq!(
+            fields,
+            [format!("{}…", "x".repeat(253)), "a\u{202e}b".into()]
+        );
     }
 
     #[test]

@@ -29,6 +29,7 @@ use axum::{Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::printable::excerpt;
 use crate::service::{Service, ServiceError};
 use crate::telemetry::CallIds;
 use api_result::Refused;
@@ -149,11 +150,12 @@ const LINKED: &[&str] = &[
 ];
 
 async fn not_found(uri: Uri) -> impl IntoResponse {
-    let message = format!("there is nothing at {}", uri.path());
+    let message = format!("there is nothing at {}", excerpt(uri.path()));
     Refused::Http(StatusCode::NOT_FOUND, message)
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> impl IntoResponse {
-    let message = format!("{} does not take {method}", uri.path());
+    let (path, method) = (excerpt(uri.path()), excerpt(method.as_str()));
+    let message = format!("{path} does not take {method}");
     Refused::Http(StatusCode::METHOD_NOT_ALLOWED, message)
 }

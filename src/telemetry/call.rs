@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing::{Span, info, info_span};
 
 use super::AccessLog;
+use crate::printable::excerpt;
 
 /// A call that is being answered.
 ///
@@ -61,7 +62,8 @@ impl CallIds {
 
     /// Begins a call of a method, with the caller's `x-request-id` or a number.
     pub fn begin(&self, method: &str, given: Option<&[u8]>) -> Arc<Call> {
-        Call::new(method, self.next(given), self.access_log.has(method))
+        let has_line = self.access_log.has(method);
+        Call::new(&excerpt(method), self.next(given), has_line)
     }
 
     /// Takes the caller's `x-request-id` when it is of use in a log, or a number.
@@ -101,7 +103,7 @@ impl Call {
         let _ = CURRENT.try_with(|call| {
             if call.has_line {
                 let short: String = key_pair.chars().take(KEY_PAIR_LEN_MAX).collect();
-                let _ = call.key_pair.set(short.into());
+                let _ = call.key_pair.set(excerpt(&short).into());
             }
         });
     }
@@ -127,6 +129,8 @@ impl Call {
         }
         let key_pair = self.key_pair.get().map(|id| &**id);
         let method = &*self.method;
+        let client = client.map(excerpt);
+        let client = client.as_deref();
         self.span().in_scope(|| {
             info!(target: ACCESS, %peer, client, method, key_pair, %code, ?took, "call");
         });

@@ -133,6 +133,54 @@ async fn each_call_has_one_line_and_a_mistake_or_a_stop_is_no_warning() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_writes_is_short_in_the_log_and_in_refusals() {
+    let daemon = Home::local().start();
+    let client = daemon.client().await;
+    // Two bytes each, so that a cut at any byte would be in the middle of one.
+    let (long, wide) = ("x".repeat(60_000), "é".repeat(30_000));
+    let method = "M".repeat(60_000);
+    let settings = format!("{{\"{wide}\": 1}}");
+    let path = |rest: &str| format!("{BASE}/keyPairs/signing/{rest}");
+    tokio::task::block_in_place(|| {
+        for (row, method, path, header, body) in [
+            ("a path", "GET", format!("/{long}"), ("a", ""), ""),
+            ("an id", "GET", path(&long), ("a", ""), ""),
+            (
+                "a parameter",
+                "GET",
+                format!("{}?{long}=1", path("x")),
+                ("a", ""),
+                "",
+            ),
+            ("a method", &method, "/healthz".to_owned(), ("a", ""), ""),
+            ("a host", "GET", "/healthz".to_owned(), ("host", &long), ""),
+            ("a user agent", "GET", path("x"), ("user-agent", &wide), ""),
+            (
+                "a field",
+                "POST",
+                path("generate"),
+                ("content-type", "application/json"),
+                &settings,
+            ),
+        ] {
+            let answer = send(&daemon, method, &path, &[header], body.as_bytes());
+            assert!(
+                (400..500).contains(&answer.status),
+                "{row}: {}",
+                answer.status
+            );
+            assert!(answer.body.len() < 2048, "{row}: {}", answer.body.len());
+        }
+    });
+    assert!(client.get(&wide).await.is_err());
+    drop(client);
+    let (_, log) = tokio::task::block_in_place(|| lines(daemon));
+    for line in log.lines() {
+        assert!(line.len() < 2048, "{}: {line}", line.len());
+    }
+}
+
 #[test]
 fn a_line_names_the_client_by_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
