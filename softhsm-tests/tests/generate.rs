@@ -8,6 +8,7 @@ use keypaird::proto::{
 use serde_json::{Value, json};
 use softhsm_tests::client::{Client, reason, settings};
 use softhsm_tests::daemon::Home;
+use softhsm_tests::shifted_clock::ShiftedClock;
 use softhsm_tests::token::Token;
 use softhsm_tests::tools::pkcs11_tool;
 use tonic::Code;
@@ -569,4 +570,27 @@ async fn at_once(
         answers.push(call.await.unwrap());
     }
     answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_request_makes_no_second_key_pair_while_the_clock_is_wrong() {
+    let clock = ShiftedClock::new();
+    let home = clock.given_to(Home::local());
+    let wanted = settings(CryptoProvider::Unspecified);
+    let daemon = home.start();
+    let client = daemon.client().await;
+    let made = client.generate_named(wanted.clone(), "once").await.unwrap();
+    clock.set_days_ahead(40);
+    let ahead = client.generate_named(wanted.clone(), "once").await.unwrap();
+    assert_eq!(ahead.id, made.id);
+    drop((client, daemon));
+    // Also by a daemon that knows no other clock.
+    let daemon = home.start();
+    let client = daemon.client().await;
+    for days in [40, 0] {
+        clock.set_days_ahead(days);
+        let again = client.generate_named(wanted.clone(), "once").await.unwrap();
+        assert_eq!(again.id, made.id, "{days}");
+    }
+    assert_eq!(client.list_all().await.len(), 1);
 }

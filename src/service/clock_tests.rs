@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime};
 use super::keep_rotating::Setbacks;
 use super::rotation_tests::{START, Stage};
 use super::*;
-use crate::domain::EventKind;
+use crate::domain::{EventKind, NewKeyPairSettings};
 
 #[tokio::test]
 async fn while_the_clock_cannot_be_trusted_nothing_is_retired_and_all_else_is_done() {
@@ -31,6 +31,59 @@ async fn while_the_clock_cannot_be_trusted_nothing_is_retired_and_all_else_is_do
     assert_eq!(is_done(Some(99)).await, "2 3 [1]");
     assert_eq!(is_done(Some(155)).await, "2 3 []");
     assert_eq!(stage.keys(), 2);
+}
+
+/// Lets time pass, which no clock shows.
+async fn pass(duration: std::time::Duration) {
+    tokio::time::pause();
+    tokio::time::advance(duration).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_named_request_is_answered_again_for_a_day_whatever_the_clock_shows() {
+    let stage = Stage::new(2);
+    let hours = |hours: u64| std::time::Duration::from_secs(3600 * hours);
+    let ask = async |service: &Arc<Service>| {
+        let settings = NewKeyPairSettings {
+            common_name: "Example".into(),
+            organization: "Acme".into(),
+            country: "US".into(),
+            valid_days: 100,
+            key_algorithm: "ED25519".into(),
+            crypto_provider: Some(ProviderKind::Local),
+            ..NewKeyPairSettings::default()
+        };
+        let request = GenerateRequest {
+            settings,
+            request_id: "r".into(),
+            ..GenerateRequest::default()
+        };
+        match service.generate(request).await.unwrap() {
+            GenerateOutcome::Made(view) => view.key_pair.id.to_string(),
+            GenerateOutcome::WouldMake(_) => unreachable!("the request is no dry run"),
+        }
+    };
+    let [service, restarted] = [&stage.services[0], &stage.services[1]];
+    let made = ask(service).await;
+    for day in [2, 40, -400, 0, 40_000] {
+        stage.set_day(day);
+        assert_eq!(ask(service).await, made, "day {day}");
+        service.forget_old_requests().await;
+        assert_eq!(ask(service).await, made, "day {day}");
+    }
+    // A daemon that is started while the clock is wrong.
+    assert_eq!(ask(restarted).await, made);
+    stage.set_day(0);
+    assert_eq!(ask(restarted).await, made);
+    pass(hours(23)).await;
+    restarted.forget_old_requests().await;
+    assert_eq!(ask(restarted).await, made);
+    // The day is over, with the clock where it was.
+    pass(hours(2)).await;
+    let remade = ask(restarted).await;
+    assert_ne!(remade, made);
+    assert_eq!(ask(service).await, remade);
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ pub(super) struct Made {
 pub(super) struct Named {
     pub(super) request_id: RequestId,
     pub(super) settings: SettingsDigest,
+    /// When it was made, by the time of named requests.
+    pub(super) made_at: OffsetDateTime,
     /// The right to answer it.
     pub(super) _lock: NameLock<RequestId>,
 }
@@ -205,7 +207,7 @@ impl Service {
             request_id: named.request_id.clone(),
             settings: named.settings,
             key_pair: name.id.clone(),
-            made_at: key_pair.create_time,
+            made_at: named.made_at,
         });
         // Side by side: a certificate that a crash keeps from the token is put there at the next start.
         let (published, recorded) = tokio::join!(

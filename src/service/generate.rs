@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use super::create::{Creation, Made, Named};
 use super::generation::NewGeneration;
@@ -55,12 +55,14 @@ impl Service {
             None => None,
             Some(request_id) => {
                 let lock = self.request_locks.lock(request_id.clone()).await;
-                if let Some(answered) = self.answered(&request_id, digest).await? {
+                let now = self.request_time().await?;
+                if let Some(answered) = self.answered(&request_id, digest, now).await? {
                     return Ok(GenerateOutcome::Made(Box::new(answered)));
                 }
                 Some(Named {
                     request_id,
                     settings: digest,
+                    made_at: now,
                     _lock: lock,
                 })
             }
@@ -155,8 +157,9 @@ impl Service {
         &self,
         request_id: &RequestId,
         digest: SettingsDigest,
+        now: OffsetDateTime,
     ) -> Result<Option<KeyPairView>, ServiceError> {
-        let since = self.clock.now().saturating_sub(Duration::days(1));
+        let since = now.saturating_sub(Duration::days(1));
         let Some((answered, key_pair)) = self.store.answered_request(request_id, since).await?
         else {
             return Ok(None);

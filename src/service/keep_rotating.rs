@@ -109,6 +109,7 @@ impl Service {
             // Nothing is forgotten in the first hour: what the clock was before the start is not
             // known.
             let mut events_forgotten = Instant::now();
+            let mut requests_forgotten = Instant::now();
             loop {
                 let trusted = clock_watch.trusted(self.clock.now(), interval);
                 // A step is never left half done: only the waiting is broken off.
@@ -123,6 +124,11 @@ impl Service {
                 {
                     self.forget_old_events(trusted).await;
                     events_forgotten = Instant::now();
+                }
+                // These do not go by the clock.
+                if requests_forgotten.elapsed() > FORGET_INTERVAL {
+                    self.forget_old_requests().await;
+                    requests_forgotten = Instant::now();
                 }
                 tokio::select! {
                     () = tokio::time::sleep(setbacks.patience(interval)) => {}

@@ -36,6 +36,7 @@ mod reconcile;
 mod recorded;
 mod replace;
 pub mod report;
+mod request_time;
 mod rotate;
 mod rotation;
 mod share;
@@ -90,6 +91,7 @@ use crate::store::{IntentState, MetadataStore};
 use events::EventHub;
 use health::HealthBoard;
 use name_lock::NameLocks;
+use request_time::RequestTime;
 use share::{Shares, Turns};
 use signing_keys::SigningKeys;
 
@@ -146,6 +148,7 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     request_locks: NameLocks<RequestId>,
+    request_time: RequestTime,
     /// One creation under an id goes on at a time.
     id_locks: NameLocks<KeyPairId>,
     /// One deletion of an id goes on at a time.
@@ -185,6 +188,7 @@ impl Service {
             clock,
             entropy,
             request_locks: NameLocks::default(),
+            request_time: RequestTime::default(),
             id_locks: NameLocks::default(),
             deletions: NameLocks::default(),
             signing_keys: SigningKeys::default(),

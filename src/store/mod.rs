@@ -131,8 +131,7 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Empty for a line that began before there were names.
     fn event_history(&self) -> Arc<str>;
 
-    /// Forgets the events before the first one that is not older than a time, and the requests that were answered
-    /// before it.
+    /// Forgets the events before the first one that is not older than a time.
     async fn forget_events(&self, before: OffsetDateTime) -> Result<(), StoreError>;
 
     /// Tells when there may be new events.
@@ -270,6 +269,15 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
         not_before: OffsetDateTime,
     ) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError>;
 
+    /// Returns the latest time of named requests that the store has: the last one that
+    /// [`Self::forget_requests`] noted, or that a request was answered at. It goes on only while a
+    /// daemon runs, and has nothing to do with the clock.
+    async fn request_time(&self) -> Result<Option<OffsetDateTime>, StoreError>;
+
+    /// Forgets the requests that were answered more than a day before a time of named requests, and
+    /// notes the time.
+    async fn forget_requests(&self, now: OffsetDateTime) -> Result<(), StoreError>;
+
     /// Returns what tells the key encryption key that the store was made with.
     async fn key_encryption_check(&self) -> Result<Option<SealedKey>, StoreError>;
 
@@ -365,7 +373,7 @@ pub struct AnsweredRequest {
     pub settings: SettingsDigest,
     /// The key pair it made.
     pub key_pair: KeyPairId,
-    /// When it was answered.
+    /// When it was made, by the time of named requests: see [`MetadataStore::request_time`].
     pub made_at: OffsetDateTime,
 }
 

@@ -153,6 +153,8 @@ store! {
     fn events_after(sequence: i64, limit: u32) -> Vec<Event>;
     fn event_span() -> (i64, i64);
     fn forget_events(before: OffsetDateTime) -> ();
+    fn request_time() -> Option<OffsetDateTime>;
+    fn forget_requests(now: OffsetDateTime) -> ();
     fn abort_creation(key_ref: KeyRef, remains: IntentState) -> Option<Intent>;
     fn intent(key_ref: KeyRef) -> Option<Intent>;
     fn intents() -> Vec<Intent>;

@@ -17,6 +17,7 @@ mod lineage;
 mod list;
 mod open;
 mod reader;
+mod requests;
 mod rows;
 mod sharing;
 mod snapshots;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, params, params_from_iter};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -127,7 +128,7 @@ impl MetadataStore for EmbeddedStore {
             };
             events::insert(db, event, pair.create_time, &pair.id, Some(pair))?;
             match &made.request {
-                Some(request) => rows::insert_request(db, request),
+                Some(request) => requests::insert(db, request),
                 None => Ok(()),
             }
         })
@@ -287,13 +288,15 @@ impl MetadataStore for EmbeddedStore {
             .write(move |db| events::forget_some(db, before))
             .await?
         {}
-        self.writer
-            .write(move |db| {
-                db.prepare_cached("DELETE FROM requests WHERE made_at < ?1")?
-                    .execute([before.unix_timestamp()])?;
-                Ok(())
-            })
-            .await
+        Ok(())
+    }
+
+    async fn request_time(&self) -> Result<Option<OffsetDateTime>, StoreError> {
+        self.readers.read(requests::time).await
+    }
+
+    async fn forget_requests(&self, now: OffsetDateTime) -> Result<(), StoreError> {
+        self.writer.write(move |db| requests::forget(db, now)).await
     }
 
     fn event_news(&self) -> watch::Receiver<()> {
@@ -471,7 +474,7 @@ impl MetadataStore for EmbeddedStore {
     ) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError> {
         let request_id = request_id.clone();
         self.readers
-            .read(move |db| rows::find_answered_request(db, request_id, not_before))
+            .read(move |db| requests::find(db, request_id, not_before))
             .await
     }
 
@@ -489,9 +492,6 @@ impl MetadataStore for EmbeddedStore {
             .await
     }
 }
-
-/// How long answered requests are kept.
-const REQUESTS_KEPT: Duration = Duration::days(1);
 
 #[cfg(test)]
 mod rotation_tests;

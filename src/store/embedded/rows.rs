@@ -1,14 +1,14 @@
-//! How key pairs and requests stand in rows.
+//! How key pairs stand in rows.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::generation::{self, GenerationRow};
-use super::{AnsweredRequest, KnownKey, REQUESTS_KEPT, StoreError};
+use super::{KnownKey, StoreError};
 use crate::domain::{
     Certificate, Generation, GenerationState, GenerationTemplate, KeyAlgorithm, KeyOrigin, KeyPair,
-    KeyPairId, KeyRef, Labels, Lifecycle, ProviderKind, RequestId, Rotation, SealedKey,
+    KeyPairId, KeyRef, Labels, Lifecycle, ProviderKind, Rotation, SealedKey,
 };
 
 /// Returns the query of what [`key_pair`] reads. Conditions follow.
@@ -262,68 +262,6 @@ impl StoredRotation {
             },
         })
     }
-}
-
-/// Reads a row of `settings_digest, key_pair_id, made_at`.
-pub(super) fn request(row: &Row<'_>, request_id: RequestId) -> Result<AnsweredRequest, StoreError> {
-    let settings: Vec<u8> = row.get(0)?;
-    Ok(AnsweredRequest {
-        request_id,
-        settings: settings
-            .try_into()
-            .map_err(|_| StoreError::Corrupt("settings_digest"))?,
-        key_pair: id(row, 1)?,
-        made_at: from_seconds(row.get(2)?)?,
-    })
-}
-
-/// Finds a request that was answered not before a time, with the key pair that it made.
-pub(super) fn find_answered_request(
-    db: &Connection,
-    request_id: RequestId,
-    not_before: OffsetDateTime,
-) -> Result<Option<(AnsweredRequest, Option<KeyPair>)>, StoreError> {
-    let mut statement = db.prepare_cached(
-        "SELECT settings_digest, key_pair_id, made_at, key_pair FROM requests
-         WHERE request_id = ?1 AND made_at >= ?2",
-    )?;
-    let mut rows = statement.query(params![request_id.as_str(), not_before.unix_timestamp()])?;
-    let Some(row) = rows.next()? else {
-        return Ok(None);
-    };
-    let request = request(row, request_id)?;
-    let made: Option<i64> = row.get(3)?;
-    let found = find_key_pair(db, &request.key_pair)?;
-    // Looked at last: the id may be given away anew while this reads.
-    let is_it: bool = db
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM key_pairs
-                            WHERE id = ?1 AND sequence = coalesce(?2, sequence))",
-        )?
-        .query_row(params![request.key_pair.as_str(), made], |row| row.get(0))?;
-    Ok(Some((request, found.filter(|_| is_it))))
-}
-
-/// Writes an answered request, over an outdated one of the same name. Others are forgotten with old events, when the clock is known
-/// to be right.
-pub(super) fn insert_request(db: &Connection, request: &AnsweredRequest) -> Result<(), StoreError> {
-    let outdated = request
-        .made_at
-        .saturating_sub(REQUESTS_KEPT)
-        .unix_timestamp();
-    db.prepare_cached("DELETE FROM requests WHERE request_id = ?1 AND made_at < ?2")?
-        .execute(params![request.request_id.as_str(), outdated])?;
-    db.prepare_cached(
-        "INSERT INTO requests (request_id, settings_digest, key_pair_id, made_at, key_pair)
-         VALUES (?1, ?2, ?3, ?4, (SELECT sequence FROM key_pairs WHERE id = ?3))",
-    )?
-    .execute(params![
-        request.request_id.as_str(),
-        request.settings,
-        request.key_pair.as_str(),
-        request.made_at.unix_timestamp(),
-    ])?;
-    Ok(())
 }
 
 pub(super) fn id(row: &Row<'_>, column: usize) -> Result<KeyPairId, StoreError> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use time::Duration;
+
 use super::tests::{NOW, change, new, open, pair};
 use super::*;
 use crate::domain::{Curve, KeySpec, Labels, ListOrder, OrderField, PageSize, PublicKey, RsaSize};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use time::Duration;
 use time::macros::datetime;
 
 use super::sharing_tests::labels;
@@ -737,8 +738,11 @@ async fn a_request_is_not_answered_with_another_key_pair_that_has_the_id_since()
 }
 
 #[tokio::test]
-async fn a_request_is_forgotten_with_old_events_and_not_when_a_later_one_is_answered() {
-    let (store, _folder) = open();
+async fn requests_are_forgotten_by_a_time_of_their_own_which_is_kept_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(store.request_time().await.unwrap(), None);
     let year = Duration::days(365);
     for (id, byte, time) in [("a", 1, NOW), ("b", 2, NOW + year)] {
         let made = NewKeyPair {
@@ -746,14 +750,24 @@ async fn a_request_is_forgotten_with_old_events_and_not_when_a_later_one_is_answ
             ..new(pair(id, [byte; 16]))
         };
         store.complete_creation(made).await.unwrap();
+        assert_eq!(store.request_time().await.unwrap(), Some(time));
     }
     let name = RequestId::parse("a").unwrap();
-    let is_known = async || store.answered_request(&name, NOW).await.unwrap().is_some();
-    assert!(is_known().await);
-    store.forget_events(NOW).await.unwrap();
-    assert!(is_known().await);
-    store.forget_events(NOW + Duration::SECOND).await.unwrap();
-    assert!(!is_known().await);
+    let is_known = async |store: &EmbeddedStore| {
+        let found = store.answered_request(&name, NOW).await;
+        found.unwrap().is_some()
+    };
+    // Neither by a later one nor with old events.
+    store.forget_events(NOW + year).await.unwrap();
+    store.forget_requests(NOW + Duration::DAY).await.unwrap();
+    assert!(is_known(&store).await);
+    let later = NOW + year + Duration::HOUR;
+    store.forget_requests(later).await.unwrap();
+    assert!(!is_known(&store).await);
+    store.close().await;
+    drop(store);
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(store.request_time().await.unwrap(), Some(later));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
