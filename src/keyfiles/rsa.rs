@@ -5,7 +5,7 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
 use aws_lc_rs::signature::{KeyPair, RsaKeyPair};
 use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
-use crypto_bigint::{BoxedUint, ConcatenatingMul, Gcd, Resize};
+use crypto_bigint::{BoxedUint, ConcatenatingMul, Gcd};
 use der::Encode;
 use der::asn1::OctetStringRef;
 use pkcs8::PrivateKeyInfoRef;
@@ -136,7 +136,7 @@ impl<'a> Numbers<'a> {
         let read = |bytes| BoxedUint::from_be_slice(bytes, bits).ok();
         let d = Zeroizing::new(read(self.number(D))?);
         let (p, q) = match (self.number(P), self.number(Q)) {
-            (&[], _) | (_, &[]) => self.factor(&d)?,
+            (&[], _) | (_, &[]) => self.factor(&d, || self.random_base())?,
             (p, q) => (read(p)?, read(q)?),
         };
         let (p, q) = (Zeroizing::new(p), Zeroizing::new(q));
@@ -169,28 +169,41 @@ impl<'a> Numbers<'a> {
     }
 
     /// Finds the primes by a root of one (NIST SP 800-56B revision 2, appendix C), the larger one
-    /// first, as they stand in most files.
+    /// first, as they stand in most files. `base` makes the numbers that are tried.
     ///
-    /// Numbers that do not belong together cost one exponentiation.
-    fn factor(&self, d: &BoxedUint) -> Option<(BoxedUint, BoxedUint)> {
+    /// Numbers that do not belong together cost one exponentiation, and a prime modulus two. Of all
+    /// bases, half find the primes at least, whatever the modulus, but for a power of a prime.
+    fn factor(
+        &self,
+        d: &BoxedUint,
+        mut base: impl FnMut() -> Option<BoxedUint>,
+    ) -> Option<(BoxedUint, BoxedUint)> {
         let modulus = self.modulus();
         let exponent = BoxedUint::from_be_slice_vartime(self.number(E));
         let product = Zeroizing::new(
             d.concatenating_mul(&exponent)
                 .wrapping_sub(BoxedUint::one()),
         );
+        // A power of a prime divides what its exponents are multiples of. It has no other roots of
+        // one than one and minus one.
+        let rest = Zeroizing::new(product.rem(&Option::from(modulus.to_nz())?));
+        if modulus.gcd(&rest) != BoxedUint::one() {
+            return None;
+        }
         let halvings = product.trailing_zeros();
         let odd = Zeroizing::new(product.overflowing_shr_vartime(halvings)?);
         let params = BoxedMontyParams::new(Option::from(modulus.to_odd())?);
         let one = BoxedMontyForm::one(&params);
         let minus_one = one.neg();
-        for base in BASES {
-            let base = BoxedUint::from(base).resize(modulus.bits_precision());
-            let mut root = BoxedMontyForm::new(base, &params).pow(&odd);
-            if root == one || root == minus_one {
-                continue;
-            }
+        let mut is_known_composite = false;
+        for _ in 0..BASES_MAX {
+            let base = BoxedMontyForm::new(base()?, &params);
+            let mut root = base.pow(&odd);
+            let mut is_trivial = root == one || root == minus_one;
             for _ in 0..halvings {
+                if is_trivial {
+                    break;
+                }
                 let square = root.square();
                 if square == one {
                     let less_one = root.sub(&one).retrieve();
@@ -199,15 +212,28 @@ impl<'a> Numbers<'a> {
                     return Some(if p > q { (p, q) } else { (q, p) });
                 }
                 root = square;
-                if root == minus_one {
-                    break;
-                }
+                is_trivial = root == minus_one;
             }
-            if root != minus_one {
+            if !is_trivial {
                 return None;
             }
+            // A prime has no other roots either (Fermat's little theorem).
+            if !is_known_composite && base.pow(&modulus.wrapping_sub(BoxedUint::one())) == one {
+                return None;
+            }
+            is_known_composite = true;
         }
         None
+    }
+
+    /// Returns a number that nobody can foresee: for those that one can, a modulus could be made
+    /// that none of them finds the primes of.
+    fn random_base(&self) -> Option<BoxedUint> {
+        let modulus = self.modulus();
+        let mut bytes = vec![0; self.number(N).len()];
+        aws_lc_rs::rand::fill(&mut bytes).ok()?;
+        let number = BoxedUint::from_be_slice(&bytes, modulus.bits_precision()).ok()?;
+        Some(number.rem(&Option::from(modulus.to_nz())?))
     }
 }
 
@@ -223,9 +249,60 @@ const Q_INVERSE: usize = 7;
 const COUNT: usize = 8;
 /// What aws-lc takes.
 const EXPONENT_BITS_MAX: u32 = 33;
-/// Half of all numbers find the primes: that none of these does has a chance of one in four
+/// Half of all numbers find the primes: that none of so many does has a chance of one in four
 /// thousand million.
-const BASES: [u32; 32] = [
-    2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
-    101, 103, 107, 109, 113, 127, 131,
-];
+const BASES_MAX: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use num_bigint::BigUint;
+
+    use super::*;
+
+    /// Writes a key without primes, whose private exponent is right for an order of the modulus.
+    fn key(modulus: &BigUint, order: &BigUint) -> Vec<u8> {
+        let e = BigUint::from(65_537_u32);
+        let one = BigUint::from(1_u32);
+        let fits = |factor: &u32| ((order * factor + &one) % &e) == BigUint::ZERO;
+        let factor = (1..65_537).find(fits).unwrap();
+        let d = (order * factor + &one) / &e;
+        let integer = |number: &BigUint| {
+            let bytes = [&[0][..], &number.to_bytes_be()].concat();
+            der::asn1::UintRef::new(&bytes).unwrap().to_der().unwrap()
+        };
+        let numbers = [
+            integer(&BigUint::ZERO),
+            integer(modulus),
+            integer(&e),
+            integer(&d),
+        ];
+        let numbers = numbers.concat();
+        let len = u16::try_from(numbers.len()).unwrap().to_be_bytes();
+        [&[0x30, 0x82], &len[..], &numbers].concat()
+    }
+
+    #[test]
+    fn a_modulus_that_is_prime_or_a_power_of_one_is_not_tried_again_and_again() {
+        let power_of_two = |bits: u32| BigUint::from(1_u32) << bits;
+        // The largest primes of 2048 and of 1024 bits.
+        let prime = power_of_two(2048) - 1557_u32;
+        let half = power_of_two(1024) - 105_u32;
+        let less_one = |prime: &BigUint| prime - 1_u32;
+        for (what, modulus, order, bases_max) in [
+            ("a prime", &prime, less_one(&prime), 1),
+            ("a square", &(&half * &half), &half * less_one(&half), 0),
+        ] {
+            let file = key(modulus, &order);
+            let numbers = Numbers::read(&file).unwrap();
+            let d = BoxedUint::from_be_slice(numbers.number(D), 2048).unwrap();
+            let mut bases = 0;
+            let base = || {
+                bases += 1;
+                numbers.random_base()
+            };
+            assert!(numbers.factor(&d, base).is_none(), "{what}");
+            assert!(bases <= bases_max, "{what}: {bases}");
+            assert!(from_pkcs1(&file).is_err(), "{what}");
+        }
+    }
+}
