@@ -23,7 +23,14 @@ impl Work {
 
     /// Takes what one derivation needs: its iterations, and what it takes to begin them.
     pub(super) fn take(&mut self, iterations: u32) -> Result<(), KeyFileError> {
-        match self.iterations.checked_sub(iterations.max(ITERATIONS_MIN)) {
+        self.take_blocks(iterations, 1)
+    }
+
+    /// Takes what one derivation of a key of several blocks needs, each of which takes all the
+    /// iterations (RFC 8018 section 5.2).
+    pub(super) fn take_blocks(&mut self, iterations: u32, blocks: u32) -> Result<(), KeyFileError> {
+        let needed = iterations.saturating_mul(blocks).max(ITERATIONS_MIN);
+        match self.iterations.checked_sub(needed) {
             Some(left) if iterations <= ITERATIONS_MAX => {
                 self.iterations = left;
                 Ok(())
@@ -93,5 +100,21 @@ mod tests {
         }
         assert!(work.take(1).is_err());
         assert!(Work::of_a_file().take(ITERATIONS_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn each_block_of_a_key_is_work() {
+        for (iterations, blocks, derivations) in [
+            (ITERATIONS_MAX, 1, 3),
+            (ITERATIONS_MAX, 2, 1),
+            (ITERATIONS_MAX, 3, 1),
+            (ITERATIONS_MAX, 4, 0),
+            (ITERATIONS_MAX / 4, 4, 3),
+            (1, 4, 3000),
+        ] {
+            let mut work = Work::of_a_file();
+            let done = (0..10_000).take_while(|_| work.take_blocks(iterations, blocks).is_ok());
+            assert_eq!(done.count(), derivations, "{iterations} times {blocks}");
+        }
     }
 }

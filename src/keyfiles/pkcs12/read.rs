@@ -105,7 +105,7 @@ impl<'a> MacData<'a> {
         if self.hash == PBMAC1 {
             let pbmac1 = self.parameters.and_then(Pbmac1::read);
             let pbmac1 = pbmac1.ok_or_else(unsupported)?;
-            work.take(pbmac1.iterations.get())?;
+            pbmac1.take(work)?;
             return Ok(pbmac1.is_mac(&self.digest, safe, password.text));
         }
         for form in password.forms() {
