@@ -28,11 +28,16 @@ impl Algorithms {
         if context.output.form() == Form::Data {
             return context.json("ListKeyAlgorithmsResponse", &answer);
         }
-        let rows = answer.key_algorithms.iter().map(row).collect();
-        context.table(
-            &["ALGORITHM", "KEY SIZES", "SIGNATURE ALGORITHMS", "PROVIDER"],
-            rows,
-        )
+        // The longest column is the last one, which is broken into lines on a terminal.
+        let mut header = vec!["ALGORITHM", "KEY SIZES", "PROVIDER", "SIGNATURE ALGORITHMS"];
+        let mut rows: Vec<_> = answer.key_algorithms.iter().map(row).collect();
+        if rows.iter().all(|row| row[PROVIDER].content().is_empty()) {
+            header.remove(PROVIDER);
+            for row in &mut rows {
+                row.remove(PROVIDER);
+            }
+        }
+        context.table(&header, rows)
     }
 }
 
@@ -58,10 +63,13 @@ fn row(algorithm: &KeyAlgorithm) -> Vec<Cell> {
     vec![
         cell(&algorithm.name),
         cell(sizes.collect::<Vec<_>>().join(", ")),
-        cell(signatures.collect::<Vec<_>>().join(", ")),
         cell(provider),
+        cell(signatures.collect::<Vec<_>>().join(", ")),
     ]
 }
+
+/// Where the provider is in a row.
+const PROVIDER: usize = 2;
 
 const EXAMPLES: &str = "\
 What is used when nothing is said has a star.

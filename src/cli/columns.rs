@@ -1,11 +1,11 @@
-//! The columns of a list of key pairs, and how they fit a terminal.
+//! The columns of a list of key pairs.
 
 use clap::ValueEnum;
 use comfy_table::{Cell, Color};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::Context;
 use super::error::Failure;
+use super::fit::fit;
 use super::output::{Output, days_left, expires_in, key, labels, provider, time};
 use crate::printable::printable;
 use crate::proto::{KeyOrigin, KeyPairView};
@@ -160,12 +160,8 @@ pub(super) fn write(
     if context.output != Output::Wide
         && let Some(width) = context.width
     {
-        let widths = widths(columns, &header, &texts, width);
-        for row in &mut texts {
-            for (text, width) in row.iter_mut().zip(&widths) {
-                *text = cut(text, *width);
-            }
-        }
+        let header: Vec<_> = header.iter().map(String::as_str).collect();
+        fit(&header, &mut texts, cuts(columns), width);
     }
     let rows = views.iter().zip(texts).map(|(view, texts)| {
         let colour = colour(context, view);
@@ -186,48 +182,15 @@ pub(super) fn write(
     written
 }
 
-/// Returns how wide the columns may be, so that a row fits a terminal: what is shown in the last
-/// place is cut first.
-fn widths(columns: &[Column], header: &[String], rows: &[Vec<String>], width: usize) -> Vec<usize> {
-    let mut widths: Vec<_> = header.iter().map(|name| name.width()).collect();
-    for row in rows {
-        for (widest, text) in widths.iter_mut().zip(row) {
-            *widest = (*widest).max(text.width());
-        }
-    }
-    let gaps = GAP_LEN * columns.len().saturating_sub(1);
-    let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
-    // Names are cut before ids, which are for copying.
-    for id_too in [false, true] {
-        for (column, width) in columns.iter().zip(&mut widths).rev() {
-            let Some(least) = column.width_min() else {
-                continue;
-            };
-            if (*column == Column::Id) == id_too {
-                let less = width.saturating_sub(least).min(excess);
-                *width -= less;
-                excess -= less;
-            }
-        }
-    }
-    widths
-}
-
-/// Cuts a text to a width, with a mark where something is missing.
-fn cut(text: &str, width: usize) -> String {
-    if text.width() <= width {
-        return text.to_owned();
-    }
-    let mut kept = String::new();
-    let mut taken = 1;
-    for character in text.chars() {
-        taken += character.width().unwrap_or_default();
-        if taken > width {
-            break;
-        }
-        kept.push(character);
-    }
-    format!("{}…", kept.trim_end())
+/// Returns the columns that may be cut, in their order: what is shown in the last place first, and
+/// names before ids, which are for copying.
+fn cuts(columns: &[Column]) -> Vec<(usize, usize)> {
+    let of = |ids: bool| {
+        let columns = columns.iter().enumerate().rev();
+        let columns = columns.filter(move |(_, column)| (**column == Column::Id) == ids);
+        columns.filter_map(|(number, column)| Some((number, column.width_min()?)))
+    };
+    of(false).chain(of(true)).collect()
 }
 
 fn colour(context: &Context<'_>, view: &KeyPairView) -> Option<Color> {
@@ -264,8 +227,6 @@ fn common_name(subject_dn: &str) -> String {
 
 /// From how many days on a certificate is shown as one that needs attention.
 const SOON_DAYS: i64 = 30;
-/// How many blanks are between two columns.
-const GAP_LEN: usize = 2;
 
 #[cfg(test)]
 mod tests {
@@ -286,33 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_wide_is_cut_and_marked() {
-        for (text, width, expected) in [
-            ("Example", 7, "Example"),
-            ("Example Name", 9, "Example…"),
-            ("東京都", 6, "東京都"),
-            ("東京都", 5, "東京…"),
-            ("東京都", 4, "東…"),
-        ] {
-            assert_eq!(cut(text, width), expected, "{text} {width}");
-        }
-    }
-
-    #[test]
-    fn a_row_fits_the_terminal_and_ids_are_cut_last() {
-        let columns = [Column::Id, Column::Cn, Column::Expires];
-        let header = columns.map(Column::header);
-        let rows = [vec![
-            "i".repeat(25),
-            "n".repeat(64),
-            "in 100 days".to_owned(),
-        ]];
-        assert_eq!(widths(&columns, &header, &rows, 200), [25, 64, 11]);
-        assert_eq!(widths(&columns, &header, &rows, 80), [25, 40, 11]);
-        assert_eq!(
-            widths(&columns, &header, &rows, 40),
-            [17, 8, 11][..].to_vec()
-        );
-        assert_eq!(widths(&columns, &header, &rows, 20), [12, 8, 11]);
+    fn names_are_cut_from_the_last_on_and_ids_after_them() {
+        let columns = [Column::Id, Column::Cn, Column::Expires, Column::Labels];
+        assert_eq!(cuts(&columns), [(3, 16), (1, 8), (0, 12)]);
     }
 }

@@ -20,6 +20,7 @@ mod doctor;
 mod doubtful_keys;
 mod error;
 mod export;
+mod fit;
 mod generate;
 mod get;
 mod import;

@@ -12,6 +12,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::Context;
 use super::error::Failure;
+use super::fit::GAP_LEN;
 use super::yaml;
 use crate::printable::{printable, printable_json};
 use crate::proto::{
@@ -83,6 +84,11 @@ impl Context<'_> {
         Ok(())
     }
 
+    /// Returns the width that a table has to fit, if any: on a terminal, unless all is asked for.
+    pub(super) fn fitted_width(&self) -> Option<usize> {
+        self.width.filter(|_| self.output != Output::Wide)
+    }
+
     /// Writes a table of a header and rows. On a terminal the last column is broken into lines
     /// where it is too wide.
     pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<Cell>>) -> Result<(), Failure> {
@@ -95,7 +101,8 @@ impl Context<'_> {
         let taken: usize = (0..others)
             .map(|column| GAP_LEN + usize::from(column_width(header, &rows, column)))
             .sum();
-        let last_width = self.width.map(|width| width.saturating_sub(taken));
+        let width = self.fitted_width();
+        let last_width = width.map(|width| width.saturating_sub(taken));
         table
             .load_style(presets::NOTHING)
             .set_header(header.iter().map(Cell::new))
@@ -113,7 +120,7 @@ impl Context<'_> {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
-        match (self.width, last_width) {
+        match (width, last_width) {
             (Some(width), Some(LAST_WIDTH_MIN..)) => table
                 .set_content_arrangement(ContentArrangement::Dynamic)
                 .set_width(u16::try_from(width).unwrap_or(u16::MAX)),
@@ -334,7 +341,12 @@ fn ids(answer: &serde_json::Value) -> Vec<&str> {
 
 /// Returns when a certificate expires, counted from now: `in 19 days`, `in 3 hours`, `2 days ago`.
 pub(super) fn expires_in(view: &KeyPairView, now: Timestamp) -> String {
-    let Some(expires) = view.expires else {
+    counted(view.expires, now)
+}
+
+/// Returns a time, counted from now.
+pub(super) fn counted(time: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(expires) = time else {
         return String::new();
     };
     let left = expires.seconds.saturating_sub(now.seconds);
@@ -364,10 +376,8 @@ fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
     String::from_utf8(json.into_inner()).map_err(|error| error.to_string())
 }
 
-/// How many blanks are between two columns.
-const GAP_LEN: usize = 2;
 /// Less than this is no width to break lines to.
-const LAST_WIDTH_MIN: usize = 20;
+pub(super) const LAST_WIDTH_MIN: usize = 20;
 
 #[cfg(test)]
 pub(super) mod tests {

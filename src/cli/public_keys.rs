@@ -1,13 +1,14 @@
 //! `keypairctl public-keys`.
 
 use clap::{Args, ValueEnum};
-use comfy_table::Cell;
 use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::error::Failure;
+use super::fit::fit;
 use super::generate::parse_label;
-use super::output::{Form, cell, generation_state, time};
+use super::output::{Form, cell, counted, generation_state, time};
+use crate::printable::printable;
 use crate::proto::{JsonWebKey, ListPublicKeysRequest, ListPublicKeysResponse, PublicKey};
 
 /// List the public keys that signatures are verified with.
@@ -61,10 +62,7 @@ impl PublicKeys {
         }
         match (self.format, context.output.form()) {
             (Format::Table, Form::Data) => context.json("ListPublicKeysResponse", &answer),
-            (Format::Table, Form::Text) => context.table(
-                &["ID", "GENERATION", "STATE", "ALGORITHM", "KID", "EXPIRES"],
-                answer.public_keys.iter().map(row).collect(),
-            ),
+            (Format::Table, Form::Text) => write(context, &answer.public_keys),
             (Format::Pem, _) => {
                 for key in &answer.public_keys {
                     write!(context.out, "{}", key.public_key_pem)?;
@@ -80,19 +78,41 @@ impl PublicKeys {
     }
 }
 
-fn row(key: &PublicKey) -> Vec<Cell> {
+/// Writes a line for each key. On a terminal it fits the width: without the generation, the expiry
+/// counted from now, and what is too long cut.
+fn write(context: &mut Context<'_>, keys: &[PublicKey]) -> Result<(), Failure> {
+    let Some(width) = context.fitted_width() else {
+        let rows = keys.iter().map(|key| {
+            let [id, state, algorithm, kid] = texts(key);
+            let (generation, expires) = (key.generation.to_string(), time(key.expires));
+            let row = [id, generation, state, algorithm, kid, expires];
+            row.map(cell).to_vec()
+        });
+        let header = ["ID", "GENERATION", "STATE", "ALGORITHM", "KID", "EXPIRES"];
+        return context.table(&header, rows.collect());
+    };
+    let header = ["ID", "STATE", "ALGORITHM", "KID", "EXPIRES"];
+    let rows = keys.iter().map(|key| {
+        let [id, state, algorithm, kid] = texts(key);
+        let expires = counted(key.expires, context.now);
+        vec![id, state, algorithm, kid, expires]
+    });
+    let mut rows: Vec<_> = rows.collect();
+    // Ids are for copying, and are cut after the rest.
+    fit(&header, &mut rows, [(3, 8), (0, 12)], width);
+    let rows = rows.into_iter().map(|row| row.iter().map(cell).collect());
+    context.table(&header, rows.collect())
+}
+
+/// Returns what is always shown of a key: id, state, algorithm and kid.
+fn texts(key: &PublicKey) -> [String; 4] {
     let jwk = key.jwk.clone().unwrap_or_default();
-    vec![
-        cell(&key.id),
-        cell(key.generation),
-        cell(generation_state(key.generation_state())),
-        cell(match &*jwk.crv {
-            "" => jwk.kty,
-            curve => format!("{} {curve}", jwk.kty),
-        }),
-        cell(&key.kid),
-        cell(time(key.expires)),
-    ]
+    let algorithm = match &*jwk.crv {
+        "" => jwk.kty,
+        curve => format!("{} {curve}", jwk.kty),
+    };
+    let state = generation_state(key.generation_state());
+    [&*key.id, state, &*algorithm, &*key.kid].map(printable)
 }
 
 /// Returns a JWK set. Members that a key does not have are left out.
@@ -119,12 +139,17 @@ fn jwks(keys: impl Iterator<Item = JsonWebKey>) -> Value {
 const EXAMPLES: &str = "\
 Examples:
   keypairctl public-keys
+  keypairctl public-keys -o wide
   keypairctl public-keys payments --format pem > payments.pem
   keypairctl public-keys --format jwks | jq -r '.keys[].kid'";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::connect::Connection;
+    use crate::cli::output::Output;
+    use crate::cli::output::tests::NOW;
+    use crate::proto::GenerationState;
 
     #[test]
     fn a_jwk_has_the_members_of_its_kind_only() {
@@ -139,5 +164,54 @@ mod tests {
             json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "eA"}]})
         );
         assert_eq!(jwks(std::iter::empty()), json!({"keys": []}));
+    }
+
+    #[test]
+    fn a_line_fits_a_terminal_and_a_pipe_and_wide_have_all_there_is() {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            connection: Connection,
+        }
+        let only: Only = clap::Parser::parse_from(["x"]);
+        let shown = |output: Output, width: Option<usize>| {
+            let mut out = Vec::new();
+            let mut context = Context {
+                connection: &only.connection,
+                output,
+                out: &mut out,
+                terminal: width.is_some(),
+                width,
+                colour: false,
+                now: NOW,
+                variable: |_| None,
+            };
+            let keys = ["payments", &*"i".repeat(64)].map(|id| PublicKey {
+                id: id.into(),
+                generation: 12,
+                generation_state: GenerationState::Previous.into(),
+                kid: "k".repeat(43),
+                expires: Some(NOW),
+                jwk: Some(JsonWebKey {
+                    kty: "OKP".into(),
+                    crv: "Ed25519".into(),
+                    ..JsonWebKey::default()
+                }),
+                ..PublicKey::default()
+            });
+            write(&mut context, &keys).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let table = shown(Output::Table, Some(80));
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{table}");
+        }
+        assert!(table.contains("payments "), "{table}");
+        for (output, width) in [(Output::Table, None), (Output::Wide, Some(80))] {
+            let wide = shown(output, width);
+            for whole in ["GENERATION", &"i".repeat(64), &"k".repeat(43), " UTC"] {
+                assert!(wide.contains(whole), "{wide}");
+            }
+        }
     }
 }

@@ -10,9 +10,11 @@ use tonic::Code;
 use super::Context;
 use super::connect::Daemon;
 use super::error::Failure;
+use super::fit::{GAP_LEN, fit};
 use super::list::all_key_pairs;
-use super::output::{Form, cell, rfc3339, time};
+use super::output::{Form, LAST_WIDTH_MIN, cell, rfc3339, time};
 use super::rotation::action;
+use crate::printable::printable;
 use crate::proto::{KeyPairView, PlanRotationRequest};
 
 /// Show what happens to all key pairs in the next days: rotations, and certificates that expire.
@@ -131,6 +133,18 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
     if entries.is_empty() {
         return Ok(writeln!(context.out, "nothing happens within {days} days")?);
     }
+    table(context, entries)
+}
+
+/// Writes a line for each entry. On a terminal it fits the width: without the hour, and with ids
+/// cut that are too long.
+fn table(context: &mut Context<'_>, entries: &[Entry]) -> Result<(), Failure> {
+    const HEADER: [&str; 6] = ["DAY", "TIME", "", "ID", "GEN", "WHAT"];
+    let width = context.fitted_width();
+    let shown: &[usize] = match width {
+        Some(_) => &[0, 2, 3, 4],
+        None => &[0, 1, 2, 3, 4],
+    };
     let mut last = (String::new(), true);
     let mut rows = Vec::new();
     for entry in entries {
@@ -138,30 +152,42 @@ fn write(context: &mut Context<'_>, entries: &[Entry], days: u16) -> Result<(), 
         let (date, hour) = at.split_once(' ').unwrap_or((&at, ""));
         let day = (date.to_owned(), entry.urgent);
         // Each day is written once, and again where the rotations begin.
-        let shown = if day == last { "" } else { date };
-        // By the calendar, whatever the hour.
-        let number = |seconds: i64| seconds.div_euclid(86_400);
-        let left = number(entry.time.seconds) - number(context.now.seconds);
+        let date = if day == last { "" } else { date };
+        let left = match days_left(entry, context) {
+            ..=0 => "today".to_owned(),
+            1 => "in 1 day".to_owned(),
+            left => format!("in {left} days"),
+        };
+        let generation = entry.generation.to_string();
+        let texts = [date, hour, &left, &printable(&entry.id), &generation].map(str::to_owned);
+        rows.push(shown.iter().map(|column| texts[*column].clone()).collect());
+        last = day;
+    }
+    let mut header: Vec<_> = shown.iter().map(|column| HEADER[*column]).collect();
+    if let Some(width) = width {
+        // What happens has its room beside them, and is broken into lines.
+        let width = width.saturating_sub(GAP_LEN + LAST_WIDTH_MIN);
+        fit(&header, &mut rows, [(2, 12)], width);
+    }
+    header.push(HEADER[5]);
+    let rows = rows.into_iter().zip(entries).map(|(texts, entry)| {
         let colour = match entry.urgent {
-            true if left < 14 => Some(Color::Red),
+            true if days_left(entry, context) < 14 => Some(Color::Red),
             true => Some(Color::Yellow),
             false => None,
         };
-        rows.push(vec![
-            cell(shown),
-            cell(hour),
-            cell(match left {
-                ..=0 => "today".to_owned(),
-                1 => "in 1 day".to_owned(),
-                left => format!("in {left} days"),
-            }),
-            cell(&entry.id),
-            cell(entry.generation),
-            context.cell(entry.what, colour),
-        ]);
-        last = day;
-    }
-    context.table(&["DAY", "TIME", "", "ID", "GEN", "WHAT"], rows)
+        let what = context.cell(entry.what, colour);
+        let cells = texts.iter().map(cell).chain([what]);
+        cells.collect()
+    });
+    let rows = rows.collect();
+    context.table(&header, rows)
+}
+
+/// Returns in how many days something happens by the calendar, whatever the hour.
+fn days_left(entry: &Entry, context: &Context<'_>) -> i64 {
+    let number = |seconds: i64| seconds.div_euclid(86_400);
+    number(entry.time.seconds) - number(context.now.seconds)
 }
 
 /// How many key pairs are asked about at once.
@@ -173,4 +199,65 @@ const STEPS_MAX: i32 = 1000;
 const EXAMPLES: &str = "\
 Examples:
   keypairctl schedule
+  keypairctl schedule -o wide
   keypairctl schedule --days 14 --output json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::connect::Connection;
+    use crate::cli::output::Output;
+    use crate::cli::output::tests::NOW;
+
+    fn shown(output: Output, width: Option<usize>) -> String {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            connection: Connection,
+        }
+        let only: Only = clap::Parser::parse_from(["x"]);
+        let mut out = Vec::new();
+        let mut context = Context {
+            connection: &only.connection,
+            output,
+            out: &mut out,
+            terminal: width.is_some(),
+            width,
+            colour: false,
+            now: NOW,
+            variable: |_| None,
+        };
+        let entry = |days: i64, id: &str, what, urgent| Entry {
+            time: Timestamp {
+                seconds: NOW.seconds + days * 86_400,
+                nanos: 0,
+            },
+            id: id.to_owned(),
+            generation: 12,
+            what,
+            urgent,
+        };
+        let entries = [
+            entry(3, &"i".repeat(64), "expires, and nothing rotates it", true),
+            entry(3, "payments", "the next generation is made", false),
+            entry(100, "payments", "the next generation signs", false),
+        ];
+        write(&mut context, &entries, 365).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_fits_a_terminal_and_a_pipe_and_wide_have_all_there_is() {
+        let table = shown(Output::Table, Some(80));
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{table}");
+        }
+        assert!(table.contains("payments"), "{table}");
+        for (output, width) in [(Output::Table, None), (Output::Wide, Some(80))] {
+            let wide = shown(output, width);
+            assert!(wide.starts_with("DAY         TIME          "), "{wide}");
+            assert!(wide.contains(&"i".repeat(64)), "{wide}");
+            assert_eq!(wide.lines().count(), 4, "{wide}");
+        }
+    }
+}
