@@ -774,3 +774,42 @@ FAIL  HSM                         the token refused the PIN; it says that some t
     assert!(said.contains("HSM                         cannot do RSA 2048, 3072, 4096: its token has no CKM_RSA_PKCS_KEY_PAIR_GEN to generate key pairs\n"), "{said}");
     assert!(said.contains("HSM                         cannot do ED25519 255: its token has no CKM_EC_EDWARDS_KEY_PAIR_GEN to generate key pairs\n"), "{said}");
 }
+
+#[test]
+fn the_doctor_shows_its_table_when_the_first_question_is_refused() {
+    let daemon = Home::local().start();
+    // To the system an address, and to the daemon a host that is not its own.
+    let address = format!("http://127.1:{}", daemon.address().port());
+    let doctor = ["doctor", "--address", &address];
+    let output = keypairctl::run(&daemon, &doctor);
+    let said = filtered(&keypairctl::out(&output), Path::new("/nowhere"));
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let rows: Vec<Vec<_>> = said
+        .lines()
+        .map(|line| line.split_whitespace().take(2).collect())
+        .collect();
+    assert_eq!(
+        rows[..5],
+        [
+            vec!["WHAT", "HOW"],
+            vec!["OK", "name"],
+            vec!["OK", "TCP"],
+            vec!["OK", "gRPC"],
+            vec!["FAIL", "gRPC"],
+        ],
+        "{said}"
+    );
+    assert!(said.contains("server.hosts"), "{said}");
+    assert!(said.contains("\n1 failure"), "{said}");
+    let output = keypairctl::run(&daemon, &[&doctor[..], &["--output", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&json["well"], &json["failures"]),
+        (&false.into(), &1.into())
+    );
+    let last = json["findings"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["verdict"], &last["subject"]),
+        (&"FAIL".into(), &"gRPC".into())
+    );
+}
