@@ -216,7 +216,7 @@ struct Request<'a> {
     signature: BitStringRef<'a>,
 }
 
-/// Returns the contents of an AlgorithmIdentifier, in DER.
+/// Returns the contents of an `AlgorithmIdentifier`, in DER.
 const fn algorithm_identifier(algorithm: SignatureAlgorithm) -> AlgorithmIdentifier {
     match algorithm {
         SignatureAlgorithm::RsaPkcs1(Hash::Sha256) => alg_id::RSA_PKCS1_SHA256,

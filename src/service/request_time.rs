@@ -28,9 +28,9 @@ impl Service {
             let begun = known.unwrap_or_else(|| self.clock.now());
             Ok::<_, StoreError>((begun, Instant::now()))
         };
-        let (begun, at) = self.request_time.0.get_or_try_init(begin).await?;
+        let (start, at) = self.request_time.0.get_or_try_init(begin).await?;
         let passed = Duration::try_from(at.elapsed()).unwrap_or(Duration::MAX);
-        Ok(begun.saturating_add(passed).min(END_OF_TIME))
+        Ok(start.saturating_add(passed).min(END_OF_TIME))
     }
 
     /// Forgets the requests that were answered more than a day ago.

@@ -197,7 +197,7 @@ impl Signing {
         }
     }
 
-    fn choose(&self, algorithm: &str) -> Result<SignatureAlgorithm, Refusal> {
+    fn choose(self, algorithm: &str) -> Result<SignatureAlgorithm, Refusal> {
         let algorithm = match algorithm {
             "" => self.default,
             name => self.spec.signing_algorithm(name)?,

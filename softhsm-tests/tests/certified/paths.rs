@@ -224,7 +224,7 @@ async fn a_key_for_rsassa_pss_only_makes_and_verifies_no_other_signatures() {
     let folder = folder.path();
     shell(
         folder,
-        r#"
+        r"
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=CA -days 99 2>/dev/null
         sign=; key() { openssl genpkey -algorithm rsa-pss -pkeyopt rsa_keygen_bits:2048 ${@:2} -out $1.key 2>/dev/null
             openssl req -new -key $1.key -out $1.csr -subj /CN=$1 $sign
@@ -235,7 +235,7 @@ async fn a_key_for_rsassa_pss_only_makes_and_verifies_no_other_signatures() {
         key short-salt ${o}_md:sha512 ${o}_mgf1_md:sha512 ${o}_saltlen:20
         key long-salt ${o}_md:sha256 ${o}_mgf1_md:sha256 ${o}_saltlen:48
         key other-mask ${o}_md:sha256 ${o}_mgf1_md:sha1 ${o}_saltlen:20
-        sign=-sha1; key sha-1 ${o}_md:sha1 ${o}_mgf1_md:sha1 ${o}_saltlen:20"#,
+        sign=-sha1; key sha-1 ${o}_md:sha1 ${o}_mgf1_md:sha1 ${o}_saltlen:20",
     );
     let daemon = Home::local().start();
     let client = daemon.client().await;
@@ -280,7 +280,7 @@ async fn a_key_for_rsassa_pss_only_makes_and_verifies_no_other_signatures() {
             let request = VerifyRequest {
                 id: name.into(),
                 input: Some(verify_request::Input::Message(b"message"[..].into())),
-                signature: vec![1; 256].into(),
+                signature: vec![1; 256],
                 signature_algorithm: "SHA256withRSA".into(),
                 ..VerifyRequest::default()
             };

@@ -73,10 +73,10 @@ pub(super) fn page(
         false => Vec::new(),
     };
     Ok(Page {
-        sharers,
         key_pairs,
         next,
         total,
+        sharers,
     })
 }
 
