@@ -120,6 +120,18 @@ struct Step {
     blocked: Option<Blocked>,
 }
 
+impl Step {
+    /// Tells whether the path may end here: the next issuer is missing, or stands above an issuer
+    /// and is outside its validity. Roots need not be sent, so the path stands without it.
+    const fn may_end(&self) -> bool {
+        match self.blocked {
+            None => true,
+            Some(Blocked::Expired(_)) => self.depth > 0,
+            Some(_) => false,
+        }
+    }
+}
+
 /// Why a certificate that bears an issuer's name is not taken, the weightiest reason last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Blocked {
@@ -131,6 +143,8 @@ enum Blocked {
     Expired(usize),
     /// It may not issue.
     NoCa(usize),
+    /// Its `pathLenConstraint` allows fewer CAs below it.
+    TooLong(usize),
 }
 
 impl Graph {
@@ -158,7 +172,8 @@ impl Graph {
     /// Finds the path of a certificate whose issuers are valid at a time.
     ///
     /// Of several, it is one that ends at a root, the shortest of these, and of these the one whose
-    /// issuers are valid longest. A path whose last issuer is not in the set is taken too. Key
+    /// issuers are valid longest. A path whose last issuer is not in the set, or is outside its
+    /// validity, is taken too, but the issuer of the certificate itself must be valid. Key
     /// identifiers are believed at first, as OpenSSL does, and when that leads to no root they are
     /// not.
     ///
@@ -273,15 +288,21 @@ impl Graph {
                 return Ok(Ok(path_to(&steps, root, true)));
             }
         }
-        Ok(self.longest(&steps, ends))
+        Ok(self.longest(&steps, ends, now))
     }
 
     /// Chooses among paths that end without a root: one that lacks nothing but what is not in the
     /// set.
-    fn longest(&self, steps: &[Step], mut ends: Vec<usize>) -> Result<Path, Refusal> {
+    fn longest(
+        &self,
+        steps: &[Step],
+        mut ends: Vec<usize>,
+        now: OffsetDateTime,
+    ) -> Result<Path, Refusal> {
         ends.sort_by_key(|index| {
             let step = steps[*index];
-            (step.blocked, Reverse(step.depth), Reverse(step.until))
+            let blocked = (!step.may_end(), step.blocked);
+            (blocked, Reverse(step.depth), Reverse(step.until))
         });
         let Some(end) = ends.first() else {
             // All ways lead in a circle, of CAs that have certified each other: each is known
@@ -290,12 +311,14 @@ impl Graph {
             return Ok(path_to(steps, deepest.unwrap_or_default(), false));
         };
         match steps[*end].blocked {
-            None => Ok(path_to(steps, *end, false)),
-            Some(blocked) => Err(self.refusal(steps[*end].place, blocked)),
+            Some(blocked) if !steps[*end].may_end() => {
+                Err(self.refusal(steps[*end].place, blocked, now))
+            }
+            _ => Ok(path_to(steps, *end, false)),
         }
     }
 
-    fn refusal(&self, certificate: usize, blocked: Blocked) -> Refusal {
+    fn refusal(&self, certificate: usize, blocked: Blocked, now: OffsetDateTime) -> Refusal {
         let certificate = &self.candidates[certificate];
         match blocked {
             Blocked::OtherKey(issuer) => Refusal::of(
@@ -313,13 +336,17 @@ impl Graph {
                     self.candidates[issuer].shown()
                 ),
             ),
-            Blocked::Expired(issuer) => Refusal::of(
-                &self.candidates[issuer].shown(),
-                "is expired, or not valid yet",
-            ),
+            Blocked::Expired(issuer) => {
+                let issuer = &self.candidates[issuer];
+                Refusal::of(&issuer.shown(), outside_validity(issuer.validity, now))
+            }
             Blocked::NoCa(issuer) => Refusal::of(
                 &self.candidates[issuer].shown(),
                 "may not issue certificates (basicConstraints, keyUsage), and has issued one of the chain",
+            ),
+            Blocked::TooLong(issuer) => Refusal::of(
+                &self.candidates[issuer].shown(),
+                "has a pathLenConstraint that allows fewer CAs below it than the chain has",
             ),
         }
     }
@@ -356,8 +383,11 @@ impl Graph {
 
     fn unfit(&self, place: usize, below: usize, now: OffsetDateTime) -> Option<Blocked> {
         let issuer = &self.candidates[place];
-        if !read::may_issue(&issuer.parsed, below, issuer.is_self_issued()) {
+        if !read::may_issue(&issuer.parsed, 0, issuer.is_self_issued()) {
             return Some(Blocked::NoCa(place));
+        }
+        if !read::may_issue(&issuer.parsed, below, issuer.is_self_issued()) {
+            return Some(Blocked::TooLong(place));
         }
         let is_valid = issuer.status(now) == Some(CertificateValidity::Valid);
         (!is_valid).then_some(Blocked::Expired(place))
@@ -389,6 +419,17 @@ impl Graph {
     fn expiry(&self, place: usize) -> OffsetDateTime {
         let validity = self.candidates[place].validity;
         validity.map_or(OffsetDateTime::UNIX_EPOCH, |validity| validity.not_after)
+    }
+}
+
+/// Says on which side of its validity a certificate is, with the date.
+fn outside_validity(validity: Option<Validity>, now: OffsetDateTime) -> String {
+    match validity {
+        Some(validity) if validity.at(now) == CertificateValidity::NotYetValid => {
+            format!("is not valid before {}", validity.not_before)
+        }
+        Some(validity) => format!("is expired since {}", validity.not_after),
+        None => "has no validity that can be read".to_owned(),
     }
 }
 

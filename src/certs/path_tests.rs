@@ -257,7 +257,18 @@ fn what_is_wrong_with_a_set_is_said_in_a_sentence_of_its_own() {
                     ..inter()
                 },
             ],
-            "\"CN=inter\" is expired, or not valid yet",
+            "\"CN=inter\" is expired since 2025-",
+        ),
+        (
+            "an issuer of tomorrow",
+            vec![
+                leaf(),
+                Member {
+                    years: (30, 35),
+                    ..inter()
+                },
+            ],
+            "\"CN=inter\" is not valid before 2030-",
         ),
         (
             "no CA",
@@ -291,7 +302,7 @@ fn what_is_wrong_with_a_set_is_said_in_a_sentence_of_its_own() {
                     ..Member::new("root", "root")
                 },
             ],
-            "\"CN=root\" may not issue certificates",
+            "\"CN=root\" has a pathLenConstraint that allows fewer CAs",
         ),
     ] {
         let certificates = set.iter().map(Member::certificate).collect();
@@ -381,6 +392,63 @@ fn of_several_certificates_of_a_key_the_one_that_is_of_use_now_is_taken() {
         let certificates: Vec<_> = set.iter().map(|member| member.certificate()).collect();
         let found = certify(&public_key("leaf"), certificates.clone(), NOW).unwrap();
         assert_eq!(found.leaf.certificate, certificates[expected], "{what}");
+    }
+}
+
+#[test]
+fn a_path_ends_below_an_issuer_outside_its_validity_in_any_order() {
+    let expired = |subject, issuer| Member {
+        years: (20, 25),
+        ..Member::new(subject, issuer)
+    };
+    let coming = Member {
+        years: (30, 35),
+        ..Member::new("root", "root")
+    };
+    let path = || [Member::leaf((25, 28)), Member::new("inter", "root")];
+    for (what, above) in [
+        ("an expired root", vec![expired("root", "root")]),
+        ("a root of tomorrow", vec![coming]),
+        (
+            "expired twins, one cross-signed",
+            vec![expired("root", "root"), expired("root", "old")],
+        ),
+        (
+            "an expired cross-signed CA below a valid root",
+            vec![expired("root", "old"), Member::new("old", "old")],
+        ),
+    ] {
+        let path: Vec<_> = path().iter().map(Member::certificate).collect();
+        let above = above.iter().map(Member::certificate);
+        let mut set: Vec<_> = path.iter().cloned().chain(above).collect();
+        for _ in 0..set.len() {
+            set.rotate_left(1);
+            assert_eq!(found_path(set.clone()).as_ref(), Ok(&path), "{what}");
+            let reversed = set.iter().rev().cloned().collect();
+            assert_eq!(found_path(reversed).as_ref(), Ok(&path), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_valid_cross_signed_path_is_found_beside_an_expired_root_in_any_order() {
+    let members = [
+        Member::leaf((25, 28)),
+        Member::new("inter", "root"),
+        Member::new("root", "old"),
+        Member::new("old", "old"),
+        Member {
+            years: (20, 25),
+            ..Member::new("root", "root")
+        },
+    ];
+    let mut set: Vec<_> = members.iter().map(Member::certificate).collect();
+    let expected = set[..4].to_vec();
+    for _ in 0..set.len() {
+        set.rotate_left(1);
+        assert_eq!(found_path(set.clone()).as_ref(), Ok(&expected));
+        let reversed = set.iter().rev().cloned().collect();
+        assert_eq!(found_path(reversed).as_ref(), Ok(&expected));
     }
 }
 
