@@ -39,6 +39,9 @@ pub(super) fn open(parts: &[Part], password: &str) -> Result<KeyFile, KeyFileErr
             Contents::Other => {}
         }
     }
+    if is_one_key(&keys, curve) {
+        keys.truncate(1);
+    }
     // Before any is decrypted: of several, none is taken.
     one_key_of(keys.len())?;
     let (part, contents) = keys
@@ -54,6 +57,26 @@ pub(super) fn open(parts: &[Part], password: &str) -> Result<KeyFile, KeyFileErr
         private_key: private_key(*form, bytes, curve, &part.label, password)?,
         certificates,
     })
+}
+
+/// Tells whether keys in the clear are forms of one key, such as PKCS#8 and PKCS#1.
+fn is_one_key(keys: &[(&Part, Contents)], curve: Option<&[u8]>) -> bool {
+    if keys.len() > FORMS {
+        return false;
+    }
+    let read = keys.iter().map(|(part, contents)| match contents {
+        Contents::PrivateKey(form @ (KeyForm::Pkcs8 | KeyForm::Pkcs1 | KeyForm::Sec1)) => {
+            let bytes = part.bytes.as_deref().map_or(&[][..], Vec::as_slice);
+            private_key(*form, bytes, curve, &part.label, "").ok()
+        }
+        _ => None,
+    });
+    let Some(read) = read.collect::<Option<Vec<_>>>() else {
+        return false;
+    };
+    let mut others = read.iter().skip(1);
+    read.first()
+        .is_some_and(|first| others.all(|key| key.public_key() == first.public_key()))
 }
 
 fn private_key(
@@ -110,6 +133,8 @@ fn unsupported_encryption() -> KeyFileError {
     )
 }
 
+/// In how many forms a file may have one key: PKCS#8, and PKCS#1 or SEC 1.
+const FORMS: usize = 2;
 /// The labels of private keys that are read.
 const KNOWN_LABELS: [&str; 4] = [
     "PRIVATE KEY",

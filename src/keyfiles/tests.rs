@@ -178,6 +178,16 @@ fn rsa_keys_are_read_as_others_wrote_them_or_refused_by_name() {
         assert_eq!(read.public_key(), key.public_key(), "{what}");
         assert_eq!(read.pkcs8(), key.pkcs8(), "{what}");
     }
+    let whole = pkcs1(0, &numbers);
+    let both = [
+        file_of("RSA PRIVATE KEY", &whole),
+        file_of("PRIVATE KEY", &pkcs8(&whole)),
+    ];
+    let read_both = read(&both.concat(), None, &SecretString::from("")).unwrap();
+    assert_eq!(read_both.private_key.pkcs8(), key.pkcs8(), "both forms");
+    let other = file_of("PRIVATE KEY", rsa_key().1.pkcs8());
+    let two = [both[0].clone(), other].concat();
+    assert!(refused(&two, None).contains("2 private keys"));
     let exponent = |bytes: &[u8]| {
         let mut numbers = numbers.clone();
         numbers[1] = bytes.to_vec();
