@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Refusal, Violations};
+use crate::printable::is_unprintable;
 
 /// Up to 64 pairs of a key and a value, ordered by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,11 +31,11 @@ impl Labels {
                         "is no label key; must be 1 to 63 of lower-case letters, digits, '.', '_', '-' and '/'",
                     ),
                 );
-            } else if value.chars().count() > VALUE_LEN_MAX || value.chars().any(char::is_control) {
+            } else if value.chars().count() > VALUE_LEN_MAX || value.chars().any(is_unprintable) {
                 violations.add(
                     format!("labels.{key}"),
                     Refusal::new(
-                        "must have at most 255 characters, none of them a control character",
+                        "must have at most 255 characters, none of them a control character or one that changes how text is shown (such as U+202E)",
                     ),
                 );
             }
@@ -95,5 +96,7 @@ mod tests {
         assert_eq!(fields([label("Team", "")]), ["labels"]);
         assert_eq!(fields([label("team", &"v".repeat(256))]), ["labels.team"]);
         assert_eq!(fields([label("team", "a\nb")]), ["labels.team"]);
+        assert_eq!(fields([label("team", "a\u{202e}b")]), ["labels.team"]);
+        assert_eq!(fields([label("te\u{202e}am", "")]), ["labels"]);
     }
 }

@@ -70,10 +70,20 @@ fn check(pin: &[u8]) -> Result<&str, PinError> {
             Ok(text) if text.chars().any(is_unprintable) => {
                 "has a control character in it, or one that cannot be seen"
             }
+            Ok(text) if has_odd_blank(text) => {
+                "begins or ends with a blank that is not a space, such as U+00A0, as text copied from a page or a document has; write the PIN without it"
+            }
             Ok(text) => return Ok(text),
         },
     };
     Err(PinError::Malformed(why))
+}
+
+/// Tells whether a text begins or ends with a blank other than the space of ASCII.
+fn has_odd_blank(text: &str) -> bool {
+    let ends = [text.chars().next(), text.chars().next_back()];
+    let mut ends = ends.into_iter().flatten();
+    ends.any(|end| end.is_whitespace() && end != ' ')
 }
 
 /// Why there is no PIN.
@@ -241,6 +251,8 @@ mod tests {
         );
         for (bytes, why) in [
             (&b"\xef\xbb\xbf648219\r\n"[..], "byte order mark"),
+            ("\u{a0}648219".as_bytes(), "a blank that is not a space"),
+            ("648219\u{3000}\n".as_bytes(), "a blank that is not a space"),
             (b"\xff\xfe6\x004\x008\x00\r\x00\n\x00", "UTF-16"),
             (b"\xfe\xff\x006\x004\x008", "UTF-16"),
             (b"6\x004\x008\x00\r\x00\n\x00", "zero bytes"),
