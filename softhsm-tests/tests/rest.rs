@@ -346,6 +346,10 @@ async fn errors_are_those_of_grpc_with_the_status_of_the_contract() {
         );
     }
     assert_eq!(refused(&send(&[], b"{}")).0, 415);
+    for encoding in ["gzip", "br", "identity, gzip"] {
+        let compressed = send(&[JSON, ("content-encoding", encoding)], b"\x1f\x8b");
+        assert_eq!(refused(&compressed), is(415, "bad_request", &[]));
+    }
     let fine = [
         ("content-type", "Application/JSON; charset=\"UTF-8\""),
         ("accept", "image/png"),

@@ -199,7 +199,7 @@ impl Visitor<'_> for WholeVisitor {
 }
 
 /// What a whole number must be.
-const WHOLE: &str = "a whole number of at most 10 digits";
+const WHOLE: &str = "a whole number between -2147483648 and 2147483647";
 
 /// Returns the refusal of a list that is too long, when that is what is wrong.
 fn too_many(error: &serde_json::Error) -> Option<Refusal> {
@@ -252,6 +252,16 @@ fn check_content_type(request: &Request) -> Result<(), Refused> {
             message.to_owned(),
         ))
     };
+    let encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    if encodings
+        .map(|encoding| encoding.to_str().unwrap_or("?"))
+        .flat_map(|encodings| encodings.split(','))
+        .any(|encoding| !encoding.trim().eq_ignore_ascii_case("identity"))
+    {
+        return refused(
+            "the body must not be compressed; send it without the header Content-Encoding",
+        );
+    }
     let Some(content_type) = request.headers().get(header::CONTENT_TYPE) else {
         return refused("the content type must be application/json, and is missing");
     };
