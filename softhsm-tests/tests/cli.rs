@@ -472,6 +472,7 @@ fn a_watch_whose_connection_falls_silent_goes_on_over_another_and_misses_nothing
 fn a_time_that_is_too_long_is_refused_by_name() {
     for (flag, arguments) in [
         ("--timeout", &["--timeout", "20000years", "get", "x"][..]),
+        ("--timeout", &["--timeout", "0s", "get", "x"]),
         ("--timeout", &["--timeout", "9999999h", "get", "x"]),
         ("--duration", &["bench", "x", "--duration", "20000years"]),
     ] {

@@ -77,13 +77,21 @@ pub(super) struct Connection {
         global = true,
         value_name = "DURATION",
         default_value = "60s",
-        value_parser = parse_duration
+        value_parser = parse_timeout
     )]
     timeout: Duration,
     /// Try again for so long, such as 30s, when the daemon says that waiting helps, or does not
     /// answer yet.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     retry: Option<Duration>,
+}
+
+/// Reads a time limit, which is longer than none.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0s, such as 30s".to_owned()),
+        read => read.map_err(|error| error.to_string()),
+    }
 }
 
 impl Connection {

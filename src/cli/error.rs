@@ -193,6 +193,17 @@ fn with_remedy(status: &Status) -> String {
         Code::DeadlineExceeded | Code::Cancelled => {
             format!("{message}; --timeout allows more time")
         }
+        // A server on the way answered, such as a proxy: the transport sets a source.
+        Code::Unavailable
+            if status.source().is_none()
+                && status.details().is_empty()
+                && !message.is_empty()
+                && http_status(status).is_none() =>
+        {
+            format!(
+                "what answered is not keypaird, perhaps a proxy before it, and said UNAVAILABLE: {message}; keypairctl doctor looks at the way there"
+            )
+        }
         // The message is one of the transport.
         _ if is_broken(status) => {
             "the connection to the daemon broke before it answered; keypairctl doctor looks at the way there".to_owned()
@@ -276,6 +287,15 @@ mod tests {
 
     fn refused(details: ErrorDetails) -> Failure {
         Status::with_error_details(Code::InvalidArgument, "the message", details).into()
+    }
+
+    #[test]
+    fn what_a_proxy_said_is_told() {
+        let said = Failure::from(Status::unavailable("no healthy upstream"));
+        assert!(said.sentence().contains("UNAVAILABLE: no healthy upstream"));
+        let mut broken = Status::unavailable("tcp connect error");
+        broken.set_source(std::sync::Arc::new(io::Error::other("reset")));
+        assert!(Failure::from(broken).sentence().contains("broke before"));
     }
 
     #[test]

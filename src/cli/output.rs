@@ -169,7 +169,10 @@ pub(super) fn cell(text: impl ToString) -> Cell {
 /// What a view shows, in the order of importance. Empty values are left out.
 fn lines(view: &KeyPairView, now: Timestamp) -> Vec<(&'static str, String)> {
     let expires = match days_left(view, now) {
-        Some(days) => format!("{} ({days} days left)", time(view.expires)),
+        Some(days) => {
+            let unit = if days == 1 { "day" } else { "days" };
+            format!("{} ({days} {unit} left)", time(view.expires))
+        }
         None => time(view.expires),
     };
     let token = view.token_attributes.map(|attributes| {
