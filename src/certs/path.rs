@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use der::Encode;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::dates;
 use super::names::CanonicalName;
@@ -424,11 +425,12 @@ impl Graph {
 
 /// Says on which side of its validity a certificate is, with the date.
 fn outside_validity(validity: Option<Validity>, now: OffsetDateTime) -> String {
+    let shown = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
     match validity {
         Some(validity) if validity.at(now) == CertificateValidity::NotYetValid => {
-            format!("is not valid before {}", validity.not_before)
+            format!("is not valid before {}", shown(validity.not_before))
         }
-        Some(validity) => format!("is expired since {}", validity.not_after),
+        Some(validity) => format!("expired at {}", shown(validity.not_after)),
         None => "has no validity that can be read".to_owned(),
     }
 }

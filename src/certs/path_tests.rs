@@ -257,7 +257,7 @@ fn what_is_wrong_with_a_set_is_said_in_a_sentence_of_its_own() {
                     ..inter()
                 },
             ],
-            "\"CN=inter\" is expired since 2025-",
+            "\"CN=inter\" expired at 2025-",
         ),
         (
             "an issuer of tomorrow",

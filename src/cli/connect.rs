@@ -90,7 +90,7 @@ pub(super) struct Connection {
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than 0s, such as 30s".to_owned()),
-        read => read.map_err(|error| error.to_string()),
+        read => read,
     }
 }
 

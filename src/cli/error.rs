@@ -191,7 +191,7 @@ fn with_remedy(status: &Status) -> String {
     let message = status.message();
     match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => {
-            format!("{message}; --timeout allows more time")
+            format!("{message}; --timeout allows more time; {MAYBE_DONE}")
         }
         // A server on the way answered, such as a proxy: the transport sets a source.
         Code::Unavailable
@@ -206,11 +206,16 @@ fn with_remedy(status: &Status) -> String {
         }
         // The message is one of the transport.
         _ if is_broken(status) => {
-            "the connection to the daemon broke before it answered; keypairctl doctor looks at the way there".to_owned()
+            format!(
+                "the connection to the daemon broke before it answered; {MAYBE_DONE}; keypairctl doctor looks at the way there"
+            )
         }
         _ => message.to_owned(),
     }
 }
+
+/// What holds when no answer came.
+const MAYBE_DONE: &str = "if the command makes or changes something, that may be done all the same: keypairctl get or list shows it";
 
 fn refused_json(status: &Status) -> serde_json::Value {
     let details = status.get_error_details();

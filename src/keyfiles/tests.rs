@@ -138,6 +138,27 @@ fn pkcs1(version: u8, numbers: &[Vec<u8>]) -> Vec<u8> {
     )
 }
 
+/// Puts an `RSAPrivateKey` into a `PrivateKeyInfo`.
+fn rsa_pkcs8(pkcs1: &[u8]) -> Vec<u8> {
+    let algorithm = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+    sequence(&[integer(&[]), algorithm.to_vec(), der(4, pkcs1)])
+}
+
+#[test]
+fn one_key_in_two_forms_is_one_and_two_keys_are_refused() {
+    let (numbers, key) = rsa_key();
+    let whole = pkcs1(0, &numbers);
+    let both = [
+        file_of("RSA PRIVATE KEY", &whole),
+        file_of("PRIVATE KEY", &rsa_pkcs8(&whole)),
+    ];
+    let read_both = read(&both.concat(), None, &SecretString::from("")).unwrap();
+    assert_eq!(read_both.private_key.pkcs8(), key.pkcs8(), "both forms");
+    let other = file_of("PRIVATE KEY", rsa_key().1.pkcs8());
+    let two = [both[0].clone(), other].concat();
+    assert!(refused(&two, None).contains("2 private keys"));
+}
+
 #[test]
 fn rsa_keys_are_read_as_others_wrote_them_or_refused_by_name() {
     let (numbers, key) = rsa_key();
@@ -148,13 +169,9 @@ fn rsa_keys_are_read_as_others_wrote_them_or_refused_by_name() {
         }
         numbers
     };
-    let pkcs8 = |pkcs1: &[u8]| {
-        let algorithm = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
-        sequence(&[integer(&[]), algorithm.to_vec(), der(4, pkcs1)])
-    };
     for (what, file) in [
         ("whole", pkcs1(0, &numbers)),
-        ("in PKCS#8", pkcs8(&pkcs1(0, &numbers))),
+        ("in PKCS#8", rsa_pkcs8(&pkcs1(0, &numbers))),
         ("no exponents and coefficient", pkcs1(0, &numbers[..5])),
         ("zeros in their places", pkcs1(0, &without(&[5, 6, 7]))),
         ("no coefficient", pkcs1(0, &without(&[7]))),
@@ -178,16 +195,6 @@ fn rsa_keys_are_read_as_others_wrote_them_or_refused_by_name() {
         assert_eq!(read.public_key(), key.public_key(), "{what}");
         assert_eq!(read.pkcs8(), key.pkcs8(), "{what}");
     }
-    let whole = pkcs1(0, &numbers);
-    let both = [
-        file_of("RSA PRIVATE KEY", &whole),
-        file_of("PRIVATE KEY", &pkcs8(&whole)),
-    ];
-    let read_both = read(&both.concat(), None, &SecretString::from("")).unwrap();
-    assert_eq!(read_both.private_key.pkcs8(), key.pkcs8(), "both forms");
-    let other = file_of("PRIVATE KEY", rsa_key().1.pkcs8());
-    let two = [both[0].clone(), other].concat();
-    assert!(refused(&two, None).contains("2 private keys"));
     let exponent = |bytes: &[u8]| {
         let mut numbers = numbers.clone();
         numbers[1] = bytes.to_vec();

@@ -49,7 +49,7 @@ impl Bounds {
             "GenerateCsrRequest" => &[(3, L(List::Names))],
             "GenerateSigningKeyPairRequest" => &[(1, Message(SETTINGS))],
             "ImportSigningKeyPairRequest" => &[(1, Message(IMPORT_SETTINGS))],
-            "LinkSigningKeyPairRequest" => &[(5, Message(SETTINGS))],
+            "LinkSigningKeyPairRequest" => &[(5, Message(SETTINGS)), (6, L(List::Labels))],
             "ListPublicKeysRequest" => &[(4, L(List::Labels))],
             "ListSigningKeyPairsRequest" => &[(3, Message(FILTER))],
             "UpdateLabelsRequest" => &[(2, L(List::Labels))],

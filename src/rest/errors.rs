@@ -77,8 +77,7 @@ pub(super) enum OfChange {
 
 /// What the examples say.
 mod texts {
-    pub(super) const BAD_REQUEST: &str =
-        "page: must be a whole number between -2147483648 and 2147483647";
+    pub(super) const BAD_REQUEST: &str = "page: must be a whole number from 0 to 2147483647";
     pub(super) const FORBIDDEN: &str = "the private key of payments lives in the HSM, which it never leaves; export its \
          certificate instead";
     pub(super) const MISDIRECTED_REQUEST: &str = "\"other.example\" is no name of this daemon; call it by an IP address, or have an \

@@ -199,7 +199,7 @@ impl Visitor<'_> for WholeVisitor {
 }
 
 /// What a whole number must be.
-const WHOLE: &str = "a whole number between -2147483648 and 2147483647";
+const WHOLE: &str = "a whole number from 0 to 2147483647";
 
 /// Returns the refusal of a list that is too long, when that is what is wrong.
 fn too_many(error: &serde_json::Error) -> Option<Refusal> {
