@@ -11,10 +11,7 @@ use std::fmt::Write as _;
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match is_unprintable(character) {
-            true => shown.extend(character.escape_unicode()),
-            false => shown.push(character),
-        }
+        push(&mut shown, character);
     }
     shown
 }
@@ -30,10 +27,7 @@ pub fn excerpt(text: &str) -> Cow<'_, str> {
     // Where it ends if it has to be cut.
     let mut end = 0;
     for character in text.chars() {
-        match is_unprintable(character) {
-            true => shown.extend(character.escape_unicode()),
-            false => shown.push(character),
-        }
+        push(&mut shown, character);
         if shown.len() <= EXCERPT_BYTES_MAX - CUT.len() {
             end = shown.len();
         } else if shown.len() > EXCERPT_BYTES_MAX {
@@ -43,6 +37,14 @@ pub fn excerpt(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// Adds a character, escaped when it [`is_unprintable`].
+fn push(shown: &mut String, character: char) {
+    match is_unprintable(character) {
+        true => shown.extend(character.escape_unicode()),
+        false => shown.push(character),
+    }
 }
 
 /// Returns a JSON text in which the same characters are escaped as JSON does: a terminal obeys

@@ -9,7 +9,6 @@ use super::error::Failure;
 use super::input::read_whole;
 use super::out_file::OutFile;
 use super::output::Form;
-
 use crate::proto::{DistinguishedName, GenerateCsrRequest, ImportCsrResponseRequest};
 
 /// Print a certificate signing request (PKCS#10) of a key pair in PEM.

@@ -195,8 +195,8 @@ fn with_remedy(status: &Status) -> String {
         }
         // A server on the way answered, such as a proxy: the transport sets a source.
         Code::Unavailable
-            if status.source().is_none()
-                && status.details().is_empty()
+            if is_unexplained(status)
+                && status.source().is_none()
                 && !message.is_empty()
                 && http_status(status).is_none() =>
         {

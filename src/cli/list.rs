@@ -277,8 +277,7 @@ Examples:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::connect::Connection;
-    use crate::cli::output::tests::{NOW, view};
+    use crate::cli::output::tests::{NOW, view, written};
 
     #[test]
     fn days_and_times_are_read() {
@@ -296,24 +295,12 @@ mod tests {
         #[derive(clap::Parser)]
         struct Only {
             #[command(flatten)]
-            connection: Connection,
-            #[command(flatten)]
             list: List,
         }
         let only: Only = clap::Parser::parse_from(["x"]);
-        let mut out = Vec::new();
-        let mut context = Context {
-            connection: &only.connection,
-            output,
-            out: &mut out,
-            terminal: width.is_some(),
-            width,
-            colour: false,
-            now: NOW,
-            variable: |_| None,
-        };
-        only.list.write_table(&mut context, answer).unwrap();
-        String::from_utf8(out).unwrap()
+        written(output, width, |context| {
+            only.list.write_table(context, answer)
+        })
     }
 
     fn answer() -> ListSigningKeyPairsResponse {

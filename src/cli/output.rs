@@ -385,12 +385,40 @@ pub(super) const LAST_WIDTH_MIN: usize = 20;
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::cli::connect::Connection;
     use crate::proto::TokenAttributes;
 
     pub(crate) const NOW: Timestamp = Timestamp {
         seconds: 1_795_478_957,
         nanos: 0,
     };
+
+    /// Returns what is written to a terminal of a width, or to a pipe.
+    pub(crate) fn written(
+        output: Output,
+        width: Option<usize>,
+        write: impl FnOnce(&mut Context<'_>) -> Result<(), Failure>,
+    ) -> String {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            connection: Connection,
+        }
+        let only: Only = clap::Parser::parse_from(["x"]);
+        let mut out = Vec::new();
+        let mut context = Context {
+            connection: &only.connection,
+            output,
+            out: &mut out,
+            terminal: width.is_some(),
+            width,
+            colour: false,
+            now: NOW,
+            variable: |_| None,
+        };
+        write(&mut context).unwrap();
+        String::from_utf8(out).unwrap()
+    }
 
     pub(crate) fn view() -> KeyPairView {
         KeyPairView {

@@ -146,9 +146,8 @@ Examples:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::connect::Connection;
     use crate::cli::output::Output;
-    use crate::cli::output::tests::NOW;
+    use crate::cli::output::tests::{NOW, written};
     use crate::proto::GenerationState;
 
     #[test]
@@ -168,24 +167,7 @@ mod tests {
 
     #[test]
     fn a_line_fits_a_terminal_and_a_pipe_and_wide_have_all_there_is() {
-        #[derive(clap::Parser)]
-        struct Only {
-            #[command(flatten)]
-            connection: Connection,
-        }
-        let only: Only = clap::Parser::parse_from(["x"]);
         let shown = |output: Output, width: Option<usize>| {
-            let mut out = Vec::new();
-            let mut context = Context {
-                connection: &only.connection,
-                output,
-                out: &mut out,
-                terminal: width.is_some(),
-                width,
-                colour: false,
-                now: NOW,
-                variable: |_| None,
-            };
             let keys = ["payments", &*"i".repeat(64)].map(|id| PublicKey {
                 id: id.into(),
                 generation: 12,
@@ -199,8 +181,7 @@ mod tests {
                 }),
                 ..PublicKey::default()
             });
-            write(&mut context, &keys).unwrap();
-            String::from_utf8(out).unwrap()
+            written(output, width, |context| write(context, &keys))
         };
         let table = shown(Output::Table, Some(80));
         for line in table.lines() {

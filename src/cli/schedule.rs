@@ -205,28 +205,10 @@ Examples:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::connect::Connection;
     use crate::cli::output::Output;
-    use crate::cli::output::tests::NOW;
+    use crate::cli::output::tests::{NOW, written};
 
     fn shown(output: Output, width: Option<usize>) -> String {
-        #[derive(clap::Parser)]
-        struct Only {
-            #[command(flatten)]
-            connection: Connection,
-        }
-        let only: Only = clap::Parser::parse_from(["x"]);
-        let mut out = Vec::new();
-        let mut context = Context {
-            connection: &only.connection,
-            output,
-            out: &mut out,
-            terminal: width.is_some(),
-            width,
-            colour: false,
-            now: NOW,
-            variable: |_| None,
-        };
         let entry = |days: i64, id: &str, what, urgent| Entry {
             time: Timestamp {
                 seconds: NOW.seconds + days * 86_400,
@@ -242,8 +224,7 @@ mod tests {
             entry(3, "payments", "the next generation is made", false),
             entry(100, "payments", "the next generation signs", false),
         ];
-        write(&mut context, &entries, 365).unwrap();
-        String::from_utf8(out).unwrap()
+        written(output, width, |context| write(context, &entries, 365))
     }
 
     #[test]

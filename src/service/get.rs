@@ -49,7 +49,8 @@ impl Service {
             .await
     }
 
-    async fn find_by<T>(
+    /// Does a search of the store by the id a caller wrote.
+    pub(super) async fn find_by<T>(
         &self,
         id: &str,
         search: impl AsyncFnOnce(&KeyPairId) -> Result<Option<T>, StoreError>,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
-use super::get::parse_id;
 use super::sign::Signing;
 use super::{Service, ServiceError};
 use crate::domain::{
@@ -114,10 +113,8 @@ impl Service {
         &self,
         id: &str,
     ) -> Result<(KeyPair, StoredKey), ServiceError> {
-        let not_found = || ServiceError::KeyPairNotFound(id.chars().take(64).collect());
-        let parsed = parse_id(id)?.ok_or_else(not_found)?;
-        let found = self.store.signing_key(&parsed).await?;
-        let (key_pair, sealed) = found.ok_or_else(not_found)?;
+        let found = self.find_by(id, async |id| self.store.signing_key(id).await);
+        let (key_pair, sealed) = found.await?;
         let key = StoredKey {
             name: KeyName::of(&key_pair.id, &key_pair.current),
             public_key: key_pair.current.public_key.clone(),

@@ -23,7 +23,7 @@ pub(super) fn with_others(
     Ok(Some((pair, others)))
 }
 
-/// Returns for each of some key pairs those that have a key of it too, in the order of their making.
+/// Returns for each of some key pairs the others that have a key of it too. See [`others`].
 pub(super) fn others_of_all(
     db: &Connection,
     key_pairs: &[KeyPair],
@@ -42,7 +42,7 @@ pub(super) fn others_of_all(
     let each = key_pairs
         .iter()
         .map(|pair| match with_others.contains(pair.id.as_str()) {
-            true => others(db, &pair.id),
+            true => names_of_others(db, &pair.id),
             false => Ok(Vec::new()),
         });
     each.collect()
@@ -50,20 +50,21 @@ pub(super) fn others_of_all(
 
 /// Returns the key pairs that have a key of this one too, in the order of their making.
 pub(super) fn others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError> {
-    let own = "key_pairs AS asked CROSS JOIN generations AS own
-               ON own.key_pair = asked.sequence AND own.state < 4";
-    let asked = "asked.id = ? AND other.key_pair <> own.key_pair";
     // Most have none, which is quicker to find out than which they are.
-    let sql = format!("SELECT EXISTS (SELECT 1 FROM {own} {SAME_KEY} WHERE {asked})");
+    let sql = format!("SELECT EXISTS (SELECT 1 {})", from_others_of_one());
     let mut statement = db.prepare_cached(&sql)?;
-    if !statement.query_row([id.as_str()], |row| row.get(0))? {
-        return Ok(Vec::new());
+    match statement.query_row([id.as_str()], |row| row.get(0))? {
+        true => names_of_others(db, id),
+        false => Ok(Vec::new()),
     }
+}
+
+fn names_of_others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, StoreError> {
     let sql = format!(
         "SELECT sequence, id FROM key_pairs
-         WHERE sequence IN (SELECT other.key_pair FROM {own} {SAME_KEY}
-                            WHERE {asked} LIMIT {GENERATIONS_MAX})
-         ORDER BY sequence LIMIT {OTHERS_MAX}"
+         WHERE sequence IN (SELECT other.key_pair {} LIMIT {GENERATIONS_MAX})
+         ORDER BY sequence LIMIT {OTHERS_MAX}",
+        from_others_of_one()
     );
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([id.as_str()])?;
@@ -72,6 +73,15 @@ pub(super) fn others(db: &Connection, id: &KeyPairId) -> Result<Vec<KeyPairId>, 
         ids.push(rows::id(row, 1)?);
     }
     Ok(ids)
+}
+
+/// Finds the generations of other key pairs that have a key of the one with this id.
+fn from_others_of_one() -> String {
+    format!(
+        "FROM key_pairs AS asked CROSS JOIN generations AS own
+         ON own.key_pair = asked.sequence AND own.state < 4 {SAME_KEY}
+         WHERE asked.id = ? AND other.key_pair <> own.key_pair"
+    )
 }
 
 /// Returns which of some keys are published by several key pairs of a list.
