@@ -27,9 +27,11 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration, name every fault, and end with 64 if there is one.
     ///
-    /// With `--connect`, try also all that it names, before `serve` is started or while it runs: the store, the key files, the
-    /// addresses, the token. Nothing is changed. OK is as it should be, WARN works and should be looked at, FAIL does not work. Ends with
-    /// 0 without a FAIL, else with the exit code that `serve` would end with, or with 1 when it would run all the same, as without a token.
+    /// With `--connect`, try also all that it names, before `serve` is started or while it runs: the
+    /// store, the key files, the addresses, the token. Nothing is changed. OK is as it should be,
+    /// WARN works and should be looked at, FAIL does not work. Ends with 0 without a FAIL, else with
+    /// the exit code that `serve` would end with, or with 1 when it would run all the same, as
+    /// without a token.
     CheckConfig(CheckConfig),
     /// Initialise a new token with the label and the user PIN of the configuration.
     InitToken(InitToken),

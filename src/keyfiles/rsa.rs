@@ -226,8 +226,8 @@ impl<'a> Numbers<'a> {
         None
     }
 
-    /// Returns a number that nobody can foresee: for those that one can, a modulus could be made
-    /// that none of them finds the primes of.
+    /// Returns a random number. With fixed ones, an attacker could make a modulus that none of them
+    /// factors.
     fn random_base(&self) -> Option<BoxedUint> {
         let modulus = self.modulus();
         let mut bytes = vec![0; self.number(N).len()];

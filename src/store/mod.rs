@@ -192,8 +192,8 @@ pub trait MetadataStore: fmt::Debug + Send + Sync {
     /// Returns one page of a list. `now` decides what is expired.
     async fn list(&self, query: ListQuery, now: OffsetDateTime) -> Result<Page, StoreError>;
 
-    /// Returns a key pair with the others that have a key of it too, as [`MetadataStore::sharing_a_key`]
-    /// does: all as they are at one moment.
+    /// Returns a key pair with the others that have a key of it too, all as they are at one moment.
+    /// See [`MetadataStore::sharing_a_key`].
     async fn key_pair_and_sharers(
         &self,
         id: &KeyPairId,

@@ -115,8 +115,8 @@ pub(super) fn take_back(
     Ok(removed)
 }
 
-/// Removes a key pair that is still what it was when it was read, records what is to be done with
-/// its keys, and tells those who watch. Returns false when it is not.
+/// Removes a key pair, records what is to be done with its keys, and adds the event for watchers.
+/// Returns false, and does nothing, when the key pair has changed since it was read.
 pub(super) fn delete(
     db: &Connection,
     pair: &KeyPair,
